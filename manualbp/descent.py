@@ -1,0 +1,56 @@
+"""The update: w <- w - epsilon dC/dw."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, overload
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.optimizer import ParamsT
+
+
+class GradientDescent(Optimizer):
+    """w <- w - lr * dC/dw, for every parameter that has a gradient.
+
+    The article's last step, as a torch.optim.Optimizer: parameter groups, state_dict and learning
+    rate schedulers work. Bit-identical with ``torch.optim.SGD(params, lr)``.
+
+    Args:
+        params: parameters, or parameter groups, as any torch optimizer takes them.
+        lr: epsilon, the learning rate; finite and > 0.
+
+    Raises:
+        ValueError: lr is not a finite number > 0.
+    """
+
+    def __init__(self, params: ParamsT, lr: float) -> None:
+        super().__init__(params, {"lr": _checked(lr)})
+        for group in self.param_groups:
+            _checked(group["lr"])
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """One update; ``closure`` recomputes the cost, as in torch.optim."""
+        cost = None
+        if closure is not None:
+            with torch.enable_grad():
+                cost = closure()
+        for group in self.param_groups:
+            for w in group["params"]:
+                if w.grad is not None:
+                    w.add_(w.grad, alpha=-float(group["lr"]))
+        return cost
+
+
+def _checked(lr: Any) -> Any:
+    value = lr.item() if isinstance(lr, Tensor) and lr.numel() == 1 else lr
+    if not isinstance(value, (int, float)) or not (math.isfinite(value) and value > 0):
+        raise ValueError(f"lr must be a finite number > 0, got {lr!r}; try lr=0.1")
+    return lr

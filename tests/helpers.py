@@ -1,0 +1,46 @@
+"""Shared by the tests: PyTorch's twin of a model, and one forward and backward pass."""
+
+from __future__ import annotations
+
+import copy
+
+from torch import Tensor, nn
+
+import manualbp
+
+
+def autograd_twin(model: nn.Sequential) -> nn.Sequential:
+    """PyTorch's own nn.Sequential with copies of the same children."""
+    return nn.Sequential(*copy.deepcopy(list(model)))
+
+
+def hand_twin(model: nn.Sequential) -> manualbp.Sequential:
+    """Our Sequential with copies of the same children."""
+    return manualbp.Sequential(*copy.deepcopy(list(model)))
+
+
+def gradients(model: nn.Module, x: Tensor, cotangent: Tensor | None = None) -> dict[str, Tensor]:
+    """Output, input and parameter gradients of one pass; None where autograd gives none."""
+    x = x.detach().requires_grad_(x.requires_grad)
+    output = model(x)
+    output.backward(output.detach().cos() if cotangent is None else cotangent)
+    named = {name: p.grad for name, p in model.named_parameters()}
+    return {"output": output.detach(), "input": x.grad, **named}
+
+
+def differing(candidate: dict[str, Tensor], reference: dict[str, Tensor]) -> list[str]:
+    """Names of the tensors that differ in at least one bit."""
+    from manualbp.parity.tolerance import bit_identical
+
+    return [
+        name
+        for name in {**candidate, **reference}
+        if not (
+            (candidate[name] is None and reference[name] is None)
+            or (
+                candidate[name] is not None
+                and reference[name] is not None
+                and bit_identical(candidate[name], reference[name])
+            )
+        )
+    ]

@@ -1,0 +1,179 @@
+"""Every loss: value and gradient against torch.nn bit for bit, formula against the fused kernel."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import manualbp
+from manualbp import losses
+
+
+@dataclass(frozen=True)
+class Case:
+    """A loss, its options, and how its target is made for outputs of a shape."""
+
+    name: str
+    target: str
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return "-".join([self.name, self.target, *self.options])
+
+    def build(self, package: Any, reduction: str, classes: int, dtype: torch.dtype) -> nn.Module:
+        options = dict(self.options)
+        for key in ("weight", "pos_weight"):
+            if key in options:
+                options[key] = torch.linspace(0.5, 2, classes, dtype=dtype)
+        return getattr(package, self.name)(reduction=reduction, **options)
+
+    def make_target(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        if self.target == "real":
+            return torch.randn(shape).to(dtype)
+        if self.target == "unit":
+            return torch.rand(shape).to(dtype)
+        if self.target == "probabilities":
+            return torch.softmax(torch.randn(shape), -1).to(dtype)
+        index = torch.randint(0, shape[-1], shape[:-1])
+        if self.target == "ignored" and index.dim():
+            index[::3] = -100
+        return index
+
+
+CASES = [
+    Case("MSELoss", "real"),
+    Case("L1Loss", "real"),
+    Case("HuberLoss", "real", {"delta": 0.7}),
+    Case("SmoothL1Loss", "real", {"beta": 0.5}),
+    Case("SmoothL1Loss", "real", {"beta": 0.0}),
+    Case("BCEWithLogitsLoss", "unit"),
+    Case("BCEWithLogitsLoss", "unit", {"weight": True}),
+    Case("BCEWithLogitsLoss", "unit", {"pos_weight": True}),
+    Case("BCEWithLogitsLoss", "unit", {"weight": True, "pos_weight": True}),
+    *(
+        Case("CrossEntropyLoss", target, options)
+        for target in ("indices", "ignored", "probabilities")
+        for options in (
+            {},
+            {"weight": True},
+            {"label_smoothing": 0.1},
+            {"weight": True, "label_smoothing": 0.1},
+        )
+    ),
+    Case("CrossEntropyLoss", "indices", {"ignore_index": 1}),
+]
+SHAPES = [(5,), (1, 1), (1, 4), (7, 3), (33, 10), (0, 3)]
+DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
+
+
+def gradient_of(criterion: nn.Module, o: Tensor, y: Tensor, cotangent: Tensor) -> tuple[Any, Any]:
+    o = o.detach().requires_grad_()
+    cost = criterion(o, y)
+    cost.backward(cotangent)
+    return cost, o.grad
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("reduction", losses.REDUCTIONS)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_bit_identical_with_torch_nn(case: Case, reduction: str, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    for shape in SHAPES:
+        o, y = torch.randn(shape).to(dtype), case.make_target(shape, dtype)
+        ours = case.build(manualbp, reduction, shape[-1], dtype)
+        theirs = case.build(nn, reduction, shape[-1], dtype)
+        cotangent = torch.randn(theirs(o, y).shape).to(dtype)
+        cost, grad = gradient_of(ours, o, y, cotangent)
+        cost_ref, grad_ref = gradient_of(theirs, o, y, cotangent)
+        assert type(cost.grad_fn).__name__ == "CostBackward"
+        # NaN where torch has NaN: the mean over no samples
+        assert torch.equal(cost.nan_to_num(7.0), cost_ref.nan_to_num(7.0))
+        assert torch.equal(grad.nan_to_num(7.0), grad_ref.nan_to_num(7.0))
+
+
+@pytest.mark.parametrize("reduction", losses.REDUCTIONS)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_formula_and_second_derivative(case: Case, reduction: str) -> None:
+    """The written formula (create_graph) against autograd, fp64, within a few roundings (1e-10)."""
+    torch.manual_seed(1)
+    shape = (7, 3)
+    y = case.make_target(shape, torch.float64)
+    results = []
+    for package in (manualbp, nn):
+        torch.manual_seed(2)
+        o = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+        cost = case.build(package, reduction, shape[-1], torch.float64)(o, y)
+        (first,) = torch.autograd.grad(cost, o, torch.cos(cost.detach()), create_graph=True)
+        second = torch.zeros_like(o)
+        if first.requires_grad:
+            (second,) = torch.autograd.grad((first * torch.randn(shape).double()).sum(), o)
+        results.append((first.detach(), second))
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-13)
+
+
+def test_planted_missing_mean_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A gradient without the 1/n must turn the comparison with autograd red."""
+    monkeypatch.setattr(losses.BCEWithLogits, "_averaged", lambda self, gradient: gradient)
+    monkeypatch.setattr(losses.CrossEntropy, "_count", lambda self, o, y, kept: 1)
+    for case in (
+        Case("BCEWithLogitsLoss", "unit"),
+        Case("CrossEntropyLoss", "indices", {"label_smoothing": 0.1}),
+    ):
+        with pytest.raises(AssertionError):
+            test_bit_identical_with_torch_nn(case, "mean", torch.float64)
+        with pytest.raises(AssertionError):
+            test_formula_and_second_derivative(case, "mean")
+
+
+def test_target_that_does_not_fit_names_the_loss_that_does() -> None:
+    o = torch.randn(64, 10, requires_grad=True)
+    index, real = torch.zeros(64, dtype=torch.int64), torch.zeros(64)
+    for criterion, y, message in [
+        (manualbp.MSELoss(), index, "for class indices use CrossEntropyLoss"),
+        (manualbp.MSELoss(), real, r"must be \(64, 10\) like the output, got \(64,\)"),
+        (manualbp.L1Loss(), torch.zeros(64, 10).double(), "must be torch.float32 like the output"),
+        (manualbp.CrossEntropyLoss(), real, "MSELoss for regression"),
+        (manualbp.CrossEntropyLoss(), index.int(), r"use target.long\(\)"),
+        (manualbp.CrossEntropyLoss(), index[:3], r"indices \(64,\) int64 in 0...9, got \(3,\)"),
+        (manualbp.BCEWithLogitsLoss(), index, "got torch.int64"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            criterion(o, y)
+    with pytest.raises(ValueError, match=r"must be \(64, 1\) like the output, got \(64,\)"):
+        manualbp.MSELoss()(o[:, :1], real)  # torch.nn would warn and average 64 x 64 errors
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_class_index_out_of_range(smoothing: float) -> None:
+    o = torch.randn(4, 3, requires_grad=True)
+    criterion = manualbp.CrossEntropyLoss(label_smoothing=smoothing)
+    for y in ([0, 1, 3, 0], [0, -1, 2, 0]):
+        with pytest.raises(IndexError, match=r"class indices must be in 0\.\.\.2"):
+            criterion(o, torch.tensor(y))
+
+
+def test_wrong_kind_of_argument() -> None:
+    with pytest.raises(TypeError, match="must be tensors, got Tensor and list"):
+        manualbp.MSELoss()(torch.zeros(2), [0.0, 0.0])
+    with pytest.raises(ValueError, match="reduction must be one of none, mean, sum"):
+        losses.MSE("average")
+
+
+def test_what_the_function_cannot_do_falls_back() -> None:
+    """Bit-exact, as it is torch.nn that runs."""
+    torch.manual_seed(3)
+    o = torch.randn(2, 3, 5, requires_grad=True)
+    y = torch.randint(0, 3, (2, 5))
+    cost = manualbp.CrossEntropyLoss()(o, y)  # images: (N, C, d)
+    assert torch.equal(cost, nn.CrossEntropyLoss()(o, y))
+    target = torch.randn(4, 3, requires_grad=True)
+    manualbp.MSELoss()(torch.randn(4, 3, requires_grad=True), target).backward()
+    assert target.grad is not None
+    p = torch.randn(4, 3)
+    value = torch.func.grad(lambda p: manualbp.MSELoss()(p, target.detach()))(p)
+    assert torch.equal(value, torch.func.grad(lambda p: nn.MSELoss()(p, target.detach()))(p))

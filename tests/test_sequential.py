@@ -1,0 +1,301 @@
+"""Sequential, MLP and convert: bit-identical with nn.Sequential, by hand or fallen back."""
+
+from __future__ import annotations
+
+import copy
+import io
+import itertools
+import pickle
+from collections import OrderedDict
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.nn.utils.parametrizations import weight_norm
+
+import manualbp
+from manualbp import backprop
+from manualbp.activations import ACTIVATIONS
+from tests.helpers import autograd_twin, differing, gradients, hand_twin
+
+SHAPES = [(5,), (0, 5), (1, 5), (2, 5), (17, 5), (128, 5), (3, 4, 5), (2, 3, 4, 5), (1, 1, 5)]
+DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
+
+
+def is_by_hand(output: Tensor) -> bool:
+    return type(output.grad_fn).__name__ == "ChainBackward"
+
+
+def make_input(shape: tuple[int, ...], dtype: torch.dtype, transposed: bool) -> Tensor:
+    x = torch.randn(shape).to(dtype)
+    return x.transpose(-1, -2).contiguous().transpose(-1, -2) if transposed else x
+
+
+def make_cotangent(kind: str, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+    if kind == "expanded":
+        return torch.ones((), dtype=dtype).expand(shape)
+    g = torch.randn(tuple(reversed(shape))).to(dtype).permute(*reversed(range(len(shape))))
+    return g if kind == "strided" else g.contiguous()
+
+
+def sweep(activation: str, dtype: torch.dtype) -> list[str]:
+    """The configurations in which any bit or stride differs from nn.Sequential's."""
+    torch.manual_seed(0)
+    wrong = []
+    grid = itertools.product(
+        SHAPES, (True, False), (7, 1), (3, 1), (True, False), (True, False),
+        ("random", "expanded", "strided"),
+    )  # fmt: skip
+    for shape, bias, hidden, out, wants_x, transposed, kind in grid:
+        if transposed and len(shape) < 2:
+            continue
+        model = manualbp.MLP((5, hidden, hidden, out), activation, bias=bias, dtype=dtype)
+        twin = autograd_twin(model)
+        x = make_input(shape, dtype, transposed).requires_grad_(wants_x)
+        g = make_cotangent(kind, model(x).shape, dtype)
+        ours, theirs = gradients(model, x, g), gradients(twin, x, g)
+        names = differing(ours, theirs)
+        names += [n for n, t in ours.items() if t is not None and t.stride() != theirs[n].stride()]
+        if names:
+            wrong.append(f"{(shape, bias, hidden, out, wants_x, transposed, kind)}: {names}")
+    return wrong
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("activation", ["relu", "tanh", "gelu", "identity"])
+def test_bit_identical(activation: str, dtype: torch.dtype) -> None:
+    assert sweep(activation, dtype) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_bit_identical_everywhere(activation: str, dtype: torch.dtype, threads: int) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        assert sweep(activation, dtype) == []
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_planted_product_order_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sweep must see dC/dW and dC/dh spelled the other way: equal but for rounding."""
+
+    def naive(delta, cache, *, weight, bias, input):  # type: ignore[no-untyped-def]
+        g = backprop.rows(delta)
+        return (
+            g.t().mm(backprop.rows(cache.h)) if weight else None,
+            g.sum(0) if bias else None,
+            g.mm(cache.weight).reshape(cache.shape) if input else None,
+        )
+
+    monkeypatch.setattr(backprop, "layer_backward", naive)
+    assert sweep("tanh", torch.float32)
+
+
+@pytest.mark.parametrize(
+    "children",
+    [
+        lambda: [nn.Linear(5, 8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 3)],
+        lambda: [nn.Linear(5, 8), nn.LayerNorm(8), nn.GELU(), nn.Linear(8, 3), nn.Tanh()],
+        lambda: [nn.Flatten(), nn.Linear(5, 8), nn.Linear(8, 8), nn.ReLU(), nn.ReLU()],
+        lambda: [nn.Tanh(), nn.Linear(5, 8), nn.ReLU(inplace=True), nn.Linear(8, 3)],
+        lambda: [nn.Unflatten(1, (1, 5)), nn.Conv1d(1, 2, 2), nn.Flatten(), nn.Linear(8, 3)],
+        lambda: [nn.Linear(5, 8), nn.Identity(), nn.SiLU(), nn.BatchNorm1d(8), nn.Linear(8, 3)],
+        lambda: [nn.Sequential(nn.Linear(5, 8), nn.ReLU()), nn.Linear(8, 3)],
+        lambda: [weight_norm(nn.Linear(5, 8)), nn.ReLU(), nn.Linear(8, 3), nn.Softmax(-1)],
+        lambda: [],
+    ],
+    ids=["dropout", "layernorm", "twice", "inplace", "conv", "batchnorm", "nested", "parametrized",
+         "empty"],
+)  # fmt: skip
+def test_children_it_cannot_do_are_called(children) -> None:  # type: ignore[no-untyped-def]
+    """Bit-exact, the same generator states included."""
+    torch.manual_seed(0)
+    twin = nn.Sequential(*children())
+    model = manualbp.Sequential(*copy.deepcopy(list(twin)))
+    x = torch.randn(17, 5, requires_grad=True)
+    results = []
+    for net in (model, twin):
+        torch.manual_seed(1)
+        results.append(gradients(net, x))
+    assert differing(*results) == []
+
+
+def hooked(model: nn.Sequential) -> nn.Sequential:
+    model[0].register_full_backward_hook(lambda module, g_in, g_out: (g_in[0] * 2,))
+    model[1].register_forward_hook(lambda module, args, output: output + 1)
+    return model
+
+
+def overridden(model: nn.Sequential) -> nn.Sequential:
+    model[1].forward = lambda z: torch.cos(z)
+    return model
+
+
+@pytest.mark.parametrize("change", [hooked, overridden])
+def test_changed_children_are_called(change) -> None:  # type: ignore[no-untyped-def]
+    torch.manual_seed(0)
+    model = manualbp.MLP((5, 8, 3), "tanh", dtype=torch.float64)
+    twin = change(autograd_twin(model))
+    change(model)
+    x = torch.randn(4, 5, dtype=torch.float64, requires_grad=True)
+    assert differing(gradients(model, x), gradients(twin, x)) == []
+
+
+def test_global_hook_sees_every_child() -> None:
+    model, seen = manualbp.MLP((5, 8, 3)), []
+    handle = nn.modules.module.register_module_forward_hook(lambda m, a, o: seen.append(type(m)))
+    try:
+        model(torch.randn(4, 5))
+    finally:
+        handle.remove()
+    assert seen == [nn.Linear, nn.ReLU, nn.Linear, manualbp.MLP]
+
+
+def twins() -> tuple[manualbp.MLP, nn.Sequential, Tensor]:
+    torch.manual_seed(0)
+    model = manualbp.MLP((5, 8, 3), "tanh", dtype=torch.float64)
+    return model, autograd_twin(model), torch.randn(4, 5, dtype=torch.float64)
+
+
+def test_transforms() -> None:
+    """torch.func and forward mode run PyTorch's modules: bit-exact."""
+    model, twin, x = twins()
+    for transform in (
+        lambda net: torch.func.grad(lambda x: net(x).sum())(x),
+        lambda net: torch.func.vmap(net)(x),
+        lambda net: torch.func.vmap(torch.func.jacrev(net))(x),
+        lambda net: torch.func.jacfwd(net)(x[0]),
+        lambda net: torch.func.hessian(lambda x: net(x).sum())(x[0]),
+        lambda net: torch.func.jvp(net, (x,), (x,))[1],
+        lambda net: torch.autograd.functional.jacobian(net, x),
+    ):
+        assert torch.equal(transform(model), transform(twin))
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(x, x)
+        ours, theirs = (forward_ad.unpack_dual(net(dual)).tangent for net in (model, twin))
+    assert torch.equal(ours, theirs)
+
+
+def test_autocast() -> None:
+    model, twin, x = twins()
+    model, twin, x = model.float(), twin.float(), x.float()
+    with torch.autocast("cpu", torch.bfloat16):
+        ours, theirs = model(x), twin(x)
+    assert ours.dtype is torch.bfloat16 and torch.equal(ours, theirs)
+
+
+def test_no_graph_wanted() -> None:
+    model, twin, x = twins()
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode():
+            assert torch.equal(model(x), twin(x))
+    model.requires_grad_(False)
+    assert model(x).grad_fn is None
+
+
+def test_compilers_and_tracers() -> None:
+    """The graph they see is nn.Sequential's; bit-exact."""
+    model, twin, x = twins()
+    scripted = torch.jit.script(model)
+    assert torch.equal(scripted(x), twin(x))
+    assert torch.equal(torch.fx.symbolic_trace(model)(x), twin(x))
+    exported = torch.export.export(model, (x,)).module()
+    assert torch.equal(exported(x), twin(x))
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    ours = {name.removeprefix("_orig_mod."): t for name, t in gradients(compiled, x).items()}
+    assert differing(ours, gradients(twin, x)) == []
+
+
+def test_other_tensors_fall_back() -> None:
+    class Mine(Tensor):
+        pass
+
+    model, twin, x = twins()
+    assert torch.equal(model(x.as_subclass(Mine)), twin(x.as_subclass(Mine)))
+    assert model.to("meta")(x.to("meta")).shape == (4, 3)
+    complex_model = manualbp.MLP((5, 3)).to(torch.complex64)
+    assert complex_model(x.to(torch.complex64)).dtype is torch.complex64
+
+
+@pytest.mark.parametrize(
+    "x", [torch.randn(4, 6), torch.randn(4, 5).double(), torch.tensor(1.0), [1.0]],
+    ids=["width", "dtype", "scalar", "list"],
+)  # fmt: skip
+def test_bad_input_raises_as_nn_sequential(x: object) -> None:
+    model = manualbp.MLP((5, 8, 3))
+    with pytest.raises(Exception) as theirs:
+        autograd_twin(model)(x)
+    with pytest.raises(type(theirs.value)) as ours:
+        model(x)
+    assert str(ours.value) == str(theirs.value)
+
+
+def test_keyword_input() -> None:
+    model, twin, x = twins()
+    assert is_by_hand(model(input=x)) and torch.equal(model(input=x), twin(input=x))
+
+
+def test_life_of_a_module() -> None:
+    model, twin, x = twins()
+    expected = twin(x)
+    named = OrderedDict(first=nn.Linear(5, 8), act=nn.Tanh())
+    assert list(manualbp.Sequential(named).state_dict()) == ["first.weight", "first.bias"]
+    for copied in (copy.deepcopy(model), pickle.loads(pickle.dumps(model)), hand_twin(model)):
+        assert torch.equal(copied(x), expected) and is_by_hand(copied(x))
+    file = io.BytesIO()
+    torch.save(model.state_dict(), file)
+    file.seek(0)
+    twin.load_state_dict(torch.load(file, weights_only=True))
+    assert repr(model[1:]) == repr(twin[1:]) and type(model[1:]) is manualbp.Sequential
+    model.append(nn.Linear(3, 2, dtype=torch.float64))
+    assert is_by_hand(model(x)) and model(x).shape == (4, 2)
+
+
+def test_mlp_builds_what_it_says() -> None:
+    model = manualbp.MLP((64, 128, 10), "leaky_relu", "sigmoid", bias=False)
+    kinds = [type(m) for m in model]
+    assert kinds == [nn.Linear, nn.LeakyReLU, nn.Linear, nn.Sigmoid]
+    assert model[0].bias is None and model[2].weight.shape == (10, 128)
+
+
+@pytest.mark.parametrize("widths", [(), (5,), (5, 0), (5, 2.0), (5, -1, 2), "55", 5, (5, True)])
+def test_wrong_widths(widths: object) -> None:
+    with pytest.raises(ValueError, match="two or more integers >= 1, got"):
+        manualbp.MLP(widths)
+
+
+def test_wrong_activation() -> None:
+    with pytest.raises(ValueError, match="did you mean 'sigmoid'"):
+        manualbp.MLP((2, 2), "sigmoidd")
+
+
+def test_convert() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.features = nn.Sequential(nn.Conv1d(1, 2, 2), nn.ReLU())
+            self.head = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Sequential(nn.Linear(8, 2)))
+            self.alias = self.head
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.alias(x)
+
+    torch.manual_seed(0)
+    net = Net()
+    twin, parameters, keys = copy.deepcopy(net), list(net.parameters()), list(net.state_dict())
+    assert manualbp.convert(net) is net and manualbp.convert(net) is net
+    assert type(net.features) is nn.Sequential and type(net.head) is manualbp.Sequential
+    assert net.alias is net.head and type(net.head[2]) is manualbp.Sequential
+    assert all(a is b for a, b in zip(net.parameters(), parameters, strict=True))
+    assert list(net.state_dict()) == keys
+    x = torch.randn(3, 4, requires_grad=True)
+    assert is_by_hand(net(x)) and differing(gradients(net, x), gradients(twin, x)) == []
+    root = nn.Sequential(nn.Linear(2, 2))
+    assert type(manualbp.convert(root)) is manualbp.Sequential
+    with pytest.raises(TypeError, match=r"expects an nn.Module, got list"):
+        manualbp.convert([root])
