@@ -1,0 +1,8 @@
+"""``python -m comparisons gradients | training | walkthrough``; each command is one module."""
+
+from __future__ import annotations
+
+from comparisons.cli import main
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,212 @@
+"""What the commands share: the dispatcher and the checks of their options.
+
+Exit codes: 0 all agree, 1 something differs, 2 bad usage (one ``error:`` line, no traceback).
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import importlib
+import math
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+import torch
+
+if TYPE_CHECKING:
+    from manualbp.parity.tensorboard import RunLog
+
+COMMANDS = {
+    "gradients": "outputs, losses and every gradient: NumPy, the Function, autograd",
+    "training": "two training runs on real data, step by step, in TensorBoard",
+    "walkthrough": "the article's networks, every number by its formula",
+}
+DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
+
+
+class UsageError(ValueError):
+    """A request that cannot be met; its one-line message says expected, got, remedy."""
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print ``error: ...`` and exit with 2."""
+        line = " ".join(message.split())
+        self.exit(2, f"error: {line} (see {self.prog} --help)\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code; 130 after Ctrl-C."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    parser = Parser(
+        prog="python -m comparisons",
+        description="Compare hand-written backpropagation with PyTorch's autograd.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    chosen = arguments[0] if arguments else ""
+    try:
+        for name, summary in COMMANDS.items():
+            command = commands.add_parser(name, help=summary, description=summary)
+            if name == chosen:  # only the chosen command's module is imported
+                module = importlib.import_module(f"comparisons.{name}")
+                module.add_arguments(command)
+        args = parser.parse_args(arguments)
+        return int(module.run(args))
+    except (UsageError, ImportError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def nearest(name: str, known: Iterable[str], what: str) -> str:
+    """The message for an unknown name: lists the known ones and suggests the nearest."""
+    names = list(known)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f"; did you mean {close[0]}?" if close else ""
+    return f"expected {what} out of {', '.join(names)}, got {name!r}{hint}"
+
+
+def one_of(known: Iterable[str], what: str) -> Callable[[str], str]:
+    """An argparse type that takes one name out of ``known``."""
+    names = list(known)
+
+    def parse(text: str) -> str:
+        if text not in names:
+            raise argparse.ArgumentTypeError(nearest(text, names, what))
+        return text
+
+    return parse
+
+
+def activation(text: str) -> str:
+    """An argparse type: the name of a known activation."""
+    from manualbp.activations import ACTIVATIONS
+
+    if text not in ACTIVATIONS:
+        raise argparse.ArgumentTypeError(nearest(text, ACTIVATIONS, "an activation"))
+    return text
+
+
+def dataset(text: str) -> str:
+    """An argparse type: the name of a data set, or a .npz file that is there."""
+    from comparisons.data import NAMES
+
+    if text.endswith(".npz"):
+        if not Path(text).is_file():
+            raise argparse.ArgumentTypeError(f"expected a file of arrays x and y, found no {text}")
+    elif text not in NAMES:
+        raise argparse.ArgumentTypeError(nearest(text, [*NAMES, "FILE.npz"], "a data set"))
+    return text
+
+
+def positive_float(text: str) -> float:
+    """An argparse type: a finite number above 0, such as a learning rate."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and value > 0):
+        raise argparse.ArgumentTypeError(f"expected a finite number above 0, got {text!r}")
+    return value
+
+
+def positive_int(text: str) -> int:
+    """An argparse type: a whole number of at least 1, such as epochs or a batch size."""
+    return _whole_number(text, 1)
+
+
+def seed(text: str) -> int:
+    """An argparse type: a whole number from 0 to 2**32 - 1, what torch and NumPy both take."""
+    value = _whole_number(text, 0)
+    if value >= 2**32:
+        raise argparse.ArgumentTypeError(f"expected a seed below 2**32, got {text!r}")
+    return value
+
+
+def widths(text: str) -> tuple[int, ...]:
+    """An argparse type: ``64,128,10``, the layer widths from input to output."""
+    parts = [part.strip() for part in text.split(",")]
+    if len(parts) < 2 or not all(re.fullmatch(r"[0-9]+", part) and int(part) for part in parts):
+        raise argparse.ArgumentTypeError(
+            f"expected at least two whole numbers above 0, as in 64,128,10, got {text!r}"
+        )
+    return tuple(int(part) for part in parts)
+
+
+def dtype(text: str) -> torch.dtype:
+    """An argparse type: a floating-point dtype by its torch name."""
+    if text not in DTYPES:
+        raise argparse.ArgumentTypeError(nearest(text, DTYPES, "a dtype"))
+    return DTYPES[text]
+
+
+def device(text: str) -> torch.device:
+    """An argparse type: ``cpu``, ``cuda`` or ``cuda:N``, checked to be there."""
+    if not re.fullmatch(r"cpu|cuda(:[0-9]+)?", text):
+        raise argparse.ArgumentTypeError(f"expected cpu, cuda or cuda:N, got {text!r}")
+    found = torch.device(text)
+    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+        count = torch.cuda.device_count()
+        raise argparse.ArgumentTypeError(
+            f"expected a CUDA device that is there, got {text!r} with {count} present; "
+            "use --device cpu"
+        )
+    return found
+
+
+def log_dir(text: str) -> Path:
+    """An argparse type: a folder that exists or can be made; it is not made here."""
+    path = Path(text)
+    existing = next(p for p in (path, *path.absolute().parents) if p.exists())
+    if not (existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)):
+        raise argparse.ArgumentTypeError(
+            f"expected a folder that can be written, got {text!r} "
+            f"({existing} is {'not writable' if existing.is_dir() else 'no folder'}); "
+            "choose another --log-dir"
+        )
+    return path
+
+
+def run_name(text: str) -> str:
+    """An argparse type: a name for one folder under the log directory."""
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+=-]*", text):
+        raise argparse.ArgumentTypeError(
+            f"expected letters, digits and . _ + = - (no folder separators), got {text!r}"
+        )
+    return text
+
+
+def new_run(log_dir: Path, name: str, folders: list[str]) -> RunLog:
+    """The event files of a new run; a name that is taken or a read-only folder is bad usage."""
+    from manualbp.parity.tensorboard import RunLog
+
+    try:
+        return RunLog(log_dir, name, folders)
+    except FileExistsError as error:
+        raise UsageError(f"{error} (--run-name)") from None
+    except OSError as error:
+        raise UsageError(
+            f"expected a folder that can be written, got {log_dir}: {error.strerror}; "
+            "choose another --log-dir"
+        ) from None
+
+
+def _whole_number(text: str, least: int) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = least - 1
+    if value < least:
+        raise argparse.ArgumentTypeError(
+            f"expected a whole number of at least {least}, got {text!r}"
+        )
+    return value

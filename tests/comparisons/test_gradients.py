@@ -1,0 +1,115 @@
+"""The gradient table: three arms agree, and every planted fault turns it red."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from comparisons import gradients
+from comparisons.cli import main
+from comparisons.gradients import CASES, Case
+from manualbp import activations, backprop, losses, reference, reference_functions
+from manualbp.activations import ACTIVATIONS
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
+def test_every_case_agrees_by_the_bit(case: Case) -> None:
+    """Function and autograd bit-exact; NumPy within 1e-12 of the float64 run."""
+    report = gradients.check(case, seed=1)
+    assert report.agrees, [(t.name, t.reason) for t in report.differing]
+    assert report.bit_identical
+    assert all(
+        t.oracle_difference is not None and t.oracle_difference <= 1e-12 for t in report.tensors
+    )
+
+
+def test_cases_are_named_apart_and_cover_everything() -> None:
+    assert len({case.id for case in CASES}) == len(CASES)
+    for dtype in (torch.float32, torch.float64):
+        seen = [case for case in CASES if case.dtype is dtype]
+        assert {case.activation for case in seen} == set(ACTIVATIONS)
+        assert {case.loss for case in seen} == set(gradients.LOSSES)
+        assert {case.reduction for case in seen} == {"mean", "sum", "none"}
+        assert {case.bias for case in seen} == {True, False}
+
+
+def change_layer(
+    change: Callable[..., tuple[object, object, object]],
+) -> Callable[[pytest.MonkeyPatch], None]:
+    original = backprop.layer_backward
+
+    def plant(monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(backprop, "layer_backward", lambda *a, **k: change(*original(*a, **k)))
+
+    return plant
+
+
+def replace_on(owner: object, name: str, value: object) -> Callable[[pytest.MonkeyPatch], None]:
+    return lambda monkeypatch: monkeypatch.setattr(owner, name, value)
+
+
+def derivative_at_a(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(activations.SiLU, "needs", "a")
+
+
+def oracle_without_bias(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = reference.backward
+
+    def wrong(*args: object) -> reference.Gradients:
+        found = right(*args)
+        return found._replace(biases=[b if b is None else b * 0 for b in found.biases])
+
+    monkeypatch.setattr(reference, "backward", wrong)
+
+
+def oracle_slope_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    silu = reference_functions.ACTIVATIONS["silu"]
+    off = silu._replace(df=lambda z: silu.df(z) * (1 + 1e-10))
+    monkeypatch.setitem(reference_functions.ACTIVATIONS, "silu", off)
+
+
+SQUARE = Case("silu", "mse", torch.float64, widths=(4, 4, 4))
+MISSING_MEAN = replace_on(losses.MSE, "backward", lambda self, grad, o, y: 2 * (o - y) * grad)
+FAULTS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
+    "missing bias gradient": change_layer(lambda w, b, h: (w, b * 0, h)),
+    "transposed weight gradient": change_layer(lambda w, b, h: (w.t(), b, h)),
+    "weight gradient x 1.0001": change_layer(lambda w, b, h: (w * 1.0001, b, h)),
+    "input gradient negated": change_layer(lambda w, b, h: (w, b, h if h is None else -h)),
+    "derivative at a": derivative_at_a,
+    "derivative left out": replace_on(activations.SiLU, "backward", lambda self, delta, z: delta),
+    "missing 1/N": MISSING_MEAN,
+    "cotangent forgotten": replace_on(
+        losses.MSE, "backward", lambda self, grad, o, y: 2 * (o - y) / o.numel()
+    ),
+    "no bias in the oracle": oracle_without_bias,
+    "a slope of the oracle x (1 + 1e-10)": oracle_slope_off,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_planted_faults_turn_it_red(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert gradients.check(SQUARE).agrees
+    FAULTS[fault](monkeypatch)
+    assert not gradients.check(SQUARE).agrees
+
+
+def test_exit_code_and_table(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ["gradients", "--activation", "silu", "--loss", "cross_entropy", "--device", "cpu"]
+    assert main(arguments) == 0
+    printed = capsys.readouterr().out
+    assert (
+        "silu/ce/fp32/5x4-6-5-3" in printed and "all agree" in printed and "DIFFER" not in printed
+    )
+    FAULTS["derivative left out"](monkeypatch)
+    assert main([*arguments, "--verbose"]) == 1
+    printed = capsys.readouterr().out
+    assert "2 cases DIFFER" in printed and "0.weight.grad: " in printed
+
+
+def test_filters_that_leave_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["gradients", "--activation", "relu", "--loss", "huber"]) == 2
+    assert "leave one filter out" in capsys.readouterr().err
