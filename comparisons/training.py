@@ -1,0 +1,230 @@
+"""Two trainings on real data, the hand-written MLP and nn.Sequential, held together step by step.
+
+Same weights, same batches, same optimizer; only who computes the gradients differs. Every step is
+judged, logged to TensorBoard, and summed up in a table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import shlex
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD, Adam, Optimizer
+
+import manualbp
+from comparisons import cli, data
+from comparisons.data import Dataset
+from comparisons.progress import TrainingProgress
+from manualbp.parity.report import markdown_table, print_table, scientific
+from manualbp.parity.tensorboard import PARITY, VERDICT, RunLog
+from manualbp.parity.training import Arm, TrainingReport, evaluate, train_side_by_side
+
+AUTOGRAD, MANUAL = "autograd", "manual"
+# Name -> (how it is made from parameters and lr, default lr).
+OPTIMIZERS: dict[str, tuple[Callable[[Any, float], Optimizer], float]] = {
+    "sgd": (lambda parameters, lr: SGD(parameters, lr), 0.1),
+    "momentum": (lambda parameters, lr: SGD(parameters, lr, momentum=0.9), 0.02),
+    "adam": (lambda parameters, lr: Adam(parameters, lr), 1e-3),
+    "descent": (lambda parameters, lr: manualbp.GradientDescent(parameters, lr), 0.1),
+}
+HIDDEN = 128
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The settings of a run; a run is repeated by giving the same ones."""
+    add = parser.add_argument
+    add(
+        "--dataset",
+        type=cli.dataset,
+        default="digits",
+        help="digits (classes), diabetes (regression) or FILE.npz with arrays x and y "
+        "(default: digits)",
+    )
+    add("--widths", type=cli.widths, help=f"layer widths (default: inputs,{HIDDEN},outputs)")
+    add("--activation", type=cli.activation, default="relu", help="hidden layers (default: relu)")
+    add(
+        "--optimizer",
+        type=cli.one_of(OPTIMIZERS, "an optimizer"),
+        default="sgd",
+        help=f"{', '.join(OPTIMIZERS)}: torch's SGD, with momentum 0.9, Adam, and our "
+        "GradientDescent (default: sgd)",
+    )
+    rates = ", ".join(f"{name} {lr:g}" for name, (_, lr) in OPTIMIZERS.items())
+    add("--lr", type=cli.positive_float, help=f"learning rate (default: {rates})")
+    add("--epochs", type=cli.positive_int, default=25, help="passes over the data (default: 25)")
+    add("--batch-size", type=cli.positive_int, default=32, help="rows per step (default: 32)")
+    add(
+        "--dtype",
+        type=cli.dtype,
+        default=torch.float32,
+        help=f"{', '.join(cli.DTYPES)} (default: float32)",
+    )
+    add("--device", type=cli.device, default=torch.device("cpu"), help="cpu or cuda:N")
+    add("--seed", type=cli.seed, default=0, help="of weights, split and batches (default: 0)")
+    add("--threads", type=cli.positive_int, help="CPU threads (default: PyTorch's own choice)")
+    add(
+        "--log-dir",
+        type=cli.log_dir,
+        default=cli.log_dir("runs"),
+        help="parent folder of the event files (default: runs)",
+    )
+    add("--run-name", type=cli.run_name, help="folder in it (default: dataset-optimizer-time)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train both arms, print the table; 0 bit-identical, 1 not, 130 after Ctrl-C."""
+    try:
+        dataset = data.load(args.dataset, args.seed).to(args.device, args.dtype)
+    except ValueError as error:
+        raise cli.UsageError(str(error)) from None
+    complete(args, dataset)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    arms = build_arms(args, dataset)
+    interrupted = False
+    with cli.new_run(args.log_dir, args.run_name, [AUTOGRAD, MANUAL, PARITY]) as log:
+        report = TrainingReport()
+        metrics: dict[str, dict[str, float]] = {arm.name: {} for arm in arms}
+        try:
+            train(args, dataset, arms, log, report, metrics)
+        except KeyboardInterrupt:
+            interrupted = True
+        verdict = judge(report, interrupted)
+        rows = summary(report, metrics)
+        log.text(PARITY, VERDICT, page(args, verdict, rows))
+    print_table(f"Training: {log.path}", COLUMNS, rows)
+    print(verdict)
+    print(f"TensorBoard: tensorboard --logdir {args.log_dir}")
+    return 130 if interrupted else 0 if report.bit_identical else 1
+
+
+def complete(args: argparse.Namespace, dataset: Dataset) -> None:
+    """Fill in the defaults that depend on the data, and check the widths against it."""
+    ends = dataset.x.shape[1], dataset.outputs
+    args.widths = args.widths or (ends[0], HIDDEN, ends[1])
+    if (args.widths[0], args.widths[-1]) != ends:
+        raise cli.UsageError(
+            f"expected --widths from {ends[0]} inputs to {ends[1]} outputs for {dataset.name}, got "
+            f"{','.join(map(str, args.widths))}; try --widths {ends[0]},{HIDDEN},{ends[1]}"
+        )
+    args.lr = args.lr or OPTIMIZERS[args.optimizer][1]
+    now = datetime.now().strftime("%Y%m%d-%H%M%S")
+    args.run_name = args.run_name or f"{dataset.name}-{args.optimizer}-{now}"
+
+
+def build_arms(args: argparse.Namespace, dataset: Dataset) -> tuple[Arm, Arm]:
+    """The hand-written arm and autograd's, from one seed: equal weights, equal settings."""
+    torch.manual_seed(args.seed)
+    mlp = manualbp.MLP(args.widths, args.activation, dtype=args.dtype).to(args.device)
+    twin = nn.Sequential(*copy.deepcopy(list(mlp)))
+    losses = (
+        (manualbp.CrossEntropyLoss(), nn.CrossEntropyLoss())
+        if dataset.classification
+        else (manualbp.MSELoss(), nn.MSELoss())
+    )
+    metrics = {"accuracy": accuracy} if dataset.classification else {}
+    make, _ = OPTIMIZERS[args.optimizer]
+    manual = Arm(MANUAL, mlp, losses[0], make(mlp.parameters(), args.lr), metrics)
+    return manual, Arm(AUTOGRAD, twin, losses[1], make(twin.parameters(), args.lr), metrics)
+
+
+def accuracy(output: Tensor, y: Tensor) -> float:
+    """Share of samples whose largest output is the target's class, 0...1."""
+    return float((output.argmax(-1) == y).double().mean())
+
+
+def train(
+    args: argparse.Namespace,
+    dataset: Dataset,
+    arms: tuple[Arm, Arm],
+    log: RunLog,
+    report: TrainingReport,
+    metrics: dict[str, dict[str, float]],
+) -> None:
+    """All epochs; ``report`` and ``metrics`` are up to date whenever it is interrupted."""
+    per_epoch = -(-len(dataset.x) // args.batch_size)
+
+    def validate(step: int) -> None:
+        for arm in arms:
+            metrics[arm.name] = evaluate(arm, dataset.validation_x, dataset.validation_y)
+            log.validation(arm.name, metrics[arm.name], step)
+            log.histograms(arm.name, arm.module, step)
+
+    validate(0)
+    stream = data.batches(dataset, args.batch_size, args.epochs, args.seed)
+    with TrainingProgress(per_epoch * args.epochs) as progress:
+        for step in train_side_by_side(*arms, stream):
+            report.add(step)
+            log.step(step, MANUAL, AUTOGRAD)
+            progress.advance(step.candidate.metrics["loss"])
+            if step.number % per_epoch == 0:
+                validate(step.number)
+
+
+COLUMNS = ["", AUTOGRAD, MANUAL]
+
+
+def summary(report: TrainingReport, metrics: dict[str, dict[str, float]]) -> list[list[str]]:
+    """The rows of the final table: last losses, accuracy, time per step."""
+    rows = []
+    if report.last:
+        for name in report.last.reference.metrics:
+            pair = report.last.reference.metrics[name], report.last.candidate.metrics[name]
+            rows.append([f"train {name}, last batch", *(f"{value:.6g}" for value in pair)])
+    for name in metrics[AUTOGRAD]:
+        pair = metrics[AUTOGRAD][name], metrics[MANUAL][name]
+        rows.append([f"validation {name}", *(f"{value:.6g}" for value in pair)])
+    times = report.milliseconds("reference"), report.milliseconds("candidate")
+    rows.append(["ms per step, median", *(f"{value:.3f}" for value in times)])
+    return rows
+
+
+def judge(report: TrainingReport, interrupted: bool) -> str:
+    """The verdict in one or two lines of words."""
+    stopped = f"interrupted after {report.steps} steps; " if interrupted else ""
+    if report.bit_identical:
+        words = (
+            f"bit-identical for {report.steps} steps: every loss, gradient and weight "
+            "(largest divergence 0)"
+        )
+    elif report.first_difference and report.worst:
+        step, names = report.first_difference
+        words = (
+            f"DIFFER from step {step} on, first in {', '.join(names[:4])}; largest divergence "
+            f"{scientific(report.worst.divergence)} in {report.worst.tensor} at step "
+            f"{report.worst.step}"
+        )
+    else:
+        words = "no step was completed"
+    loss = report.last.reference.metrics["loss"] if report.last else 0.0
+    if not abs(loss) < float("inf"):
+        words += f"; the loss became {loss}: training diverged, lower --lr"
+    return stopped + words
+
+
+def page(args: argparse.Namespace, verdict: str, rows: list[list[str]]) -> str:
+    """The verdict, the table, every setting and the command that runs it again, in Markdown."""
+    settings = {
+        "dataset": args.dataset, "widths": ",".join(map(str, args.widths)),
+        "activation": args.activation, "optimizer": args.optimizer, "lr": repr(args.lr),
+        "epochs": args.epochs, "batch-size": args.batch_size,
+        "dtype": str(args.dtype).removeprefix("torch."), "device": args.device,
+        "seed": args.seed, "threads": torch.get_num_threads(),
+    }  # fmt: skip
+    words = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
+    versions = {"torch": torch.__version__, "manualbp": manualbp.__version__}
+    listed = [[name, str(value)] for name, value in {**settings, **versions}.items()]
+    return "\n\n".join(
+        [
+            f"**{verdict}**",
+            markdown_table(["result", *COLUMNS[1:]], rows),
+            markdown_table(["setting", "value"], listed),
+            f"Run it again: `python -m comparisons training {shlex.join(words)}`",
+        ]
+    )

@@ -1,0 +1,150 @@
+"""The training comparison, end to end on real data."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from itertools import islice
+from pathlib import Path
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from comparisons import data, training
+from comparisons.cli import Parser, main
+from manualbp import backprop
+from manualbp.parity.training import TrainingReport, train_side_by_side
+
+ROOT = Path(__file__).parents[2]
+
+
+def report_of(steps: int, *options: str) -> TrainingReport:
+    """Steps of both arms with these options of the command line, without logging."""
+    parser = Parser()
+    training.add_arguments(parser)
+    args = parser.parse_args(options)
+    dataset = data.load(args.dataset, args.seed).to(args.device, args.dtype)
+    training.complete(args, dataset)
+    stream = data.batches(dataset, args.batch_size, steps, args.seed)
+    report = TrainingReport()
+    for step in train_side_by_side(*training.build_arms(args, dataset), islice(stream, steps)):
+        report.add(step)
+    return report
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_a_thousand_steps_on_digits(optimizer: str, dtype: str) -> None:
+    """Bit-exact: losses, gradients and parameters; and the training learns."""
+    report = report_of(1000, "--optimizer", optimizer, "--dtype", dtype)
+    assert report.bit_identical and report.steps == 1000
+    assert report.last is not None and report.last.candidate.metrics["loss"] < 0.1
+
+
+@pytest.mark.parametrize("optimizer", training.OPTIMIZERS)
+@pytest.mark.parametrize("activation", ["tanh", "gelu", "silu"])
+def test_regression(optimizer: str, activation: str) -> None:
+    """Bit-exact, each optimizer, in bfloat16 as well."""
+    for dtype in ("float32", "bfloat16"):
+        report = report_of(
+            50, "--dataset", "diabetes", "--optimizer", optimizer, "--activation", activation,
+            "--dtype", dtype, "--widths", "10,16,8,1",
+        )  # fmt: skip
+        assert report.bit_identical
+
+
+def test_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--epochs", "2", "--log-dir", str(tmp_path), "--run-name", "mine", "--lr", "0.05"]
+    assert main(["training", *options]) == 0
+    printed = capsys.readouterr().out
+    assert "bit-identical for 90 steps" in printed and "validation accuracy" in printed
+    assert f"tensorboard --logdir {tmp_path}" in printed
+
+    assert {p.name for p in (tmp_path / "mine").iterdir()} == {"autograd", "manual", "parity"}
+    everything = {"scalars": 0, "tensors": 0}
+    events = {
+        p.name: EventAccumulator(str(p), everything).Reload() for p in (tmp_path / "mine").iterdir()
+    }
+    tags = events["manual"].Tags()["tensors"]
+    assert tags == events["autograd"].Tags()["tensors"]
+    assert {"train/loss", "train/accuracy", "validation/loss", "validation/accuracy"} <= set(tags)
+    for tag in tags:  # the two curves lie on each other
+        curves = [
+            [(e.step, tuple(e.tensor_proto.double_val)) for e in events[arm].Tensors(tag)]
+            for arm in ("manual", "autograd")
+        ]
+        assert curves[0] == curves[1] and len(curves[0]) in (3, 90)
+    page = events["parity"].Tensors("verdict/text_summary")[0].tensor_proto.string_val[0].decode()
+    assert "bit-identical for 90 steps" in page and "| lr | 0.05 |" in page
+
+
+def test_the_logged_command_runs_it_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--epochs", "1", "--activation", "tanh", "--seed", "7", "--batch-size", "50"]
+    assert main(["training", *options, "--log-dir", str(tmp_path), "--run-name", "one"]) == 0
+    first = capsys.readouterr().out
+    events = EventAccumulator(str(tmp_path / "one" / "parity"), {"tensors": 0}).Reload()
+    page = events.Tensors("verdict/text_summary")[0].tensor_proto.string_val[0].decode()
+    command = page.partition("python -m comparisons ")[2].partition("`")[0].split()
+    assert main([*command, "--log-dir", str(tmp_path), "--run-name", "two"]) == 0
+    second = capsys.readouterr().out
+
+    def results(printed: str) -> list[str]:
+        return [line for line in printed.splitlines() if "loss" in line or "accuracy" in line]
+
+    assert results(first) == results(second) and len(results(first)) == 5
+
+
+def test_a_planted_fault_turns_it_red(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = backprop.layer_backward
+
+    def missing_bias(*args, **kwargs):  # type: ignore[no-untyped-def]
+        weight, bias, h = original(*args, **kwargs)
+        return weight, None if bias is None else torch.zeros_like(bias), h
+
+    monkeypatch.setattr(backprop, "layer_backward", missing_bias)
+    for optimizer in training.OPTIMIZERS:
+        options = ["--epochs", "1", "--optimizer", optimizer, "--log-dir", str(tmp_path)]
+        assert main(["training", *options, "--run-name", optimizer]) == 1
+        assert "DIFFER from step 1 on, first in 0.bias.grad" in capsys.readouterr().out
+
+
+def test_a_diverged_training_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--lr", "1e6", "--epochs", "2", "--dataset", "diabetes", "--log-dir", str(tmp_path)]
+    assert main(["training", *options]) == 0
+    printed = capsys.readouterr().out
+    assert "bit-identical" in printed and "training diverged, lower --lr" in printed
+
+
+def test_ctrl_c_leaves_a_table_and_closed_files(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "comparisons", "training", "--epochs", "100000"]
+    command += ["--log-dir", str(tmp_path), "--run-name", "long"]
+    # A shell may start its background jobs with SIGINT ignored, and children inherit that.
+    process = subprocess.Popen(
+        command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
+    try:
+        deadline = time.monotonic() + 60
+        while not list(tmp_path.glob("long/manual/events*")) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        time.sleep(1.0)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130 and "Traceback" not in err
+    assert "interrupted after" in out and "bit-identical for" in out
+    events = EventAccumulator(str(tmp_path / "long" / "parity"), {"tensors": 0}).Reload()
+    steps = len(events.Tensors("divergence/loss"))
+    assert f"interrupted after {steps} steps" in out
+    page = events.Tensors("verdict/text_summary")[0].tensor_proto.string_val[0].decode()
+    assert "interrupted after" in page
