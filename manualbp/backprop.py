@@ -17,7 +17,6 @@ nothing here is differentiated by autograd, and nothing prevents autograd from r
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch.nn.functional as F
@@ -34,8 +33,7 @@ class Layer(NamedTuple):
     activation: Activation
 
 
-@dataclass(frozen=True)
-class Cache:
+class Cache(NamedTuple):
     """What the backward pass of one layer reads. A tensor that nobody will read may be None."""
 
     h: Tensor | None

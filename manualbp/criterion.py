@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from manualbp import losses
-from manualbp.eligible import by_hand
+from manualbp.eligible import alike, unobserved
 
 
 class Cost(torch.autograd.Function):
@@ -58,7 +58,7 @@ def _cost(loss: losses.Loss, own_forward: Callable[[Any, Any], Any], o: Any, y: 
     floating = [o, *weights, *([y] if y.is_floating_point() else [])]
     constants = not any(t.requires_grad for t in (y, *weights))
     try:
-        if o.requires_grad and constants and not images and by_hand(*floating):
+        if o.requires_grad and constants and not images and unobserved(o) and alike(floating):
             return Cost.apply(loss, o, y, *loss.tensors())  # type: ignore[no-untyped-call]
         return own_forward(o, y)
     except IndexError as error:  # from the CPU kernel; a GPU can only report it later

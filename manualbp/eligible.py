@@ -8,66 +8,58 @@ from torch 2.6 on.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
-from torch.nn.modules import module as module_state
+from torch.nn.modules import module as modules
 
 _PLAIN = (Tensor, nn.Parameter)
 _DEVICES = ("cpu", "cuda")
 
-_CHILD_HOOKS = (
-    "_forward_hooks",
-    "_forward_pre_hooks",
-    "_backward_hooks",
-    "_backward_pre_hooks",
-)
-_GLOBAL_HOOKS = tuple("_global" + hooks for hooks in _CHILD_HOOKS)
 
-
-def by_hand(*tensors: Tensor) -> bool:
-    """Whether a Function on these tensors gives what PyTorch gives.
-
-    True for plain, dense, floating tensors of one dtype and one device (CPU or CUDA) while a graph
-    is being recorded and nothing observes or rewrites the program.
-    """
+def unobserved(x: Any) -> bool:
+    """Whether a graph is being recorded for ``x`` and nothing observes or rewrites the program."""
     return (
         not torch.compiler.is_compiling()
         and torch.is_grad_enabled()
-        and all(type(t) in _PLAIN for t in tensors)
-        and _alike(tensors)
-        and not _observed(tensors[0].device.type)
-    )
-
-
-def plain_module(module: nn.Module) -> bool:
-    """Whether calling ``module`` does nothing but its class's forward: no hooks, no overrides."""
-    return (
-        not any(getattr(module, hooks) for hooks in _CHILD_HOOKS)
-        and "forward" not in module.__dict__
-        and module._compiled_call_impl is None
-    )
-
-
-def _alike(tensors: tuple[Tensor, ...]) -> bool:
-    first = tensors[0]
-    return (
-        first.is_floating_point()
-        and first.device.type in _DEVICES
-        and all(
-            t.dtype is first.dtype and t.device == first.device and t.layout is torch.strided
-            for t in tensors
+        and type(x) in _PLAIN
+        and x.device.type in _DEVICES
+        and not torch.is_autocast_enabled(x.device.type)
+        and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+        and not torch._C._are_functorch_transforms_active()
+        and forward_ad._current_level < 0
+        and torch._C._len_torch_function_stack() == 0
+        and torch._C._len_torch_dispatch_stack() == 0
+        and not (
+            modules._global_forward_hooks
+            or modules._global_forward_pre_hooks
+            or modules._global_backward_hooks
+            or modules._global_backward_pre_hooks
         )
     )
 
 
-def _observed(device_type: str) -> bool:
-    return (
-        torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-        or torch._C._are_functorch_transforms_active()
-        or forward_ad._current_level >= 0
-        or torch._C._len_torch_function_stack() > 0
-        or torch._C._len_torch_dispatch_stack() > 0
-        or torch.is_autocast_enabled(device_type)
-        or any(getattr(module_state, hooks) for hooks in _GLOBAL_HOOKS)
+def alike(tensors: Sequence[Tensor]) -> bool:
+    """Whether all are plain, dense, floating tensors of one dtype on one device."""
+    dtype, device = tensors[0].dtype, tensors[0].device
+    for t in tensors:
+        if t.dtype is not dtype or t.device != device or type(t) not in _PLAIN:
+            return False
+        if t.layout is not torch.strided:
+            return False
+    return dtype.is_floating_point
+
+
+def plain_module(module: nn.Module) -> bool:
+    """Whether calling ``module`` does nothing but its class's forward: no hooks, no overrides."""
+    return not (
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+        or "forward" in module.__dict__
+        or module._compiled_call_impl is not None
     )

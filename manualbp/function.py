@@ -14,7 +14,6 @@ saved activations instead would treat them as constants, silently wrong.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -43,9 +42,8 @@ class Chain(torch.autograd.Function):
         ctx.needs = Needs(wants_x, tuple(wants[0::2]), tuple(wants[1::2]))
         ctx.layers = layers
         ctx.versions = [p._version for p in parameters if p is not None]
-        kept = _prune(caches, ctx.needs)
-        ctx.save_for_backward(*(t for c in kept for t in (c.h, c.weight, c.activity)))
-        ctx.caches = [replace(c, h=None, weight=None, activity=None) for c in kept]
+        ctx.save_for_backward(*_kept(caches, ctx.needs))
+        ctx.caches = [c._replace(h=None, weight=None, activity=None) for c in caches]
         ctx.set_materialize_grads(False)
         return output
 
@@ -55,12 +53,8 @@ class Chain(torch.autograd.Function):
         saved = ctx.saved_tensors  # raises, in autograd's words, if freed or edited in place
         if grad_output is None:
             return (None, None, *[None] * (2 * len(ctx.layers)))
-        caches = [
-            replace(c, h=h, weight=w, activity=activity)
-            for c, h, w, activity in zip(
-                ctx.caches, saved[0::3], saved[1::3], saved[2::3], strict=True
-            )
-        ]
+        tensors = zip(ctx.caches, saved[0::3], saved[1::3], saved[2::3], strict=True)
+        caches = [c._replace(h=h, weight=w, activity=activity) for c, h, w, activity in tensors]
         if torch.is_grad_enabled():
             gradients = _recorded_backward(ctx, grad_output, caches)
         else:
@@ -80,18 +74,16 @@ def _first(needs: Needs) -> int:
     return 0 if needs.input else wanted.index(True)
 
 
-def _prune(caches: Sequence[Cache], needs: Needs) -> list[Cache]:
-    """The caches without the tensors that ``backward`` will not read."""
-    first = _first(needs)
-    return [
-        replace(
-            cache,
-            h=cache.h if needs.weights[i] or i == first else None,
-            weight=cache.weight if needs.upstream(i) else None,
-            activity=cache.activity if i >= first else None,
-        )
-        for i, cache in enumerate(caches)
-    ]
+def _kept(caches: Sequence[Cache], needs: Needs) -> list[Tensor | None]:
+    """h, W and z or a of every layer; None for those that ``backward`` will not read."""
+    first, kept = _first(needs), []
+    for i, cache in enumerate(caches):
+        kept += [
+            cache.h if needs.weights[i] or i == first else None,
+            cache.weight if needs.upstream(i) else None,
+            cache.activity if i >= first else None,
+        ]
+    return kept
 
 
 def _recorded_backward(ctx: Any, grad_output: Tensor, caches: Sequence[Cache]) -> Gradients:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from manualbp import activations
 from manualbp.activations import Activation, Identity
-from manualbp.eligible import by_hand, plain_module
+from manualbp.eligible import alike, plain_module, unobserved
 from manualbp.function import Chain
 
 
@@ -41,7 +41,7 @@ class Sequential(nn.Sequential):
 
     @torch.jit.unused
     def _by_hand(self, input):  # type: ignore[no-untyped-def]
-        if not by_hand(input):
+        if not unobserved(input):
             return super().forward(input)  # type: ignore[no-untyped-call]
         for step in _steps(self):
             input = step(input)
@@ -57,7 +57,7 @@ class _Run(NamedTuple):
 
     def __call__(self, x: Tensor) -> Tensor:
         tensors = [x, *(p for p in self.parameters if p is not None)]
-        if self._fits(x) and by_hand(*tensors) and any(t.requires_grad for t in tensors):
+        if alike(tensors) and self._fits(x) and any(t.requires_grad for t in tensors):
             return Chain.apply(tuple(self.activations), x, *self.parameters)  # type: ignore[no-untyped-call]
         for module in self.modules:
             x = module(x)
