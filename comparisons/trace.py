@@ -13,7 +13,7 @@ from torch.optim import SGD, Optimizer
 import manualbp
 from comparisons.examples import Example
 from manualbp import backprop, reference
-from manualbp.activations import ACTIVATIONS, Identity
+from manualbp.activations import ACTIVATIONS, Identity, to_module
 from manualbp.backprop import Layer
 
 Numbers = list[NDArray[Any]]
@@ -71,7 +71,9 @@ def by_hand(e: Example) -> Trace:
     upstream = 2 * (h - y) / y.numel()  # dC/do of the mean of (o - y)^2
     for layer, cache in zip(reversed(layers), reversed(caches), strict=True):
         # delta = dC/da * f'(z) by the written formula, and dC/da = delta W of the layer below
-        delta = backprop.activation_backward(upstream, layer.activation, cache.activity, False)
+        delta = backprop.activation_backward(
+            upstream, layer.activation, cache.activity, backprop.formula
+        )
         upstream = delta.mm(layer.weight)
         deltas.insert(0, delta)
     optimizer = manualbp.GradientDescent(trained(e, model), e.epsilon)
@@ -105,7 +107,7 @@ def modules(e: Example) -> list[nn.Module]:
             linear.weight.copy_(torch.from_numpy(w))
             if b is not None:
                 linear.bias.copy_(torch.from_numpy(b))
-        found += [linear, f.module()]
+        found += [linear, to_module(f)]
     return found
 
 

@@ -16,7 +16,8 @@ nothing here is differentiated by autograd, and nothing prevents autograd from r
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch.nn.functional as F
@@ -56,6 +57,12 @@ class Needs(NamedTuple):
         """Every gradient there is."""
         return Needs(True, (True,) * len(layers), tuple(ly.bias is not None for ly in layers))
 
+    @property
+    def first(self) -> int:
+        """The first layer at which a gradient is wanted; what lies below it is a constant."""
+        wanted = [w or b for w, b in zip(self.weights, self.biases, strict=True)]
+        return 0 if self.input else wanted.index(True)
+
     def upstream(self, index: int) -> bool:
         """Whether anything below layer ``index`` wants a gradient, so that dC/dh must be had."""
         return self.input or any(self.weights[:index]) or any(self.biases[:index])
@@ -71,7 +78,7 @@ class Gradients(NamedTuple):
 
 def rows(x: Tensor) -> Tensor:
     """(..., I) as (N, I)."""
-    return x.unsqueeze(0) if x.dim() == 1 else x.flatten(0, -2)
+    return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])  # -1 is ambiguous for no rows
 
 
 def layer_forward(h: Tensor, layer: Layer) -> tuple[Tensor, Cache]:
@@ -91,14 +98,26 @@ def layer_forward(h: Tensor, layer: Layer) -> tuple[Tensor, Cache]:
     return a, cache
 
 
+Through = Callable[[Activation, Tensor, Tensor], Tensor]
+
+
+def kernel(activation: Activation, delta: Tensor, cache: Tensor) -> Tensor:
+    """delta * f', rounded as autograd rounds it."""
+    return activation.backward(delta, cache)
+
+
+def formula(activation: Activation, delta: Tensor, cache: Tensor) -> Tensor:
+    """delta * f', as it is written."""
+    return delta * activation.derivative(cache)
+
+
 def activation_backward(
-    delta: Tensor, activation: Activation, activity: Tensor | None, exact: bool = True
+    delta: Tensor, activation: Activation, activity: Tensor | None, through: Through = kernel
 ) -> Tensor:
-    """dC/dz = dC/da * f'(z), f' from z or a; ``exact`` as in ``backward``."""
+    """dC/dz = dC/da * f'(z), f' from z or a."""
     if isinstance(activation, Identity):
         return delta
-    cache = _kept(activity)
-    return activation.backward(delta, cache) if exact else delta * activation.derivative(cache)
+    return through(activation, delta, _kept(activity))
 
 
 def layer_backward(
@@ -123,17 +142,28 @@ def layer_backward(
     return grad_weight, grad_bias, grad_h
 
 
-def forward(x: Tensor, layers: Sequence[Layer]) -> tuple[Tensor, list[Cache]]:
+def forward(
+    x: Tensor, layers: Sequence[Layer], needs: Needs | None = None
+) -> tuple[Tensor, list[Cache]]:
     """o = a_L with a_0 = x,  a_l = f_l(a_{l-1} W_l^T + b_l), and the cache of every layer.
 
     Args:
         x: (..., I_1).
         layers: weights (O_l, I_l), biases (O_l,) or None; I_{l+1} = O_l.
+        needs: the gradients that will be wanted; all of them by default. What none of them reads
+            is not kept.
     """
+    needs = needs or Needs.everything(layers)
     caches = []
-    for layer in layers:
+    for i, layer in enumerate(layers):
         x, cache = layer_forward(x, layer)
-        caches.append(cache)
+        caches.append(
+            cache._replace(
+                h=cache.h if needs.weights[i] or i == needs.first else None,
+                weight=cache.weight if needs.upstream(i) else None,
+                activity=cache.activity if i >= needs.first else None,
+            )
+        )
     return x, caches
 
 
@@ -142,8 +172,7 @@ def backward(
     layers: Sequence[Layer],
     caches: Sequence[Cache],
     needs: Needs | None = None,
-    *,
-    exact: bool = True,
+    through: Through = kernel,
 ) -> Gradients:
     """delta_L = dC/do * f'(z_L),  delta_l = (delta_{l+1} W_{l+1}) * f'(z_l), and the gradients.
 
@@ -153,8 +182,8 @@ def backward(
         caches: what ``forward`` returned.
         needs: the gradients wanted; all of them by default. The loop ends where nothing below
             wants one.
-        exact: multiply by f' with autograd's rounding (a fused kernel); False runs the written
-            formula ``delta * f'``, which autograd can differentiate again to any order.
+        through: how delta is multiplied by f': ``kernel`` rounds like autograd, ``formula`` runs
+            the written expression.
     """
     needs = needs or Needs.everything(layers)
     weights: list[Tensor | None] = [None] * len(layers)
@@ -164,7 +193,7 @@ def backward(
         wanted = needs.weights[i], needs.biases[i], needs.upstream(i)
         if delta is None or not any(wanted):
             break
-        delta = activation_backward(delta, layers[i].activation, caches[i].activity, exact)
+        delta = activation_backward(delta, layers[i].activation, caches[i].activity, through)
         weights[i], biases[i], delta = layer_backward(
             delta, caches[i], weight=wanted[0], bias=wanted[1], input=wanted[2]
         )

@@ -1,8 +1,8 @@
-"""Drop-in losses: torch.nn's signatures over one Function with the gradients of losses.py.
+"""Drop-in losses: torch.nn's signatures over Functions with the gradients of losses.py.
 
     loss = manualbp.CrossEntropyLoss()(model(x), y);  loss.backward()
 
-Value and gradient are bit-identical with torch.nn's on CPU. Where the Function cannot serve
+Value and gradient are bit-identical with torch.nn's on CPU. Where a Function cannot serve
 (torch.compile, torch.func, autocast, a target that wants a gradient, cross-entropy over images)
 torch.nn's own forward runs. One deliberate difference: a target of another shape or dtype is an
 error here, also where torch.nn warns and broadcasts, because the broadcast loss is the wrong one.
@@ -14,10 +14,13 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from manualbp import losses
+from manualbp.cross_entropy import CrossEntropy, LogSoftmax
 from manualbp.eligible import alike, unobserved
+from manualbp.function import Backward
 
 
 class Cost(torch.autograd.Function):
@@ -34,31 +37,50 @@ class Cost(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Any) -> Any:
         (grad,) = grad_outputs
         o, y, *weights = ctx.saved_tensors
-        unused = [None] * (1 + len(weights))
-        if grad is None:
-            return (None, None, *unused)
-        if torch.is_grad_enabled():  # autograd records: the written formula, of any order
-            grad_o = ctx.loss.spread(grad, o) * ctx.loss.gradient(o, y)
-        else:
-            grad_o = ctx.loss.backward(grad, o, y)
-        return (None, grad_o, *unused)
+        return None, _through(ctx.loss, grad, o, y), *[None] * (1 + len(weights))
+
+
+class LogP(torch.autograd.Function):
+    """log p = log softmax(o), with its gradient by hand: ``LogP.apply(o)``."""
+
+    @staticmethod
+    def forward(ctx: Any, o: Tensor) -> Tensor:
+        log_p = LogSoftmax().forward(o)
+        ctx.save_for_backward(log_p)
+        ctx.set_materialize_grads(False)
+        return log_p
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:
+        (delta,) = grad_outputs
+        return _through(LogSoftmax(), delta, *ctx.saved_tensors)
+
+
+def _through(rule: Any, grad: Tensor | None, *saved: Tensor) -> Tensor | None:
+    """The rule's gradient; where autograd records, one that can be differentiated again."""
+    if grad is None:
+        return None
+    if torch.is_grad_enabled():
+        return Backward.apply(rule, grad, *saved)  # type: ignore[no-untyped-call]
+    return rule.backward(grad, *saved)
 
 
 def _cost(loss: losses.Loss, own_forward: Callable[[Any, Any], Any], o: Any, y: Any) -> Any:
     """C by hand where a graph is wanted and nothing observes; else torch.nn's own forward."""
+    if isinstance(o, torch.fx.Proxy) or isinstance(y, torch.fx.Proxy):
+        return own_forward(o, y)
     if not (isinstance(o, Tensor) and isinstance(y, Tensor)):
         raise TypeError(
             f"input and target must be tensors, got {type(o).__name__} and {type(y).__name__}; "
             "use torch.as_tensor"
         )
-    images = isinstance(loss, losses.CrossEntropy) and o.dim() > 2
+    images = isinstance(loss, CrossEntropy) and o.dim() > 2
     if not images:
         loss.check(o, y)
-    weights = [w for w in loss.tensors() if w is not None]
-    floating = [o, *weights, *([y] if y.is_floating_point() else [])]
-    constants = not any(t.requires_grad for t in (y, *weights))
     try:
-        if o.requires_grad and constants and not images and unobserved(o) and alike(floating):
+        if not images and _by_hand(loss, o, y):
+            if isinstance(loss, CrossEntropy):
+                o = LogP.apply(o)  # type: ignore[no-untyped-call]
             return Cost.apply(loss, o, y, *loss.tensors())  # type: ignore[no-untyped-call]
         return own_forward(o, y)
     except IndexError as error:  # from the CPU kernel; a GPU can only report it later
@@ -69,12 +91,26 @@ def _cost(loss: losses.Loss, own_forward: Callable[[Any, Any], Any], o: Any, y: 
         ) from None
 
 
+def _by_hand(loss: losses.Loss, o: Tensor, y: Tensor) -> bool:
+    weights = [w for w in loss.tensors() if w is not None]
+    return (
+        o.requires_grad
+        and unobserved(o)
+        and alike([o, *weights, *([y] if y.is_floating_point() else [])])
+        and not (y.requires_grad or y.is_inference() or y.device != o.device)
+        and not any(w.requires_grad for w in weights)
+    )
+
+
 class MSELoss(nn.MSELoss):
     """C = mean (o - y)^2,  dC/do = 2 (o - y) / n: nn.MSELoss by hand."""
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """C(input, target); both of one shape and dtype."""
-        return _cost(losses.MSE(self.reduction), super().forward, input, target)
+        if torch.jit.is_scripting():  # type: ignore[attr-defined]
+            return F.mse_loss(input, target, reduction=self.reduction)
+        else:
+            return _cost(losses.MSE(self.reduction), super().forward, input, target)
 
 
 class L1Loss(nn.L1Loss):
@@ -82,7 +118,10 @@ class L1Loss(nn.L1Loss):
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """C(input, target); both of one shape and dtype."""
-        return _cost(losses.L1(self.reduction), super().forward, input, target)
+        if torch.jit.is_scripting():  # type: ignore[attr-defined]
+            return F.l1_loss(input, target, reduction=self.reduction)
+        else:
+            return _cost(losses.L1(self.reduction), super().forward, input, target)
 
 
 class HuberLoss(nn.HuberLoss):
@@ -90,7 +129,11 @@ class HuberLoss(nn.HuberLoss):
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """C(input, target); both of one shape and dtype."""
-        return _cost(losses.Huber(self.reduction, self.delta), super().forward, input, target)
+        if torch.jit.is_scripting():  # type: ignore[attr-defined]
+            return F.huber_loss(input, target, reduction=self.reduction, delta=self.delta)
+        else:
+            loss = losses.Huber(self.reduction, self.delta)
+            return _cost(loss, super().forward, input, target)
 
 
 class SmoothL1Loss(nn.SmoothL1Loss):
@@ -98,7 +141,11 @@ class SmoothL1Loss(nn.SmoothL1Loss):
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """C(input, target); both of one shape and dtype."""
-        return _cost(losses.SmoothL1(self.reduction, self.beta), super().forward, input, target)
+        if torch.jit.is_scripting():  # type: ignore[attr-defined]
+            return F.smooth_l1_loss(input, target, reduction=self.reduction, beta=self.beta)
+        else:
+            loss = losses.SmoothL1(self.reduction, self.beta)
+            return _cost(loss, super().forward, input, target)
 
 
 class BCEWithLogitsLoss(nn.BCEWithLogitsLoss):
@@ -106,8 +153,13 @@ class BCEWithLogitsLoss(nn.BCEWithLogitsLoss):
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """C(input, target); both of one shape and dtype."""
-        loss = losses.BCEWithLogits(self.reduction, self.weight, self.pos_weight)
-        return _cost(loss, super().forward, input, target)
+        if torch.jit.is_scripting():  # type: ignore[attr-defined]
+            return F.binary_cross_entropy_with_logits(
+                input, target, self.weight, pos_weight=self.pos_weight, reduction=self.reduction
+            )
+        else:
+            loss = losses.BCEWithLogits(self.reduction, self.weight, self.pos_weight)
+            return _cost(loss, super().forward, input, target)
 
 
 class CrossEntropyLoss(nn.CrossEntropyLoss):
@@ -115,7 +167,13 @@ class CrossEntropyLoss(nn.CrossEntropyLoss):
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """C(input, target); target: class indices (N,) int64, or probabilities (N, classes)."""
-        loss = losses.CrossEntropy(
-            self.reduction, self.weight, self.ignore_index, self.label_smoothing
-        )
-        return _cost(loss, super().forward, input, target)
+        if torch.jit.is_scripting():  # type: ignore[attr-defined]
+            return F.cross_entropy(
+                input, target, weight=self.weight, ignore_index=self.ignore_index,
+                reduction=self.reduction, label_smoothing=self.label_smoothing,
+            )  # fmt: skip
+        else:
+            loss = CrossEntropy(
+                self.reduction, self.weight, self.ignore_index, self.label_smoothing
+            )
+            return _cost(loss, super().forward, input, target)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from numbers import Real
 from typing import Any, overload
 
 import torch
@@ -27,9 +28,12 @@ class GradientDescent(Optimizer):
     """
 
     def __init__(self, params: ParamsT, lr: float) -> None:
-        super().__init__(params, {"lr": _checked(lr)})
-        for group in self.param_groups:
-            _checked(group["lr"])
+        super().__init__(params, {"lr": lr})
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """As in torch.optim; the group's lr, if it has its own, is checked."""
+        _check(param_group.get("lr", self.defaults["lr"]))
+        super().add_param_group(param_group)
 
     @overload
     def step(self, closure: None = None) -> None: ...
@@ -49,8 +53,7 @@ class GradientDescent(Optimizer):
         return cost
 
 
-def _checked(lr: Any) -> Any:
+def _check(lr: Any) -> None:
     value = lr.item() if isinstance(lr, Tensor) and lr.numel() == 1 else lr
-    if not isinstance(value, (int, float)) or not (math.isfinite(value) and value > 0):
+    if not (isinstance(value, Real) and math.isfinite(value) and float(value) > 0):
         raise ValueError(f"lr must be a finite number > 0, got {lr!r}; try lr=0.1")
-    return lr

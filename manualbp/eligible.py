@@ -25,6 +25,7 @@ def unobserved(x: Any) -> bool:
     return (
         not torch.compiler.is_compiling()
         and torch.is_grad_enabled()
+        and not torch.is_inference_mode_enabled()
         and type(x) in _PLAIN
         and x.device.type in _DEVICES
         and not torch.is_autocast_enabled(x.device.type)
@@ -48,7 +49,7 @@ def alike(tensors: Sequence[Tensor]) -> bool:
     for t in tensors:
         if t.dtype is not dtype or t.device != device or type(t) not in _PLAIN:
             return False
-        if t.layout is not torch.strided:
+        if t.layout is not torch.strided or t.is_nested or t.is_inference():
             return False
     return dtype.is_floating_point
 

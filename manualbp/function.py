@@ -1,20 +1,21 @@
-"""The chain of layers as one torch.autograd.Function with explicit gradients.
+"""Backpropagation as torch.autograd.Functions with explicit gradients.
 
-What is kept for backward: h_l only if dC/dW_l is wanted, W_l only if something below layer l wants
-a gradient, z_l or a_l as f' needs, a bias never. So memory, and the places where an in-place edit
-raises, are those of autograd. One exception: the input of the first layer that wants a gradient is
-always kept, because a second derivative starts from it.
+``Chain`` is the chain of layers. What it keeps for backward: h_l only if dC/dW_l is wanted, W_l
+only if something below layer l wants a gradient, z_l or a_l as f' needs, a bias never. So memory,
+and the places where an in-place edit raises, are those of autograd. One exception: the input of
+the first layer that wants a gradient is always kept, because a second derivative starts from it.
 
 Double backward: when autograd records the backward pass (``create_graph=True``), the chain is
-recomputed from that input and the parameters, and the same recursion runs on the written
-formulas f'. Every step is then an ordinary recorded tensor operation, right to any order. Using the
-saved activations instead would treat them as constants, silently wrong.
+recomputed from that input and the parameters, and the recursion runs on tensors that carry a
+graph, right to any order. Using the saved activations instead would treat them as constants,
+silently wrong. In the recorded recursion every multiplication by f' is a ``Backward``: it gives
+the kernel's value, so the bits stay autograd's, and is itself differentiated by f' and f''.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -24,89 +25,101 @@ from manualbp.activations import Activation
 from manualbp.backprop import Cache, Gradients, Layer, Needs
 
 
+class Rule(Protocol):
+    """A gradient rule, as activations and losses are: its value, and the value's own gradients."""
+
+    def backward(self, delta: Tensor, x: Tensor, /, *constants: Any) -> Tensor:
+        """The gradient by x, from delta, the gradient of the result."""
+
+    def double_backward(
+        self, v: Tensor, delta: Tensor, x: Tensor, /, *constants: Any
+    ) -> tuple[Tensor, Tensor]:
+        """The gradients of sum(v * backward(delta, x)) by delta and by x."""
+
+
+class Backward(torch.autograd.Function):
+    """rule.backward(delta, x, *constants), to be differentiated once more by written formulas."""
+
+    @staticmethod
+    def forward(ctx: Any, rule: Rule, delta: Tensor, x: Tensor, *constants: Any) -> Tensor:
+        ctx.rule = rule
+        ctx.save_for_backward(delta, x, *constants)
+        return rule.backward(delta, x, *constants)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:
+        delta, x, *constants = ctx.saved_tensors
+        gradients = ctx.rule.double_backward(grad_outputs[0], delta, x, *constants)
+        return (None, *gradients, *[None] * len(constants))
+
+
 class Chain(torch.autograd.Function):
     """o = f_L(... f_1(x W_1^T + b_1) ... W_L^T + b_L), with dC/dx, dC/dW_l, dC/db_l by hand.
 
-    ``Chain.apply(activations, x, W_1, b_1, ..., W_L, b_L)``; x (..., I_1), W_l (O_l, I_l),
-    b_l (O_l,) or None. Returns o (..., O_L). See ``backprop`` for the formulas.
+    ``Chain.apply(activations, W_L, b_L, ..., W_1, b_1, x)``; x (..., I_1), W_l (O_l, I_l),
+    b_l (O_l,) or None. Returns o (..., O_L). See ``backprop`` for the formulas. The last layer
+    comes first because that is the order in which autograd adds up the gradients of a tied weight.
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, activations: tuple[Activation, ...], x: Tensor, *parameters: Tensor | None
-    ) -> Tensor:
-        layers = _layers(activations, parameters)
-        output, caches = backprop.forward(x, layers)
-
-        wants_x, *wants = ctx.needs_input_grad[1:]
-        ctx.needs = Needs(wants_x, tuple(wants[0::2]), tuple(wants[1::2]))
-        ctx.layers = layers
-        ctx.versions = [p._version for p in parameters if p is not None]
-        ctx.save_for_backward(*_kept(caches, ctx.needs))
+    def forward(ctx: Any, activations: Sequence[Activation], *tensors: Any) -> Tensor:
+        *parameters, x = tensors
+        ctx.layers = _layers(activations, parameters)
+        *wants, wants_x = ctx.needs_input_grad[1:]
+        ctx.needs = Needs(wants_x, tuple(wants[-2::-2]), tuple(wants[::-2]))
+        output, caches = backprop.forward(x, ctx.layers, ctx.needs)
+        ctx.save_for_backward(*(t for c in caches for t in (c.h, c.weight, c.activity)))
         ctx.caches = [c._replace(h=None, weight=None, activity=None) for c in caches]
+        ctx.versions = _versions(ctx.layers)
         ctx.set_materialize_grads(False)
-        return output
+        # F.linear may return a view, which nobody may edit in place once it leaves a Function.
+        return torch.ops.aten._unsafe_view(output, output.shape) if output._is_view() else output
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> Any:
         (grad_output,) = grad_outputs
         saved = ctx.saved_tensors  # raises, in autograd's words, if freed or edited in place
         if grad_output is None:
-            return (None, None, *[None] * (2 * len(ctx.layers)))
+            return (None,) * len(ctx.needs_input_grad)
         tensors = zip(ctx.caches, saved[0::3], saved[1::3], saved[2::3], strict=True)
         caches = [c._replace(h=h, weight=w, activity=activity) for c, h, w, activity in tensors]
         if torch.is_grad_enabled():
             gradients = _recorded_backward(ctx, grad_output, caches)
         else:
             gradients = backprop.backward(grad_output, ctx.layers, caches, ctx.needs)
-        pairs = zip(gradients.weights, gradients.biases, strict=True)
-        return (None, gradients.input, *(g for pair in pairs for g in pair))
+        pairs = zip(reversed(gradients.weights), reversed(gradients.biases), strict=True)
+        return (None, *(g for pair in pairs for g in pair), gradients.input)
 
 
 def _layers(activations: Sequence[Activation], parameters: Sequence[Tensor | None]) -> list[Layer]:
-    pairs = zip(parameters[0::2], parameters[1::2], activations, strict=True)
+    """From W_L, b_L, ..., W_1, b_1."""
+    pairs = zip(parameters[-2::-2], parameters[::-2], activations, strict=True)
     return [Layer(w, b, f) for w, b, f in pairs if w is not None]
 
 
-def _first(needs: Needs) -> int:
-    """The first layer at which a gradient is wanted; what lies below it is a constant."""
-    wanted = [w or b for w, b in zip(needs.weights, needs.biases, strict=True)]
-    return 0 if needs.input else wanted.index(True)
-
-
-def _kept(caches: Sequence[Cache], needs: Needs) -> list[Tensor | None]:
-    """h, W and z or a of every layer; None for those that ``backward`` will not read."""
-    first, kept = _first(needs), []
-    for i, cache in enumerate(caches):
-        kept += [
-            cache.h if needs.weights[i] or i == first else None,
-            cache.weight if needs.upstream(i) else None,
-            cache.activity if i >= first else None,
-        ]
-    return kept
+def _versions(layers: Sequence[Layer]) -> list[int]:
+    return [p._version for layer in layers for p in layer[:2] if p is not None]
 
 
 def _recorded_backward(ctx: Any, grad_output: Tensor, caches: Sequence[Cache]) -> Gradients:
     """The backward pass as recorded operations on x, W and b, for derivatives of any order."""
-    versions = [p._version for ly in ctx.layers for p in (ly.weight, ly.bias) if p is not None]
-    if versions != ctx.versions:
+    if _versions(ctx.layers) != ctx.versions:
         raise RuntimeError(
             "one of the variables needed for gradient computation has been modified by an inplace "
             "operation: a weight or bias changed between forward and a backward with "
             "create_graph=True; run forward again after the change"
         )
-    first, needs = _first(ctx.needs), ctx.needs
-    h = caches[first].h
+    needs, first = ctx.needs, ctx.needs.first
+    h, layers = caches[first].h, ctx.layers[first:]
     if h is None:
         raise RuntimeError("the input of the first layer was not kept")
-    layers = ctx.layers[first:]
-    _, recorded = backprop.forward(h, layers)
-    gradients = backprop.backward(
-        grad_output,
-        layers,
-        recorded,
-        Needs(needs.input, needs.weights[first:], needs.biases[first:]),
-        exact=False,
-    )
+    needs = Needs(needs.input, needs.weights[first:], needs.biases[first:])
+    with torch.autocast(grad_output.device.type, enabled=False):  # as it was at forward
+        _, recorded = backprop.forward(h, layers)
+        gradients = backprop.backward(grad_output, layers, recorded, needs, _differentiable)
     below: list[Tensor | None] = [None] * first
     return Gradients(gradients.input, below + gradients.weights, below + gradients.biases)
+
+
+def _differentiable(activation: Activation, delta: Tensor, cache: Tensor) -> Tensor:
+    return Backward.apply(activation.recorded, delta, cache)  # type: ignore[no-untyped-call]

@@ -58,24 +58,37 @@ class _Run(NamedTuple):
     def __call__(self, x: Tensor) -> Tensor:
         tensors = [x, *(p for p in self.parameters if p is not None)]
         if alike(tensors) and self._fits(x) and any(t.requires_grad for t in tensors):
-            return Chain.apply(tuple(self.activations), x, *self.parameters)  # type: ignore[no-untyped-call]
+            pairs = zip(self.parameters[-2::-2], self.parameters[::-2], strict=True)
+            backwards = (p for pair in pairs for p in pair)
+            return Chain.apply(self.activations, *backwards, x)  # type: ignore[no-untyped-call]
         for module in self.modules:
             x = module(x)
         return x
 
     def _fits(self, x: Tensor) -> bool:
-        """Whether the shapes agree; where they do not, nn.Linear's own error is to be seen.
+        """Whether the shapes chain; where they do not, nn.Linear's own error is to be seen.
 
-        Also whether x is laid out so that (N, I) is a view: else matmul may choose batched
-        products, which round differently.
+        Also whether x and the biases are laid out plainly: for other strides F.linear may choose
+        batched products or sum a bias gradient in another order, which rounds differently.
         """
-        weights = self.parameters[0::2]
-        widths = [x.shape[-1] if x.dim() else -1]
-        for weight in weights:
-            if weight is None or weight.dim() != 2 or weight.shape[1] != widths[-1]:
+        width = x.shape[-1] if x.dim() else -1
+        for weight, bias in zip(self.parameters[0::2], self.parameters[1::2], strict=True):
+            if weight is None or weight.dim() != 2 or weight.shape[1] != width:
                 return False
-            widths.append(weight.shape[0])
-        return x.dim() <= 2 or x.is_contiguous()
+            width = weight.shape[0]
+            if bias is not None and (bias.shape != (width,) or not bias.is_contiguous()):
+                return False
+        return x.dim() == 2 or _row_major(x)
+
+
+def _row_major(x: Tensor) -> bool:
+    """Whether the strides are those of a fresh tensor, also where a dimension has size 1."""
+    stride = 1
+    for size, own in zip(reversed(x.shape), reversed(x.stride()), strict=True):
+        if own != stride:
+            return False
+        stride *= max(size, 1)
+    return True
 
 
 def _steps(modules: nn.Sequential) -> Iterator[_Run | nn.Module]:
@@ -136,7 +149,7 @@ class MLP(Sequential):
             layers.append(nn.Linear(fan_in, fan_out, bias=bias, device=device, dtype=dtype))
             f = hidden if i < len(widths) - 1 else last
             if f is not None:
-                layers.append(f.module())
+                layers.append(activations.to_module(f))
         super().__init__(*layers)
 
     def __getitem__(self, idx: slice | int) -> Any:

@@ -52,7 +52,7 @@ def test_fused_kernel_is_the_formula(activation: Activation, dtype: torch.dtype)
 def test_kink_like_pytorch(activation: Activation) -> None:
     """At z = 0, and at +-1 for hardtanh, the formula takes PyTorch's side (8 ulp of 1)."""
     z = torch.tensor([0.0, -1.0, 1.0], dtype=torch.float64, requires_grad=True)
-    activation.module()(z).sum().backward()
+    activations.to_module(activation)(z).sum().backward()
     formula = activation.derivative(cache_of(activation, z.detach()))
     torch.testing.assert_close(formula, z.grad, rtol=0, atol=8 * 2.3e-16)
 
@@ -60,18 +60,46 @@ def test_kink_like_pytorch(activation: Activation) -> None:
 @pytest.mark.parametrize("activation", ALL, ids=str)
 def test_forward_is_the_modules(activation: Activation) -> None:
     """Bit-exact: the same operator."""
-    assert torch.equal(activation.f(Z), activation.module()(Z))
-    assert activations.from_module(activation.module()) == activation
+    assert torch.equal(activation.f(Z), activations.to_module(activation)(Z))
+    assert activations.from_module(activations.to_module(activation)) == activation
 
 
 @pytest.mark.parametrize("activation", ALL, ids=str)
-def test_formula_has_finite_second_derivative(activation: Activation) -> None:
-    """Far from 0 the branch not taken must not turn the second derivative into NaN."""
-    z = torch.tensor([-1e4, -200.0, 200.0, 1e4], dtype=torch.float64, requires_grad=True)
-    slope = activation.derivative(cache_of(activation, z))
-    if slope.requires_grad:
-        slope.sum().backward()
-        assert torch.isfinite(z.grad).all()
+def test_second_derivative_is_the_slope_of_the_first(activation: Activation) -> None:
+    """In its own argument, by central differences as above."""
+    x, h = cache_of(activation, Z.double()), 1e-6
+    slope = (activation.derivative(x + h) - activation.derivative(x - h)) / (2 * h)
+    second = activation.second_derivative(x)
+    expected = torch.zeros_like(x) if second is None else second
+    if isinstance(activation, activations.ReLU | activations.Hardtanh):
+        slope, expected = slope[x.abs() > h], expected[x.abs() > h]  # a = 0 is the kink itself
+    torch.testing.assert_close(expected, slope, rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
+@pytest.mark.parametrize("activation", ALL, ids=str)
+def test_second_order_is_finite_far_from_zero(activation: Activation, dtype: torch.dtype) -> None:
+    """The branch not taken, and the cubes of half precision, must not turn it into NaN."""
+    z = torch.tensor([-1e4, -200.0, 200.0, 1e4], dtype=dtype)
+    one = torch.ones_like(z)
+    for gradient in activation.double_backward(one, one, cache_of(activation, z)):
+        assert gradient.dtype is dtype and torch.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("activation", ALL, ids=str)
+def test_second_order_at_kinks_like_pytorch(activation: Activation) -> None:
+    """8 ulp of 1."""
+    threshold = getattr(activation, "threshold", 0.0) / getattr(activation, "beta", 1.0)
+    z = torch.tensor([0.0, -1.0, 1.0, threshold], dtype=torch.float64, requires_grad=True)
+    (first,) = torch.autograd.grad(activations.to_module(activation)(z).sum(), z, create_graph=True)
+    expected = torch.zeros_like(z)
+    if first.requires_grad:
+        (expected,) = torch.autograd.grad(first.sum(), z)
+    one, cache = torch.ones_like(z), cache_of(activation, z.detach())
+    _, for_cache = activation.double_backward(one, one, cache)
+    if activation.needs == "a":  # the chain rule back to z
+        for_cache = for_cache * activation.derivative(cache)
+    torch.testing.assert_close(for_cache, expected, rtol=0, atol=8 * 2.3e-16)
 
 
 def test_planted_fault_derivative_at_a_is_caught() -> None:
@@ -85,6 +113,10 @@ def test_planted_fault_derivative_at_a_is_caught() -> None:
         assert (wrong - slope).abs().max() > 1e-3, activation
 
 
+def test_parameters_may_be_tensors() -> None:
+    assert activations.from_module(nn.LeakyReLU(torch.tensor(0.25))) == activations.LeakyReLU(0.25)
+
+
 def test_unknown_name_lists_and_suggests() -> None:
     with pytest.raises(ValueError, match=r"one of identity, .* got 'rleu'; did you mean 'relu'\?"):
         activations.by_name("rleu")
@@ -94,5 +126,6 @@ def test_what_is_not_known_is_not_claimed() -> None:
     class Mine(nn.Tanh):
         pass
 
-    for module in (nn.ReLU(inplace=True), nn.ReLU6(), nn.Dropout(), Mine(), nn.Softmax(-1)):
+    bad = nn.GELU(approximate="Tanh")
+    for module in (nn.ReLU(inplace=True), nn.ReLU6(), nn.Dropout(), Mine(), nn.Softmax(-1), bad):
         assert activations.from_module(module) is None

@@ -27,7 +27,7 @@ def chain(activation: str, widths: tuple[int, ...] = (4, 4, 4, 3)) -> list[Layer
     ]
 
 
-def worst_error(layers: list[Layer], exact: bool) -> float:
+def worst_error(layers: list[Layer], through: backprop.Through) -> float:
     """Largest difference between the recursion and autograd, relative to each tensor's largest."""
     x = torch.randn(5, 4, dtype=torch.float64, requires_grad=True)
     output, caches = backprop.forward(x, layers)
@@ -35,7 +35,7 @@ def worst_error(layers: list[Layer], exact: bool) -> float:
     wanted = [x, *(t for layer in layers for t in (layer.weight, layer.bias) if t is not None)]
     expected = torch.autograd.grad(output, wanted, cotangent)
     with torch.no_grad():
-        got = backprop.backward(cotangent, layers, caches, exact=exact)
+        got = backprop.backward(cotangent, layers, caches, through=through)
     pairs = zip(got.weights, got.biases, strict=True)
     ours = [got.input, *(g for pair in pairs for g in pair)]
     if any(g is None for g in ours):
@@ -47,13 +47,13 @@ def worst_error(layers: list[Layer], exact: bool) -> float:
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_exact_is_autograd_bit_for_bit(activation: str) -> None:
-    assert worst_error(chain(activation), exact=True) == 0
+    assert worst_error(chain(activation), backprop.kernel) == 0
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_formula_is_autograd_to_rounding(activation: str) -> None:
     """1e-13: fp64, sums of at most 5 terms, 3 layers, f' within 8 ulp."""
-    assert worst_error(chain(activation), exact=False) < 1e-13
+    assert worst_error(chain(activation), backprop.formula) < 1e-13
 
 
 def test_device_and_dtype_agnostic() -> None:
@@ -128,8 +128,8 @@ def test_planted_fault_in_the_layer_is_caught(
     fault: Callable[[Original], Original], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(backprop, "layer_backward", fault(backprop.layer_backward))
-    assert worst_error(chain("tanh"), exact=True) > 1e-10
-    assert worst_error(chain("tanh"), exact=False) > 1e-10
+    assert worst_error(chain("tanh"), backprop.kernel) > 1e-10
+    assert worst_error(chain("tanh"), backprop.formula) > 1e-10
 
 
 @pytest.mark.parametrize("activation", ["silu", "gelu", "softplus", "elu"])
@@ -138,9 +138,9 @@ def test_planted_derivative_at_a_is_caught(
 ) -> None:
     """f'(a) where f'(z) is right: the cache holds a."""
     monkeypatch.setattr(type(ACTIVATIONS[activation]), "needs", "a")
-    assert worst_error(chain(activation), exact=True) > 1e-3
+    assert worst_error(chain(activation), backprop.kernel) > 1e-3
 
 
 def test_planted_wrong_formula_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(activations.Tanh, "derivative", lambda self, a: 1 - a)
-    assert worst_error(chain("tanh"), exact=False) > 1e-3
+    assert worst_error(chain("tanh"), backprop.formula) > 1e-3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -65,3 +66,16 @@ def test_lr_must_be_positive(lr: object) -> None:
         manualbp.GradientDescent([w], lr)
     with pytest.raises(ValueError, match="lr must be a finite number > 0, got"):
         manualbp.GradientDescent([{"params": [w], "lr": lr}], 0.1)
+    optimizer = manualbp.GradientDescent([w], 0.1)
+    with pytest.raises(ValueError, match="lr must be a finite number > 0, got"):
+        optimizer.add_param_group({"params": [nn.Parameter(torch.zeros(1))], "lr": lr})
+    assert len(optimizer.param_groups) == 1
+
+
+def test_any_kind_of_number_is_a_learning_rate() -> None:
+    for lr in (1, np.float32(0.5), torch.tensor(0.25)):
+        w = nn.Parameter(torch.tensor(2.0))
+        optimizer = manualbp.GradientDescent([w], lr)
+        w.grad = torch.tensor(1.0)
+        optimizer.step()
+        assert w.item() == 2.0 - float(lr)

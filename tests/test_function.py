@@ -67,7 +67,7 @@ def test_saved_activations_alone_would_be_wrong(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(
         function,
         "_recorded_backward",
-        lambda ctx, g, caches: backprop.backward(g, ctx.layers, caches, ctx.needs, exact=False),
+        lambda ctx, g, caches: backprop.backward(g, ctx.layers, caches, ctx.needs),
     )
     with pytest.raises(AssertionError):
         test_third_order_like_autograd("tanh")
@@ -121,16 +121,73 @@ def test_frozen_parameters(frozen: str, wants_x: bool) -> None:
 
 
 def test_tied_layers() -> None:
-    """One Linear used twice: the two gradients are added, bit-exact."""
+    """One Linear used three times: the gradients are added last layer first, bit-exact."""
     torch.manual_seed(0)
-    linear = nn.Linear(4, 4)
-    model = manualbp.Sequential(linear, nn.Tanh(), linear)
-    twin = nn.Sequential(copy.deepcopy(linear), nn.Tanh())
-    twin.append(twin[0])
-    x = torch.randn(3, 4)
+    linear = nn.Linear(16, 16)
+    model = manualbp.Sequential(linear, nn.Tanh(), linear, nn.Tanh(), linear)
+    first, tanh = copy.deepcopy(linear), nn.Tanh()
+    twin = nn.Sequential(first, tanh, first, tanh, first)
+    x = torch.randn(8, 16)
     for net in (model, twin):
-        net(x).sum().backward()
-    assert torch.equal(linear.weight.grad, twin[0].weight.grad)
+        (net(x).sin().sum() + net[0].weight.pow(2).sum()).backward()
+    assert torch.equal(linear.weight.grad, first.weight.grad)
+    assert torch.equal(linear.bias.grad, first.bias.grad)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_recorded_gradients_have_the_same_bits(activation: str, dtype: torch.dtype) -> None:
+    """create_graph=True gives autograd's first derivatives, extreme cotangents included."""
+    torch.manual_seed(0)
+    model = manualbp.MLP((5, 7, 3), activation, activation, dtype=dtype)
+    twin = autograd_twin(model)
+    x = (3 * torch.randn(9, 5)).to(dtype).requires_grad_()
+    cotangent = torch.randn(9, 3).to(dtype)
+    cotangent[0], cotangent[1, 0] = torch.inf, torch.nan
+    for g in (cotangent[2:], cotangent):
+        found = [
+            torch.autograd.grad(net(x)[9 - len(g) :], [x, *net.parameters()], g, create_graph=True)
+            for net in (model, twin)
+        ]
+        for ours, theirs in zip(*found, strict=True):
+            assert torch.equal(ours.isnan(), theirs.isnan())
+            assert torch.equal(ours.nan_to_num(7.0), theirs.nan_to_num(7.0))
+
+
+def test_piecewise_linear_second_order_is_zero_not_missing() -> None:
+    """A gradient penalty leaves zeros where autograd leaves zeros."""
+    torch.manual_seed(0)
+    model = manualbp.MLP((3, 4, 1), "relu")
+    for net in (model, autograd_twin(model)):
+        x = torch.randn(5, 3, requires_grad=True)
+        (g,) = torch.autograd.grad(net(x).sum(), x, create_graph=True)
+        g.pow(2).sum().backward()
+        assert x.grad is not None and not x.grad.any()
+        assert net[0].bias.grad is not None and not net[0].bias.grad.any()
+
+
+def test_recorded_backward_under_autocast_is_the_forwards_precision() -> None:
+    """Bit-exact with the same backward outside of autocast."""
+    model = mlp().float()
+    x = torch.randn(3, 3, requires_grad=True)
+    outside = torch.autograd.grad(model(x).sum(), x, create_graph=True)[0]
+    output = model(x).sum()
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = torch.autograd.grad(output, x, create_graph=True)[0]
+    assert torch.equal(outside, inside)
+
+
+def test_batched_cotangents() -> None:
+    """Bit-exact: is_grads_batched, as vectorized Jacobians use it."""
+    model = mlp()
+    x = torch.randn(4, 3, dtype=torch.float64, requires_grad=True)
+    cotangents = torch.randn(5, 4, 2, dtype=torch.float64)
+    found = [
+        torch.autograd.grad(net(x), [x, *net.parameters()], cotangents, is_grads_batched=True)
+        for net in (model, autograd_twin(model))
+    ]
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-13, atol=1e-15)  # batched products
 
 
 @pytest.mark.parametrize("index", [2, 4])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 import manualbp
 from manualbp import losses
+from manualbp.cross_entropy import CrossEntropy, LogSoftmax
 
 
 @dataclass(frozen=True)
@@ -95,10 +97,94 @@ def test_bit_identical_with_torch_nn(case: Case, reduction: str, dtype: torch.dt
         assert torch.equal(grad.nan_to_num(7.0), grad_ref.nan_to_num(7.0))
 
 
+def rule_of(criterion: nn.Module) -> losses.Loss:
+    """The equations behind a drop-in loss."""
+    if isinstance(criterion, nn.CrossEntropyLoss):
+        return CrossEntropy(
+            criterion.reduction, criterion.weight, criterion.ignore_index, criterion.label_smoothing
+        )
+    options = {k: getattr(criterion, k) for k in ("delta", "beta", "weight", "pos_weight")
+               if hasattr(criterion, k)}  # fmt: skip
+    return getattr(losses, type(criterion).__name__.removesuffix("Loss"))(
+        criterion.reduction, **options
+    )
+
+
+def worst_gap(case: Case, reduction: str) -> float:
+    """Largest distance of the exact backward from the written formula, fp64."""
+    torch.manual_seed(4)
+    worst = 0.0
+    for shape in SHAPES:
+        o, y = torch.randn(shape).double(), case.make_target(shape, torch.float64)
+        rule = rule_of(case.build(manualbp, reduction, shape[-1], torch.float64))
+        o = torch.log_softmax(o, -1) if case.name == "CrossEntropyLoss" else o
+        grad = torch.randn(rule.forward(o, y).shape).double()
+        formula = rule.spread(grad, o) * rule.gradient(o, y)
+        gap = (rule.backward(grad, o, y) - formula).abs()
+        worst = max(worst, float(gap.max()) if gap.numel() else 0.0)
+    return worst
+
+
+@pytest.mark.parametrize("reduction", losses.REDUCTIONS)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_exact_backward_is_the_formula(case: Case, reduction: str) -> None:
+    """1e-14: numbers of size 1, a few roundings."""
+    assert worst_gap(case, reduction) < 1e-14
+
+
+def test_planted_wrong_formula_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    for owner in (losses.MSE, losses.BCEWithLogits, CrossEntropy):
+        right = owner.gradient
+        monkeypatch.setattr(owner, "gradient", lambda self, o, y, r=right: r(self, o, y) * 1.0001)
+    for case in (CASES[0], CASES[5], CASES[9]):
+        assert worst_gap(case, "mean") > 1e-7
+
+
+def test_log_softmax_and_cross_entropy_make_p_minus_q() -> None:
+    """1e-15: probabilities, a few roundings."""
+    torch.manual_seed(5)
+    o, y = torch.randn(6, 4).double(), torch.randint(0, 4, (6,))
+    rule, log_p = LogSoftmax(), torch.log_softmax(o, -1)
+    delta = CrossEntropy().gradient(log_p, y)
+    p_minus_q = (torch.softmax(o, -1) - nn.functional.one_hot(y, 4)) / 6
+    for gradient in (rule.gradient, rule.backward):
+        torch.testing.assert_close(gradient(delta, log_p), p_minus_q, rtol=0, atol=1e-15)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_gradcheck_of_both_orders(case: Case) -> None:
+    """PyTorch's own tolerances; in o and in the cotangent."""
+    for reduction in losses.REDUCTIONS:
+        torch.manual_seed(6)
+        o = torch.randn(4, 3, dtype=torch.float64, requires_grad=True)
+        y = case.make_target((4, 3), torch.float64)
+        criterion = case.build(manualbp, reduction, 3, torch.float64)
+        assert torch.autograd.gradcheck(lambda o: criterion(o, y), o)  # noqa: B023
+        assert torch.autograd.gradgradcheck(lambda o: criterion(o, y), o)  # noqa: B023
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_recorded_gradients_have_the_same_bits(case: Case, dtype: torch.dtype) -> None:
+    """create_graph=True, ordinary and extreme outputs; a mean over no samples gives zeros."""
+    torch.manual_seed(7)
+    for reduction, scale in itertools.product(losses.REDUCTIONS, (1.0, 200.0)):
+        o, y = (scale * torch.randn(7, 3)).to(dtype), case.make_target((7, 3), dtype)
+        for target in (y, torch.full_like(y, -100)) if case.target == "ignored" else (y,):
+            found = []
+            for package in (manualbp, nn):
+                leaf = o.clone().requires_grad_()
+                cost = case.build(package, reduction, 3, dtype)(leaf, target)
+                grad = torch.ones_like(cost) * 0.75
+                found.append(torch.autograd.grad(cost, leaf, grad, create_graph=True)[0])
+            assert torch.equal(found[0].nan_to_num(7.0), found[1].nan_to_num(7.0))
+            assert not found[1].isnan().any()
+
+
 @pytest.mark.parametrize("reduction", losses.REDUCTIONS)
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_formula_and_second_derivative(case: Case, reduction: str) -> None:
-    """The written formula (create_graph) against autograd, fp64, within a few roundings (1e-10)."""
+    """create_graph: first order and the written second order, fp64, a few roundings (1e-10)."""
     torch.manual_seed(1)
     shape = (7, 3)
     y = case.make_target(shape, torch.float64)
@@ -119,7 +205,7 @@ def test_formula_and_second_derivative(case: Case, reduction: str) -> None:
 def test_planted_missing_mean_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """A gradient without the 1/n must turn the comparison with autograd red."""
     monkeypatch.setattr(losses.BCEWithLogits, "_averaged", lambda self, gradient: gradient)
-    monkeypatch.setattr(losses.CrossEntropy, "_count", lambda self, o, y, kept: 1)
+    monkeypatch.setattr(CrossEntropy, "_count", lambda self, y: torch.tensor(1))
     for case in (
         Case("BCEWithLogitsLoss", "unit"),
         Case("CrossEntropyLoss", "indices", {"label_smoothing": 0.1}),
@@ -177,3 +263,49 @@ def test_what_the_function_cannot_do_falls_back() -> None:
     p = torch.randn(4, 3)
     value = torch.func.grad(lambda p: manualbp.MSELoss()(p, target.detach()))(p)
     assert torch.equal(value, torch.func.grad(lambda p: nn.MSELoss()(p, target.detach()))(p))
+
+
+def test_logits_may_be_edited_after_the_loss() -> None:
+    """As in PyTorch, which keeps log p and not the logits; bit-exact."""
+    torch.manual_seed(8)
+    o, y = torch.randn(5, 3), torch.randint(0, 3, (5,))
+    found = []
+    for package in (manualbp, nn):
+        leaf = o.clone().requires_grad_()
+        logits = leaf * 1
+        cost = package.CrossEntropyLoss()(logits, y)
+        logits.detach().masked_fill_(logits > 0, -1e9)
+        cost.backward()
+        found.append(leaf.grad)
+    assert torch.equal(*found)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_script_and_trace(case: Case) -> None:
+    """TorchScript and fx see torch.nn's own functions; bit-exact."""
+    torch.manual_seed(9)
+    o, y = torch.randn(5, 3), case.make_target((5, 3), torch.float32)
+    criterion = case.build(manualbp, "mean", 3, torch.float32)
+    expected = case.build(nn, "mean", 3, torch.float32)(o, y)
+    assert torch.equal(torch.jit.script(criterion)(o, y), expected)
+    assert torch.equal(torch.fx.symbolic_trace(criterion)(o, y), expected)
+    torch._dynamo.reset()
+    assert torch.equal(torch.compile(criterion, backend="eager", fullgraph=True)(o, y), expected)
+
+
+def test_same_dtype_targets_are_left_to_torch() -> None:
+    ints = torch.arange(6).view(2, 3)
+    assert manualbp.L1Loss(reduction="sum")(ints, ints + 1) == 6
+    z = torch.ones(2, dtype=torch.complex64)
+    assert manualbp.L1Loss()(z, -z) == 2
+
+
+def test_uint8_indices_beyond_the_byte_of_ignore_index() -> None:
+    """-100 is 156 as a byte; class 156 must count all the same."""
+    torch.manual_seed(10)
+    o, y = torch.randn(2, 200).double(), torch.tensor([156, 3], dtype=torch.uint8)
+    log_p = torch.log_softmax(o, -1)
+    rule = CrossEntropy()
+    torch.testing.assert_close(
+        rule.gradient(log_p, y), rule.gradient(log_p, y.long()), rtol=0, atol=0
+    )

@@ -235,6 +235,93 @@ def test_bad_input_raises_as_nn_sequential(x: object) -> None:
     assert str(ours.value) == str(theirs.value)
 
 
+@pytest.mark.parametrize("shape", [(5,), (4, 5), (3, 4, 5), (2, 3, 4, 5)])
+def test_output_may_be_edited_in_place(shape: tuple[int, ...]) -> None:
+    """By an in-place child, or by the user; bit-exact."""
+    torch.manual_seed(0)
+    twin = nn.Sequential(nn.Linear(5, 6), nn.ReLU(inplace=True), nn.Linear(6, 3))
+    model, x = hand_twin(twin), torch.randn(shape, requires_grad=True)
+    results = []
+    for net in (model, twin):
+        output = net(x).mul_(2)
+        (g,) = torch.autograd.grad(output.sum(), x)
+        results.append({"output": output.detach(), "input": g})
+    assert differing(*results) == []
+
+
+def odd_layouts() -> list[tuple[str, nn.Sequential, Tensor]]:
+    """Strides and shapes for which F.linear chooses other routines, or broadcasts."""
+    x, found = torch.randn(66, 1, 28), []
+
+    def model(change) -> nn.Sequential:  # type: ignore[no-untyped-def]
+        net = nn.Sequential(nn.Linear(28, 51), nn.Tanh(), nn.Linear(51, 28))
+        change(net[0])
+        return net
+
+    def expanded(linear: nn.Linear) -> None:
+        linear.bias.data = linear.bias.data[:1].expand(51)
+
+    def reshaped(shape: tuple[int, ...]):  # type: ignore[no-untyped-def]
+        return lambda linear: setattr(linear, "bias", nn.Parameter(torch.randn(shape)))
+
+    for frozen in (True, False):
+        net = model(lambda linear: None)
+        net[0].weight.requires_grad_(not frozen)
+        net[0].bias = None
+        found.append((f"size-1 dimension {frozen=}", net, x.transpose(0, 1)))
+    for data in (x, x[0], x[0, 0], x[0, 0, :1].expand(28), x[::2, 0]):
+        found.append((f"expanded bias {tuple(data.shape)}", model(expanded), data))
+        for shape in ((), (1,), (1, 51)) if data.dim() > 1 else ((), (1,)):
+            found.append((f"bias {shape} {tuple(data.shape)}", model(reshaped(shape)), data))
+    return found
+
+
+def test_odd_layouts() -> None:
+    """Bit-exact, whether by hand or fallen back; with a strided cotangent as well."""
+    torch.manual_seed(0)
+    for name, twin, data in odd_layouts():
+        for strided in (False, True):
+            model, x = hand_twin(twin), data.detach().requires_grad_()
+            g = torch.randn(*twin(x).shape, 2)[..., 0] if strided else torch.randn(twin(x).shape)
+            ours, theirs = gradients(model, x, g), gradients(autograd_twin(twin), x, g)
+            assert differing(ours, theirs) == [], (name, strided)
+
+
+def test_inference_tensors() -> None:
+    """Bit-exact, as nn.Sequential runs."""
+    model, twin, x = twins()
+    with torch.inference_mode():
+        frozen = nn.Linear(5, 5, dtype=torch.float64)
+        with torch.enable_grad():
+            assert torch.equal(model(x), twin(x))
+    outputs = [nn.Sequential.forward(kind(frozen, *net), x) for kind, net in
+               ((manualbp.Sequential, model), (nn.Sequential, twin))]  # fmt: skip
+    assert torch.equal(*outputs)
+    assert torch.equal(manualbp.Sequential(frozen, *model)(x), nn.Sequential(frozen, *twin)(x))
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
+def test_nested_tensors() -> None:
+    model, twin, x = twins()
+    rows = torch.nested.nested_tensor([x[:3], x[3:]])
+    for ours, theirs in zip(model(rows).unbind(), twin(rows).unbind(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_frozen_layers_below_keep_nothing() -> None:
+    """The layers below the first gradient are not kept, not even while forward runs."""
+    model = manualbp.MLP((4, 4, 4, 2), "gelu")
+    model[0].requires_grad_(False)
+    model[2].requires_grad_(False)
+    gelu = ACTIVATIONS["gelu"]
+    layers = [backprop.Layer(model[i].weight, model[i].bias, gelu) for i in (0, 2, 4)]
+    needs = backprop.Needs(False, (False, False, True), (False, False, True))
+    _, caches = backprop.forward(torch.randn(3, 4), layers, needs)
+    assert [[t is not None for t in cache[:3]] for cache in caches] == [
+        [False, False, False], [False, False, False], [True, False, True],
+    ]  # fmt: skip
+
+
 def test_keyword_input() -> None:
     model, twin, x = twins()
     assert is_by_hand(model(input=x)) and torch.equal(model(input=x), twin(input=x))

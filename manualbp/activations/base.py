@@ -1,0 +1,49 @@
+"""What every activation says of itself: f, f', f'', and what they are computed from."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+
+class Activation(ABC):
+    """a = f(z) with its derivatives, elementwise on tensors of any shape, dtype and device.
+
+    ``needs`` says what f' is computed from: z, or a where f can be differentiated from its own
+    output. That tensor is the ``cache`` below.
+    """
+
+    needs: ClassVar[Literal["z", "a"]]
+
+    @abstractmethod
+    def f(self, z: Tensor) -> Tensor:
+        """a = f(z)."""
+
+    @abstractmethod
+    def derivative(self, cache: Tensor) -> Tensor:
+        """f'(z), the written formula."""
+
+    def second_derivative(self, cache: Tensor) -> Tensor | None:
+        """Slope of ``derivative`` in its own argument; None where that is 0 everywhere."""
+        return None
+
+    @abstractmethod
+    def backward(self, delta: Tensor, cache: Tensor) -> Tensor:
+        """delta * f'(z), with the rounding of autograd."""
+
+    @property
+    def recorded(self) -> Activation:
+        """The rule while autograd records: this one, unless PyTorch then rounds differently."""
+        return self
+
+    def double_backward(self, v: Tensor, delta: Tensor, cache: Tensor) -> tuple[Tensor, Tensor]:
+        """The gradients of sum(v * delta * f'): v f' for delta, and v delta f'' for cache."""
+        # In half precision the cubes and exponentials of the formulas would overflow.
+        wide = cache.float() if cache.dtype in (torch.float16, torch.bfloat16) else cache
+        slope, curvature = self.derivative(wide), self.second_derivative(wide)
+        if curvature is None:
+            return v * slope.to(v.dtype), torch.zeros_like(cache)
+        return v * slope.to(v.dtype), v * delta * curvature.to(v.dtype)
