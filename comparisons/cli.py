@@ -26,6 +26,7 @@ COMMANDS = {
     "training": "two training runs on real data, step by step, in TensorBoard",
     "walkthrough": "the article's networks, every number by its formula",
 }
+EXTRA = ("rich", "sklearn", "tensorboard")
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
 
 
@@ -60,7 +61,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = parser.parse_args(arguments)
         return int(module.run(args))
     except (UsageError, ImportError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        message = " ".join(str(error).split())
+        if isinstance(error, ModuleNotFoundError) and error.name in EXTRA:
+            message = f'the comparisons need {error.name}; install it with: pip install -e ".[dev]"'
+        print(f"error: {message}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -198,6 +202,16 @@ def new_run(log_dir: Path, name: str, folders: list[str]) -> RunLog:
             f"expected a folder that can be written, got {log_dir}: {error.strerror}; "
             "choose another --log-dir"
         ) from None
+
+
+def tensorboard_hint(log: RunLog) -> str:
+    """How to look at a run."""
+    beside = Path(sys.executable).with_name("tensorboard")
+    command = "tensorboard"
+    if sys.prefix != sys.base_prefix and beside.exists():  # a virtual environment's own
+        command = os.path.relpath(beside) if beside.is_relative_to(Path.cwd()) else str(beside)
+    name, parent = log.path.name, log.path.parent
+    return f"See it: {command} --logdir {parent}, then open http://localhost:6006 (run {name})"
 
 
 def _whole_number(text: str, least: int) -> int:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 import manualbp
 from comparisons import cli
+from comparisons.progress import track
 from manualbp import reference
 from manualbp.activations import ACTIVATIONS
 from manualbp.parity import GradientReport, TensorReport, compare_gradients
@@ -218,7 +219,7 @@ def run(args: argparse.Namespace) -> int:
     if not cases:
         raise cli.UsageError("no case has this activation, loss and dtype; leave one filter out")
     start = time.perf_counter()
-    results = [(case, check(case, args.seed)) for case in _progress(cases)]
+    results = [(case, check(case, args.seed)) for case in track(cases, "comparing")]
     show(results, args.verbose, time.perf_counter() - start)
     return 0 if all(report.agrees for _, report in results) else 1
 
@@ -290,13 +291,3 @@ def _option(name: str, value: float | bool, case: Case) -> Any:
 def _array(values: Tensor) -> np.ndarray[Any, Any]:
     values = values.detach().cpu()
     return (values.double() if values.is_floating_point() else values).numpy()
-
-
-def _progress(cases: list[Case]) -> Any:
-    """The cases, with a bar on the terminal's error stream while they run."""
-    try:
-        from rich.console import Console
-        from rich.progress import track
-    except ImportError:  # the table will say what to install
-        return cases
-    return track(cases, "comparing", console=Console(stderr=True), transient=True)

@@ -1,34 +1,29 @@
-"""Progress bars on the terminal's error stream; without rich, or without a terminal, none."""
+"""Progress bars on the terminal's error stream; where that is no terminal, nothing."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from types import TracebackType
+from typing import TypeVar
 
+from rich import progress
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TextColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, MofNCompleteColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+T = TypeVar("T")
 
-class _Speed(ProgressColumn):
-    """Steps per second."""
 
-    def render(self, task: Task) -> Text:
-        return Text(f"{task.speed:.0f} steps/s" if task.speed else "- steps/s")
+def track(items: Sequence[T], what: str) -> Iterable[T]:
+    """The items, with a bar while they are worked on."""
+    return progress.track(items, what, console=Console(stderr=True), transient=True)
 
 
 class TrainingProgress:
     """A bar with the loss, steps per second and the time left."""
 
     def __init__(self, steps: int) -> None:
-        self._progress = Progress(
+        self._progress = progress.Progress(
             TextColumn("training"),
             BarColumn(),
             MofNCompleteColumn(),
@@ -56,3 +51,10 @@ class TrainingProgress:
         trace: TracebackType | None,
     ) -> None:
         self._progress.stop()
+
+
+class _Speed(progress.ProgressColumn):
+    """Steps per second."""
+
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed:.0f} steps/s" if task.speed else "- steps/s")

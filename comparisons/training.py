@@ -100,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
         log.text(PARITY, VERDICT, page(args, verdict, rows))
     print_table(f"Training: {log.path}", COLUMNS, rows)
     print(verdict)
-    print(f"TensorBoard: tensorboard --logdir {args.log_dir}")
+    print(cli.tensorboard_hint(log))
     return 130 if interrupted else 0 if report.bit_identical else 1
 
 
@@ -224,6 +224,7 @@ def page(args: argparse.Namespace, verdict: str, rows: list[list[str]]) -> str:
         [
             f"**{verdict}**",
             markdown_table(["result", *COLUMNS[1:]], rows),
+            "Settings:",
             markdown_table(["setting", "value"], listed),
             f"Run it again: `python -m comparisons training {shlex.join(words)}`",
         ]

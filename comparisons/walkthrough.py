@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
             agree &= all(row.agrees for row in rows) & figures_come_out(e, rows, costs)
         vanishing(log)
     print("all agree" if agree else "something DIFFERS")
-    print(f"TensorBoard: tensorboard --logdir {args.log_dir}  (run {name})")
+    print(cli.tensorboard_hint(log))
     return 0 if agree else 1
 
 

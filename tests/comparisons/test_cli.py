@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from comparisons.cli import COMMANDS, main
+from comparisons.cli import COMMANDS, EXTRA, main
 
 TRAINING = [
     ("--widths 64", "at least two whole numbers"),
@@ -80,3 +81,17 @@ def test_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit:
         main([command, "--help"])
     assert exit.value.code == 0 and COMMANDS[command] in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("missing", EXTRA)
+def test_missing_extra_is_named(
+    missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    for name in list(sys.modules):
+        if name.split(".")[0] == missing or name.startswith(("comparisons.", "torch.utils.tensor")):
+            monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, missing, None)
+    line = refused(capsys, ["training", "--log-dir", str(tmp_path / "runs")])
+    assert "install it with: pip install" in line and missing.removeprefix("sk") in line
+    assert not (tmp_path / "runs").exists()
