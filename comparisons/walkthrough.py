@@ -159,6 +159,7 @@ def descend(e: Example, log: RunLog) -> list[float]:
         done = costs[-1] < e.small or step == e.steps
         if done or step < 100 or step % 10 == 0:
             log.scalar(e.name, COST, costs[-1], step)
+            log.scalar(e.name, f"log10_{COST}", math.log10(costs[-1]), step)
             for number, norm in enumerate(gradient_norms(model), start=1):
                 log.scalar(e.name, GRADIENT_NORM.format(f"layer_{number}"), norm, step)
         if done:

@@ -78,6 +78,8 @@ class Gradients(NamedTuple):
 
 def rows(x: Tensor) -> Tensor:
     """(..., I) as (N, I)."""
+    if x.dim() == 2:
+        return x
     return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])  # -1 is ambiguous for no rows
 
 
@@ -138,7 +140,7 @@ def layer_backward(
     if input:
         w = _kept(cache.weight)
         grad_h = w.t().mm(g.t()).t() if cache.h_column_major else g.mm(w)
-        grad_h = grad_h.reshape(cache.shape)
+        grad_h = grad_h if len(cache.shape) == 2 else grad_h.reshape(cache.shape)
     return grad_weight, grad_bias, grad_h
 
 
