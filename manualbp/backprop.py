@@ -60,8 +60,8 @@ class Needs(NamedTuple):
     @property
     def first(self) -> int:
         """The first layer at which a gradient is wanted; what lies below it is a constant."""
-        wanted = [w or b for w, b in zip(self.weights, self.biases, strict=True)]
-        return 0 if self.input else wanted.index(True)
+        layers = enumerate(zip(self.weights, self.biases, strict=True))
+        return 0 if self.input else next((i for i, wanted in layers if any(wanted)), 0)
 
     def upstream(self, index: int) -> bool:
         """Whether anything below layer ``index`` wants a gradient, so that dC/dh must be had."""

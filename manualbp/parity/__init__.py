@@ -1,19 +1,26 @@
 """Do two implementations of the same module agree? For any pair of modules.
 
 ``compare_gradients`` runs both once, forward and backward, and judges every tensor by the rule
-in ``tolerance``; ``report`` prints what was found. Nothing here knows the hand-written MLP.
+in ``tolerance``. ``train_side_by_side`` trains both and holds them together after every step.
+``report`` prints what was found, ``tensorboard`` logs it. Nothing here knows the hand-written MLP.
 """
 
 from __future__ import annotations
 
 from manualbp.parity.gradients import GradientReport, compare_gradients
 from manualbp.parity.tolerance import TensorReport, bit_identical, compare_tensors, ulp_distance
+from manualbp.parity.training import Arm, Step, TrainingReport, evaluate, train_side_by_side
 
 __all__ = [
+    "Arm",
     "GradientReport",
+    "Step",
     "TensorReport",
+    "TrainingReport",
     "bit_identical",
     "compare_gradients",
     "compare_tensors",
+    "evaluate",
+    "train_side_by_side",
     "ulp_distance",
 ]
