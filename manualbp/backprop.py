@@ -110,7 +110,7 @@ def kernel(activation: Activation, delta: Tensor, cache: Tensor) -> Tensor:
 
 def formula(activation: Activation, delta: Tensor, cache: Tensor) -> Tensor:
     """delta * f', as it is written."""
-    return delta * activation.derivative(cache)
+    return activation.formula(delta, cache)
 
 
 def activation_backward(

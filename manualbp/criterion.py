@@ -10,7 +10,7 @@ error here, also where torch.nn warns and broadcasts, because the broadcast loss
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from manualbp import losses
 from manualbp.cross_entropy import CrossEntropy, LogSoftmax
 from manualbp.eligible import alike, unobserved
-from manualbp.function import Backward
+from manualbp.function import Rule, differentiable
 
 
 class Cost(torch.autograd.Function):
@@ -37,7 +37,8 @@ class Cost(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Any) -> Any:
         (grad,) = grad_outputs
         o, y, *weights = ctx.saved_tensors
-        return None, _through(ctx.loss, grad, o, y), *[None] * (1 + len(weights))
+        grad_o = _through(ctx.loss, grad, o, y, watched=weights)
+        return None, grad_o, *[None] * (1 + len(weights))
 
 
 class LogP(torch.autograd.Function):
@@ -56,13 +57,15 @@ class LogP(torch.autograd.Function):
         return _through(LogSoftmax(), delta, *ctx.saved_tensors)
 
 
-def _through(rule: Any, grad: Tensor | None, *saved: Tensor) -> Tensor | None:
+def _through(
+    rule: Rule, grad: Tensor | None, x: Tensor, *rest: Tensor, watched: Sequence[Tensor] = ()
+) -> Tensor | None:
     """The rule's gradient; where autograd records, one that can be differentiated again."""
     if grad is None:
         return None
-    if torch.is_grad_enabled():
-        return Backward.apply(rule, grad, *saved)  # type: ignore[no-untyped-call]
-    return rule.backward(grad, *saved)
+    if torch.is_grad_enabled() and not torch.is_inference_mode_enabled():
+        return differentiable(rule, grad, x, *rest, watched=watched)
+    return rule.backward(grad, x, *rest)
 
 
 def _cost(loss: losses.Loss, own_forward: Callable[[Any, Any], Any], o: Any, y: Any) -> Any:
@@ -74,16 +77,18 @@ def _cost(loss: losses.Loss, own_forward: Callable[[Any, Any], Any], o: Any, y: 
             f"input and target must be tensors, got {type(o).__name__} and {type(y).__name__}; "
             "use torch.as_tensor"
         )
-    images = isinstance(loss, CrossEntropy) and o.dim() > 2
-    if not images:
+    serves = loss.serves(o, y)
+    if serves:
         loss.check(o, y)
     try:
-        if not images and _by_hand(loss, o, y):
+        if serves and _by_hand(loss, o, y):
             if isinstance(loss, CrossEntropy):
                 o = LogP.apply(o)  # type: ignore[no-untyped-call]
             return Cost.apply(loss, o, y, *loss.tensors())  # type: ignore[no-untyped-call]
         return own_forward(o, y)
     except IndexError as error:  # from the CPU kernel; a GPU can only report it later
+        if o.dim() == 0:
+            raise
         raise IndexError(
             f"class indices must be in 0...{o.shape[1 if o.dim() > 1 else 0] - 1}, one per output "
             f"of the network, got: {error}; make the last layer wider, or mark samples to skip "

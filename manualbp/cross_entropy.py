@@ -34,8 +34,8 @@ class LogSoftmax:
     def forward(self, o: Tensor) -> Tensor:
         return torch.log_softmax(o, -1)
 
-    def gradient(self, delta: Tensor, log_p: Tensor) -> Tensor:
-        """dC/do, the written formula."""
+    def formula(self, delta: Tensor, log_p: Tensor) -> Tensor:
+        """dC/do, as it is written."""
         return delta - log_p.exp() * delta.sum(-1, keepdim=True)
 
     def backward(self, delta: Tensor, log_p: Tensor) -> Tensor:
@@ -78,6 +78,15 @@ class CrossEntropy(Loss):
                 f"{classes - 1}, got {tuple(y.shape)} {y.dtype}; use target.long() and one index "
                 "per sample, or BCEWithLogitsLoss with floating targets for many labels"
             )
+
+    def serves(self, o: Tensor, y: Tensor) -> bool:
+        classes = o.shape[-1] if o.dim() in (1, 2) else 0  # more dimensions: images
+        weight = self.weight is None or self.weight.shape == (classes,)
+        if y.is_floating_point():
+            fits = self.ignore_index < 0
+        else:
+            fits = y.dtype is torch.int64 or self.weight is None or self.label_smoothing == 0
+        return classes > 0 and weight and fits and 0 <= self.label_smoothing <= 1
 
     def forward(self, log_p: Tensor, y: Tensor) -> Tensor:
         if y.is_floating_point():

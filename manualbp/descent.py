@@ -32,7 +32,8 @@ class GradientDescent(Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """As in torch.optim; the group's lr, if it has its own, is checked."""
-        _check(param_group.get("lr", self.defaults["lr"]))
+        if isinstance(param_group, dict):  # else torch.optim says what is wrong
+            _check(param_group.get("lr", self.defaults["lr"]))
         super().add_param_group(param_group)
 
     @overload

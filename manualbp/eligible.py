@@ -16,8 +16,12 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.modules import module as modules
 
+from manualbp.activations import MODULES
+
 _PLAIN = (Tensor, nn.Parameter)
 _DEVICES = ("cpu", "cuda")
+_KINDS: tuple[type[nn.Module], ...] = (nn.Linear, *MODULES)
+_FORWARDS = {kind: kind.forward for kind in _KINDS}  # as they are before anyone patches a class
 
 
 def unobserved(x: Any) -> bool:
@@ -55,8 +59,8 @@ def alike(tensors: Sequence[Tensor]) -> bool:
 
 
 def plain_module(module: nn.Module) -> bool:
-    """Whether calling ``module`` does nothing but its class's forward: no hooks, no overrides."""
-    return not (
+    """Whether calling a Linear or activation does what torch.nn's does: no hooks, no overrides."""
+    return type(module).forward is _FORWARDS.get(type(module)) and not (
         module._forward_hooks
         or module._forward_pre_hooks
         or module._backward_hooks

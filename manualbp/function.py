@@ -2,8 +2,9 @@
 
 ``Chain`` is the chain of layers. What it keeps for backward: h_l only if dC/dW_l is wanted, W_l
 only if something below layer l wants a gradient, z_l or a_l as f' needs, a bias never. So memory,
-and the places where an in-place edit raises, are those of autograd. One exception: the input of
-the first layer that wants a gradient is always kept, because a second derivative starts from it.
+and the edits in place that raise, are those of autograd, with two exceptions: the input of the
+first layer that wants a gradient is always kept, because a second derivative starts from it; and as
+the chain is one node, an edit raises also where only a gradient above it is asked for.
 
 Double backward: when autograd records the backward pass (``create_graph=True``), the chain is
 recomputed from that input and the parameters, and the recursion runs on tensors that carry a
@@ -19,6 +20,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from manualbp import backprop
 from manualbp.activations import Activation
@@ -29,7 +31,10 @@ class Rule(Protocol):
     """A gradient rule, as activations and losses are: its value, and the value's own gradients."""
 
     def backward(self, delta: Tensor, x: Tensor, /, *constants: Any) -> Tensor:
-        """The gradient by x, from delta, the gradient of the result."""
+        """The gradient by x, from delta, the gradient of the result; rounded like autograd."""
+
+    def formula(self, delta: Tensor, x: Tensor, /, *constants: Any) -> Tensor:
+        """The same as it is written."""
 
     def double_backward(
         self, v: Tensor, delta: Tensor, x: Tensor, /, *constants: Any
@@ -38,19 +43,34 @@ class Rule(Protocol):
 
 
 class Backward(torch.autograd.Function):
-    """rule.backward(delta, x, *constants), to be differentiated once more by written formulas."""
+    """rule.backward(delta, x, *constants), to be differentiated once more by written formulas.
+
+    ``watched`` are tensors the rule holds itself; they are kept here so that an edit is noticed.
+    """
 
     @staticmethod
-    def forward(ctx: Any, rule: Rule, delta: Tensor, x: Tensor, *constants: Any) -> Tensor:
-        ctx.rule = rule
-        ctx.save_for_backward(delta, x, *constants)
-        return rule.backward(delta, x, *constants)
+    def forward(
+        ctx: Any, rule: Rule, watched: Sequence[Tensor | None], delta: Tensor, x: Tensor, *rest: Any
+    ) -> Tensor:
+        ctx.rule, ctx.rest = rule, len(rest)
+        ctx.save_for_backward(delta, x, *rest, *watched)
+        return rule.backward(delta, x, *rest)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> Any:
-        delta, x, *constants = ctx.saved_tensors
-        gradients = ctx.rule.double_backward(grad_outputs[0], delta, x, *constants)
-        return (None, *gradients, *[None] * len(constants))
+        delta, x, *rest = ctx.saved_tensors
+        rest = rest[: ctx.rest]
+        gradients = ctx.rule.double_backward(grad_outputs[0], delta, x, *rest)
+        return (None, None, *gradients, *[None] * ctx.rest)
+
+
+def differentiable(
+    rule: Rule, delta: Tensor, x: Tensor, *rest: Any, watched: Sequence[Tensor | None] = ()
+) -> Tensor:
+    """rule.backward(delta, x, *rest) in a graph that is being recorded."""
+    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+        return rule.formula(delta, x, *rest)  # these look inside a program
+    return Backward.apply(rule, watched, delta, x, *rest)  # type: ignore[no-untyped-call]
 
 
 class Chain(torch.autograd.Function):
@@ -70,7 +90,7 @@ class Chain(torch.autograd.Function):
         output, caches = backprop.forward(x, ctx.layers, ctx.needs)
         ctx.save_for_backward(*(t for c in caches for t in (c.h, c.weight, c.activity)))
         ctx.caches = [c._replace(h=None, weight=None, activity=None) for c in caches]
-        ctx.versions = _versions(ctx.layers)
+        ctx.versions = _versions(ctx.layers[ctx.needs.first :])
         ctx.set_materialize_grads(False)
         # F.linear may return a view, which nobody may edit in place once it leaves a Function.
         return torch.ops.aten._unsafe_view(output, output.shape) if output._is_view() else output
@@ -97,29 +117,47 @@ def _layers(activations: Sequence[Activation], parameters: Sequence[Tensor | Non
     return [Layer(w, b, f) for w, b, f in pairs if w is not None]
 
 
-def _versions(layers: Sequence[Layer]) -> list[int]:
-    return [p._version for layer in layers for p in layer[:2] if p is not None]
+def _versions(layers: Sequence[Layer]) -> list[tuple[int, int]]:
+    """What tells an edited parameter; an edit in place through ``.data`` stays unseen."""
+    parameters = (p for layer in layers for p in (layer.weight, layer.bias) if p is not None)
+    return [(p._version, p.data_ptr()) for p in parameters]
 
 
 def _recorded_backward(ctx: Any, grad_output: Tensor, caches: Sequence[Cache]) -> Gradients:
     """The backward pass as recorded operations on x, W and b, for derivatives of any order."""
-    if _versions(ctx.layers) != ctx.versions:
+    first = ctx.needs.first
+    h, layers = caches[first].h, ctx.layers[first:]
+    needs = Needs(ctx.needs.input, ctx.needs.weights[first:], ctx.needs.biases[first:])
+    if h is None:
+        raise RuntimeError("the input of the first layer was not kept")
+    if _versions(layers) != ctx.versions:
         raise RuntimeError(
             "one of the variables needed for gradient computation has been modified by an inplace "
             "operation: a weight or bias changed between forward and a backward with "
             "create_graph=True; run forward again after the change"
         )
-    needs, first = ctx.needs, ctx.needs.first
-    h, layers = caches[first].h, ctx.layers[first:]
-    if h is None:
-        raise RuntimeError("the input of the first layer was not kept")
-    needs = Needs(needs.input, needs.weights[first:], needs.biases[first:])
+    layers = [
+        Layer(_as_at_forward(layer.weight, w), _as_at_forward(layer.bias, b), layer.activation)
+        for layer, w, b in zip(layers, needs.weights, needs.biases, strict=True)
+    ]
     with torch.autocast(grad_output.device.type, enabled=False):  # as it was at forward
         _, recorded = backprop.forward(h, layers)
-        gradients = backprop.backward(grad_output, layers, recorded, needs, _differentiable)
+    gradients = backprop.backward(grad_output, layers, recorded, needs, _through)
     below: list[Tensor | None] = [None] * first
     return Gradients(gradients.input, below + gradients.weights, below + gradients.biases)
 
 
-def _differentiable(activation: Activation, delta: Tensor, cache: Tensor) -> Tensor:
-    return Backward.apply(activation.recorded, delta, cache)  # type: ignore[no-untyped-call]
+def _as_at_forward(parameter: Any, wanted: bool) -> Any:
+    """The parameter with the requires_grad it had at forward."""
+    if parameter is None or parameter.requires_grad == wanted:
+        return parameter
+    if wanted:
+        raise RuntimeError(
+            "a weight or bias was frozen between forward and a backward with create_graph=True; "
+            "run forward again after requires_grad_(False)"
+        )
+    return parameter.detach()
+
+
+def _through(activation: Activation, delta: Tensor, cache: Tensor) -> Tensor:
+    return differentiable(activation.recorded, delta, cache)

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -59,14 +58,22 @@ class Loss(ABC):
     def backward(self, grad: Tensor, o: Tensor, y: Tensor) -> Tensor:
         """grad * dC/do, with the rounding of autograd."""
 
+    def formula(self, grad: Tensor, o: Tensor, y: Tensor) -> Tensor:
+        """grad * dC/do, as it is written."""
+        return self.spread(grad, o) * self.gradient(o, y)
+
     def double_backward(
-        self, v: Tensor, grad: Tensor, o: Tensor, y: Tensor, *weights: Any
+        self, v: Tensor, grad: Tensor, o: Tensor, y: Tensor
     ) -> tuple[Tensor, Tensor]:
         """The gradients of sum(v * grad * dC/do): v dC/do for grad, and v grad d2C/do^2 for o."""
         spread, curvature = self.spread(grad, o), self.curvature(o, y)
         for_grad = (v * self.gradient(o, y)).sum_to_size(spread.shape).reshape(grad.shape)
         for_o = torch.zeros_like(o) if curvature is None else v * spread * curvature
         return for_grad, for_o
+
+    def serves(self, o: Tensor, y: Tensor) -> bool:
+        """Whether the formulas cover this case; where they do not, torch.nn's own code runs."""
+        return True
 
     def spread(self, grad: Tensor, o: Tensor) -> Tensor:
         """The cotangent of C in a shape that multiplies dC/do."""
@@ -152,7 +159,8 @@ class Huber(_Elementwise):
         return F.huber_loss(o, y, reduction=self.reduction, delta=self.delta)
 
     def gradient(self, o: Tensor, y: Tensor) -> Tensor:
-        return self._averaged((o - y).clamp(-self.delta, self.delta))
+        e = o - y
+        return self._averaged(torch.where(e.abs() < self.delta, e, self.delta * torch.sign(e)))
 
     def curvature(self, o: Tensor, y: Tensor) -> Tensor:
         return self._averaged(((o - y).abs() < self.delta).to(o.dtype))
@@ -176,7 +184,8 @@ class SmoothL1(_Elementwise):
 
     def gradient(self, o: Tensor, y: Tensor) -> Tensor:
         e = o - y
-        return self._averaged((e / self.beta).clamp(-1, 1) if self.beta else torch.sign(e))
+        inside = e / self.beta if self.beta else e
+        return self._averaged(torch.where(e.abs() < self.beta, inside, torch.sign(e)))
 
     def curvature(self, o: Tensor, y: Tensor) -> Tensor | None:
         if self.beta == 0:

@@ -97,14 +97,13 @@ def _steps(modules: nn.Sequential) -> Iterator[_Run | nn.Module]:
     open_layer = False  # the run's last Linear has no activation yet
     for module in modules:
         activation = activations.from_module(module)
-        plain = plain_module(module)
-        if type(module) is nn.Linear and plain:
+        if type(module) is nn.Linear and plain_module(module):
             run = run or _Run([], [], [])
             run.modules.append(module)
             run.activations.append(Identity())
             run.parameters.extend((module.weight, module.bias))
             open_layer = True
-        elif run and open_layer and activation is not None and plain:
+        elif run and open_layer and activation is not None and plain_module(module):
             run.modules.append(module)
             run.activations[-1] = activation
             open_layer = isinstance(activation, Identity)

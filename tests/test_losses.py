@@ -131,8 +131,7 @@ def worst_gap(case: Case, reduction: str) -> float:
         rule = rule_of(case.build(manualbp, reduction, shape[-1], torch.float64))
         o = torch.log_softmax(o, -1) if case.name == "CrossEntropyLoss" else o
         grad = torch.randn(rule.forward(o, y).shape).double()
-        formula = rule.spread(grad, o) * rule.gradient(o, y)
-        gap = (rule.backward(grad, o, y) - formula).abs()
+        gap = (rule.backward(grad, o, y) - rule.formula(grad, o, y)).abs()
         worst = max(worst, float(gap.max()) if gap.numel() else 0.0)
     return worst
 
@@ -159,7 +158,7 @@ def test_log_softmax_and_cross_entropy_make_p_minus_q() -> None:
     rule, log_p = LogSoftmax(), torch.log_softmax(o, -1)
     delta = CrossEntropy().gradient(log_p, y)
     p_minus_q = (torch.softmax(o, -1) - nn.functional.one_hot(y, 4)) / 6
-    for gradient in (rule.gradient, rule.backward):
+    for gradient in (rule.formula, rule.backward):
         torch.testing.assert_close(gradient(delta, log_p), p_minus_q, rtol=0, atol=1e-15)
 
 
@@ -322,3 +321,54 @@ def test_uint8_indices_beyond_the_byte_of_ignore_index() -> None:
     torch.testing.assert_close(
         rule.gradient(log_p, y), rule.gradient(log_p, y.long()), rtol=0, atol=0
     )
+
+
+@pytest.mark.parametrize("name", ["weight", "pos_weight"])
+def test_editing_class_weights_between_the_derivatives_raises(name: str) -> None:
+    w = torch.tensor([1.0, 2.0, 3.0])
+    o, y = torch.randn(4, 3, requires_grad=True), torch.rand(4, 3)
+    (g,) = torch.autograd.grad(manualbp.BCEWithLogitsLoss(**{name: w})(o, y), o, create_graph=True)
+    w.mul_(10)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        torch.autograd.grad(g.pow(2).sum(), o)
+
+
+@pytest.mark.parametrize(
+    ("options", "o", "y"),
+    [
+        ({"label_smoothing": 1.5}, (4, 3), "indices"),
+        ({"label_smoothing": -0.1}, (4, 3), "indices"),
+        ({"label_smoothing": float("nan")}, (4, 3), "indices"),
+        ({"ignore_index": 2}, (4, 3), "probabilities"),
+        ({"weight": torch.ones(1)}, (4, 3), "probabilities"),
+        ({"weight": torch.ones(2)}, (4, 3), "indices"),
+        ({}, (), "probabilities"),
+        ({}, (3, 0), "probabilities"),
+    ],
+)
+def test_what_torch_makes_of_odd_cross_entropies(options: Any, o: tuple[int, ...], y: str) -> None:
+    """The same value, or the same error."""
+    torch.manual_seed(0)
+    output = torch.randn(o, requires_grad=True)
+    target = torch.randint(0, 3, o[:1]) if y == "indices" else torch.rand(o)
+    results = []
+    for package in (manualbp, nn):
+        try:
+            results.append(str(package.CrossEntropyLoss(**options)(output, target).item()))
+        except (RuntimeError, IndexError) as error:
+            results.append(f"{type(error).__name__} {error}")
+    assert results[0] == results[1]
+
+
+@pytest.mark.parametrize("criterion", [nn.HuberLoss, nn.SmoothL1Loss])
+def test_third_order_at_the_kink(criterion: type[nn.Module]) -> None:
+    """Where |e| is exactly delta, like autograd; bit-exact."""
+    found = []
+    for kind in (getattr(manualbp, criterion.__name__), criterion):
+        o = torch.tensor([1.0, -1.0, 0.5], dtype=torch.float64, requires_grad=True)
+        v = torch.ones(3, dtype=torch.float64, requires_grad=True)
+        cost = kind(reduction="none")(o, torch.zeros_like(o))
+        (g,) = torch.autograd.grad(cost, o, v, create_graph=True)
+        (gv,) = torch.autograd.grad(g, v, torch.ones_like(g), create_graph=True)
+        found.append(torch.autograd.grad(gv.sum(), o)[0])
+    assert torch.equal(*found)

@@ -131,6 +131,16 @@ def hooked(model: nn.Sequential) -> nn.Sequential:
     return model
 
 
+def test_patched_classes_are_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As some quantization and adapter code patches them; bit-exact."""
+    model, twin, x = twins()
+    linear = nn.Linear.forward
+    monkeypatch.setattr(nn.Linear, "forward", lambda self, x: 2 * linear(self, x))
+    monkeypatch.setattr(nn.Tanh, "forward", lambda self, x: x.sin())
+    x.requires_grad_()
+    assert differing(gradients(model, x), gradients(twin, x)) == []
+
+
 def overridden(model: nn.Sequential) -> nn.Sequential:
     model[1].forward = lambda z: torch.cos(z)
     return model

@@ -28,9 +28,9 @@ from manualbp.activations.gated import GELU, GELUTanh, SiLU
 from manualbp.activations.rectifiers import ELU, SELU, Identity, LeakyReLU, ReLU
 from manualbp.activations.sigmoids import Hardtanh, Sigmoid, Softplus, Tanh
 
-__all__ = ["ACTIVATIONS", "ELU", "GELU", "SELU", "Activation", "GELUTanh", "Hardtanh", "Identity",
-           "LeakyReLU", "ReLU", "SiLU", "Sigmoid", "Softplus", "Tanh", "by_name", "from_module",
-           "to_module"]  # fmt: skip
+__all__ = ["ACTIVATIONS", "ELU", "GELU", "MODULES", "SELU", "Activation", "GELUTanh", "Hardtanh",
+           "Identity", "LeakyReLU", "ReLU", "SiLU", "Sigmoid", "Softplus", "Tanh", "by_name",
+           "from_module", "to_module"]  # fmt: skip
 
 ACTIVATIONS: dict[str, Activation] = {
     "identity": Identity(),
@@ -48,7 +48,7 @@ ACTIVATIONS: dict[str, Activation] = {
 }
 
 # Ours from a module of torch.nn. Exact types only: a subclass may compute something else.
-_FROM_MODULE: dict[type[nn.Module], Callable[[Any], Activation | None]] = {
+MODULES: dict[type[nn.Module], Callable[[Any], Activation | None]] = {
     nn.Identity: lambda m: Identity(),
     nn.Sigmoid: lambda m: Sigmoid(),
     nn.Tanh: lambda m: Tanh(),
@@ -96,7 +96,7 @@ def from_module(module: nn.Module) -> Activation | None:
 
     In-place modules are none: they overwrite the z that the derivative needs.
     """
-    build = _FROM_MODULE.get(type(module))
+    build = MODULES.get(type(module))
     return build(module) if build and not getattr(module, "inplace", False) else None
 
 

@@ -34,6 +34,10 @@ class Activation(ABC):
     def backward(self, delta: Tensor, cache: Tensor) -> Tensor:
         """delta * f'(z), with the rounding of autograd."""
 
+    def formula(self, delta: Tensor, cache: Tensor) -> Tensor:
+        """delta * f'(z), as it is written."""
+        return delta * self.derivative(cache)
+
     @property
     def recorded(self) -> Activation:
         """The rule while autograd records: this one, unless PyTorch then rounds differently."""
@@ -41,9 +45,9 @@ class Activation(ABC):
 
     def double_backward(self, v: Tensor, delta: Tensor, cache: Tensor) -> tuple[Tensor, Tensor]:
         """The gradients of sum(v * delta * f'): v f' for delta, and v delta f'' for cache."""
-        # In half precision the cubes and exponentials of the formulas would overflow.
-        wide = cache.float() if cache.dtype in (torch.float16, torch.bfloat16) else cache
-        slope, curvature = self.derivative(wide), self.second_derivative(wide)
+        # In half precision the cubes and exponentials of f'' would overflow.
+        half = cache.dtype in (torch.float16, torch.bfloat16)
+        curvature = self.second_derivative(cache.float() if half else cache)
         if curvature is None:
-            return v * slope.to(v.dtype), torch.zeros_like(cache)
-        return v * slope.to(v.dtype), v * delta * curvature.to(v.dtype)
+            return self.backward(v, cache), torch.zeros_like(cache)
+        return self.backward(v, cache), v * delta * curvature.to(cache.dtype)

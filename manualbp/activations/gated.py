@@ -67,7 +67,7 @@ class GELUTanh(Activation):
         return 0.5 * (1 + t) + 0.5 * z * (1 - t * t) * du
 
     def second_derivative(self, z: Tensor) -> Tensor:
-        t, du, ddu = _tanh_u(z)
+        t, du, ddu = _tanh_u(z.clamp(-30, 30))  # where t is -1 or 1, before u' overflows
         return (1 - t * t) * (du + 0.5 * z * (ddu - 2 * t * du * du))
 
     def backward(self, delta: Tensor, z: Tensor) -> Tensor:
