@@ -56,5 +56,6 @@ class GradientDescent(Optimizer):
 
 def _check(lr: Any) -> None:
     value = lr.item() if isinstance(lr, Tensor) and lr.numel() == 1 else lr
-    if not (isinstance(value, Real) and math.isfinite(value) and float(value) > 0):
+    number = isinstance(value, Real) and not isinstance(value, bool)
+    if not (number and math.isfinite(value) and float(value) > 0):
         raise ValueError(f"lr must be a finite number > 0, got {lr!r}; try lr=0.1")

@@ -217,7 +217,7 @@ def _bits(values: Tensor) -> Tensor:
 def _rms(values: Tensor) -> float:
     """Root mean square, scaled by the largest so that squares neither vanish nor overflow."""
     top = _max(values.abs())
-    return top * math.sqrt(float((values / top).square().mean())) if top > 0 else 0.0
+    return top * math.sqrt(float((values / top).square().mean())) if top != 0 else 0.0
 
 
 def _max(values: Tensor) -> float:

@@ -53,7 +53,7 @@ class ArmStep(NamedTuple):
 
 
 class Step(NamedTuple):
-    """One step of both arms. ``divergence`` has the loss, every gradient, every parameter."""
+    """One step of both arms. ``divergence``: of the loss, every gradient, parameter and buffer."""
 
     number: int  # from 1
     candidate: ArmStep
@@ -182,6 +182,9 @@ def _divergence(candidate: Arm, reference: Arm, done: Mapping[str, ArmStep]) -> 
     for name, parameter in candidate.module.named_parameters():
         found[f"{name}.grad"] = _apart(parameter.grad, twins[name].grad)
         found[name] = _apart(parameter, twins[name])
+    buffers = dict(reference.module.named_buffers())
+    for name, buffer in candidate.module.named_buffers():
+        found[name] = _apart(buffer, buffers[name])
     return found
 
 

@@ -148,3 +148,25 @@ def test_ctrl_c_leaves_a_table_and_closed_files(tmp_path: Path) -> None:
     assert f"interrupted after {steps} steps" in out
     page = events.Tensors("verdict/text_summary")[0].tensor_proto.string_val[0].decode()
     assert "interrupted after" in page
+
+
+def test_accuracy() -> None:
+    output = torch.tensor([[0.1, 0.9], [0.8, 0.2], [0.4, 0.6], [0.7, 0.3]])
+    assert training.accuracy(output, torch.tensor([1, 0, 0, 1])) == 0.5
+
+
+def test_arms_start_equal_and_apart() -> None:
+    """One seed, the same weights, no shared storage; other seeds give other weights."""
+    weights = []
+    for seed in ("0", "0", "1"):
+        parser = Parser()
+        training.add_arguments(parser)
+        args = parser.parse_args(["--seed", seed])
+        dataset = data.load("digits", 0).to(args.device, args.dtype)
+        training.complete(args, dataset)
+        manual, autograd = training.build_arms(args, dataset)
+        pairs = zip(manual.module.parameters(), autograd.module.parameters(), strict=True)
+        for ours, theirs in pairs:
+            assert torch.equal(ours, theirs) and ours.data_ptr() != theirs.data_ptr()
+        weights.append(manual.module[0].weight.detach())
+    assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])

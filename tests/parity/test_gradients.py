@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from manualbp.parity import compare_gradients
+from manualbp.parity import GradientReport, TensorReport, compare_gradients
+from manualbp.parity.gradients import random_cotangent
 
 
 def model(dtype: torch.dtype = torch.float32) -> nn.Sequential:
@@ -146,3 +147,62 @@ def test_different_parameters_are_refused() -> None:
         candidate[2].weight[0, 0] += 1
     with pytest.raises(ValueError, match=r"different 2\.weight; use candidate\.load_state_dict"):
         compare_gradients(candidate, reference, X, Y, nn.MSELoss())
+
+
+def test_a_gradient_only_the_candidate_has_is_reported() -> None:
+    class Scaled(nn.Linear):
+        def __init__(self) -> None:
+            super().__init__(4, 2)
+            self.scale = nn.Parameter(torch.ones(()))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) * self.scale
+
+    reference, candidate = nn.Linear(4, 2), Scaled()
+    candidate.load_state_dict(reference.state_dict(), strict=False)
+    report = compare_gradients(candidate, reference, X, Y, nn.MSELoss())
+    assert [tensor.name for tensor in report.differing] == ["scale.grad"]
+
+
+def test_unused_parameters_agree() -> None:
+    class Idle(nn.Linear):
+        def __init__(self) -> None:
+            super().__init__(4, 2)
+            self.idle = nn.Linear(2, 2)
+
+    reference = Idle()
+    assert compare_gradients(copy.deepcopy(reference), reference, X, Y, nn.MSELoss()).agrees
+
+
+def test_an_oracle_of_another_shape_is_caught() -> None:
+    reference = nn.Linear(4, 2)
+    oracle = {"output": torch.zeros(6, 1).numpy()}
+    candidate = copy.deepcopy(reference)
+    report = compare_gradients(candidate, reference, X, Y, nn.MSELoss(), oracle=oracle)
+    assert "the oracle is (6, 1)" in report.worst.reason
+
+
+def test_inputs_are_not_edited() -> None:
+    class Editing(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            x.data.add_(1)
+            return super().forward(x)
+
+    reference, before = Editing(4, 2), X.clone()
+    compare_gradients(copy.deepcopy(reference), reference, X, Y, nn.MSELoss())
+    assert torch.equal(X, before)
+
+
+def test_cotangents_have_both_signs_and_keep_away_from_zero() -> None:
+    cotangent = random_cotangent((99,), torch.float64, 0)
+    assert 0 < (cotangent < 0).sum() < 99
+    assert ((cotangent.abs() >= 0.5) & (cotangent.abs() <= 1.5)).all()
+
+
+def test_the_worst_tensor_differs_first_and_has_other_bits_next() -> None:
+    def report(name: str, bits: bool, agrees: bool) -> TensorReport:
+        return TensorReport(name, (1,), None, 0, 0, 0, 0.5, 0.5, 1.0, bits, agrees, "")
+
+    rows = (report("a", True, True), report("b", False, True), report("c", True, False))
+    assert GradientReport(rows).worst.name == "c"
+    assert GradientReport(rows[:2]).worst.name == "b"

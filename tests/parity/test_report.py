@@ -43,3 +43,9 @@ def test_without_rich(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(ImportError, match=r"manualbp\[comparisons\]"):
         print_table("t", ["a"], [["1"]])
+
+
+def test_cells_are_plain_text_and_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table("t", ["a", "b"], [["x [bold] y", "z"], ["w" * 100, "v" * 100]])
+    printed = capsys.readouterr().out
+    assert "[bold]" in printed and printed.count("w") == printed.count("v") == 100

@@ -150,3 +150,10 @@ def test_a_real_tensorboard_serves_the_curves(tmp_path: Path) -> None:
     finally:
         server.kill()
         server.wait()
+
+
+def test_histograms_stand_at_their_step(tmp_path: Path) -> None:
+    with RunLog(tmp_path, "run", ["a"]) as log:
+        log.histograms("a", nn.Linear(1, 1), 7)
+    (weights,) = read(tmp_path / "run" / "a").Histograms("weights/weight")
+    assert weights.step == 7

@@ -108,3 +108,61 @@ def test_bit_identical() -> None:
     assert bit_identical(
         torch.arange(6).view(2, 3), torch.arange(6).view(3, 2).t().reshape(2, 3)
     ) is (False)
+
+
+EPS = 2.0**-23
+ONES, ZEROS = torch.ones(50).double(), torch.zeros(50).double()
+
+
+def agrees(error: float | Tensor, **known: Tensor) -> bool:
+    """Whether ones that are off by ``error`` pass, beside a reference that is exact."""
+    candidate = (ONES + error).float()
+    return compare_tensors("w", candidate, ONES.float(), ONES, **known).agrees
+
+
+def test_where_the_lines_are_drawn() -> None:
+    """Each constant of the rule, on both sides: a looser one would let a fault pass."""
+    one = torch.eye(50).double()[7]
+    assert agrees(2 * EPS, noise=ZEROS) and not agrees(3 * EPS, noise=ZEROS)  # RMS_FLOOR
+    assert agrees(8 * EPS * one, noise=ZEROS) and not agrees(9 * EPS * one, noise=ZEROS)
+    noise = torch.full((50,), 2.0**-13).double()
+    assert agrees(1.9 * 2.0**-13, noise=noise) and not agrees(2.1 * 2.0**-13, noise=noise)  # FACTOR
+    for off, judges in ((1.2, True), (1.3, False)):  # REFERENCE_LIMIT
+        reference = (ONES * off).float()
+        report = compare_tensors("w", reference * (1 + 2.0**-20), reference, ONES)
+        assert report.agrees is judges
+
+
+def test_the_references_own_error_counts_beside_the_twins() -> None:
+    c, r = (ONES - 2.0**-12).float(), (ONES + 2.0**-12).float()
+    assert compare_tensors("w", c, r, ONES, noise=ZEROS).agrees
+
+
+def test_equal_bits_need_no_yardstick() -> None:
+    reference = (ONES * 1.8).float()
+    assert compare_tensors("w", reference.clone(), reference, ONES).agrees
+
+
+def test_sizes_are_at_least_the_value_and_a_denormal_step() -> None:
+    assert agrees(EPS, sums=ZEROS, noise=ZEROS)
+    step = torch.full((50,), 2.0**-149)
+    assert compare_tensors("w", step, torch.zeros(50), ZEROS, sums=ZEROS, noise=ZEROS).agrees
+
+
+def test_numbers_are_against_the_reference() -> None:
+    c, r = torch.tensor([0.0, 3.0]), torch.tensor([0.0, 1.0])
+    report = compare_tensors("w", c, r, torch.zeros(2).double())
+    assert report.max_abs == 2 and report.max_rel == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize("arm", range(3))
+def test_nan_in_one_arm_alone(arm: int) -> None:
+    tensors = [torch.ones(3), torch.ones(3), torch.ones(3).double()]
+    tensors[arm][0] = torch.nan
+    report = compare_tensors("w", *tensors)
+    assert not report.agrees and "1 in the" in report.reason
+
+
+def test_ulp_distance_does_not_overflow() -> None:
+    huge = torch.tensor([1.7e308]).double()
+    assert ulp_distance(huge, -huge).item() == 2**63 - 2

@@ -10,7 +10,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from manualbp.parity.training import Arm, TrainingReport, evaluate, train_side_by_side
+from manualbp.parity.training import (
+    Arm,
+    ArmStep,
+    Step,
+    TrainingReport,
+    evaluate,
+    train_side_by_side,
+)
 
 
 def module() -> nn.Sequential:
@@ -132,8 +139,13 @@ def test_numbers_of_a_step() -> None:
 def test_evaluate_leaves_no_trace() -> None:
     candidate, _ = arms()
     x, y = next(batches(1))
-    assert evaluate(candidate, x, y) == evaluate(candidate, x, y)  # no dropout
+    quiet = copy.deepcopy(candidate.module).eval()  # no dropout; bit-exact
+    expected = {"loss": nn.functional.mse_loss(quiet(x), y).item()}
+    assert evaluate(candidate, x, y) == expected
     assert candidate.module.training
+    candidate.module.eval()
+    evaluate(candidate, x, y)
+    assert not candidate.module.training
     assert all(p.grad is None for p in candidate.module.parameters())
 
 
@@ -170,3 +182,70 @@ def test_arms_that_cannot_be_compared_are_refused() -> None:
         candidate.module[3].bias.add_(1)
     with pytest.raises(ValueError, match=r"different 3\.bias; use candidate\.load_state_dict"):
         first(candidate, reference, batches(1))
+
+
+def test_losses_that_differ_are_seen_where_gradients_do_not() -> None:
+    """A loss off by a constant: the gradients are alike, bit-exact."""
+    candidate, reference = arms()
+    off = Arm("off", candidate.module, lambda o, y: nn.functional.mse_loss(o, y) + 1,
+              candidate.optimizer)  # fmt: skip
+    (step,) = train_side_by_side(off, reference, batches(1))
+    assert step.divergence["loss"] == pytest.approx(1, rel=1e-6)  # float32
+    assert step.divergence["3.weight.grad"] == step.divergence["3.weight"] == 0
+
+
+def normalized(momentum: float = 0.1) -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 2), nn.BatchNorm1d(2, momentum=momentum))
+
+
+def sgd_arm(name: str, net: nn.Module) -> Arm:
+    return Arm(name, net, nn.MSELoss(), torch.optim.SGD(net.parameters(), 0.1))
+
+
+def test_buffers_are_compared_at_the_start_and_after_every_step() -> None:
+    moved = normalized()
+    moved[1].running_mean += 1
+    with pytest.raises(ValueError, match=r"different 1\.running_mean"):
+        first(sgd_arm("a", moved), sgd_arm("b", normalized()), batches(1))
+    report = report_of(sgd_arm("a", normalized(0.2)), sgd_arm("b", normalized()), 3)
+    assert report.first_difference == (1, ["1.running_mean", "1.running_var"])
+
+
+def test_evaluate_records_no_graph() -> None:
+    seen = []
+    candidate, _ = arms()
+    watching = Arm("a", candidate.module, lambda o, y: seen.append(o.requires_grad) or o.sum(),
+                   candidate.optimizer)  # fmt: skip
+    evaluate(watching, *next(batches(1)))
+    assert seen == [False]
+
+
+def test_times_go_to_their_arm() -> None:
+    def arm(seconds: float) -> ArmStep:
+        return ArmStep({"loss": 1.0}, 0.1, {}, seconds)
+
+    report = TrainingReport()
+    report.add(Step(1, arm(0.001), arm(0.003), {}))
+    assert report.seconds == {"candidate": [0.001], "reference": [0.003]}
+    assert report.milliseconds("reference") == 3.0
+
+
+def test_norms_are_taken_in_double() -> None:
+    """sqrt(1 + 0.25) is no bfloat16."""
+
+    class Slope(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.w = nn.Parameter(torch.zeros(1, 2, dtype=torch.bfloat16))
+            self.empty = nn.Parameter(torch.empty(0))  # nothing to compare, nothing to break
+
+        def forward(self, x: Tensor) -> Tensor:
+            return (self.w * torch.tensor([1.0, 0.5])).sum() + self.empty.sum()
+
+    pair = [
+        Arm(name, net, lambda o, y: o, torch.optim.SGD(net.parameters(), 0.1))
+        for name, net in (("a", Slope()), ("b", Slope()))
+    ]
+    (step,) = train_side_by_side(*pair, batches(1))
+    assert step.candidate.gradient_norms["w"] == pytest.approx(1.25**0.5, rel=1e-12)
