@@ -131,3 +131,13 @@ def test_what_is_not_known_is_not_claimed() -> None:
     bad = nn.GELU(approximate="Tanh")
     for module in (nn.ReLU(inplace=True), nn.ReLU6(), nn.Dropout(), Mine(), nn.Softmax(-1), bad):
         assert activations.from_module(module) is None
+
+
+@pytest.mark.parametrize("name", ["elu", "selu"])
+def test_third_order_is_finite_far_above_zero(name: str) -> None:
+    """e^z of the branch not taken must not overflow."""
+    z = torch.tensor([200.0], requires_grad=True)
+    second = ACTIVATIONS[name].second_derivative(z)
+    assert second is not None
+    second.sum().backward()
+    assert torch.isfinite(z.grad).all()

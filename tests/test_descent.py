@@ -59,7 +59,7 @@ def test_planted_sign_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     assert w.item() != 1.0
 
 
-@pytest.mark.parametrize("lr", [0, -0.1, float("nan"), float("inf"), "fast", None])
+@pytest.mark.parametrize("lr", [0, -0.1, float("nan"), float("inf"), "fast", None, True])
 def test_lr_must_be_positive(lr: object) -> None:
     w = nn.Parameter(torch.zeros(1))
     with pytest.raises(ValueError, match="lr must be a finite number > 0, got"):

@@ -372,3 +372,41 @@ def test_third_order_at_the_kink(criterion: type[nn.Module]) -> None:
         (gv,) = torch.autograd.grad(g, v, torch.ones_like(g), create_graph=True)
         found.append(torch.autograd.grad(gv.sum(), o)[0])
     assert torch.equal(*found)
+
+
+def test_weights_of_another_dtype_are_left_to_torch() -> None:
+    torch.manual_seed(0)
+    w, y = torch.rand(3).double(), torch.rand(4, 3)
+    found = []
+    for package in (manualbp, nn):
+        o = torch.linspace(-1, 1, 12).view(4, 3).requires_grad_()
+        cost = package.BCEWithLogitsLoss(weight=w)(o, y)
+        cost.backward()
+        assert type(cost.grad_fn).__name__ != "CostBackward"
+        found.append(o.grad)
+    assert torch.equal(*found)
+
+
+def test_three_dimensions_are_by_hand_for_elementwise_losses() -> None:
+    cost = manualbp.MSELoss()(torch.randn(2, 3, 4, requires_grad=True), torch.randn(2, 3, 4))
+    assert type(cost.grad_fn).__name__ == "CostBackward"
+
+
+def test_byte_targets() -> None:
+    """Bit-exact."""
+    o, y = torch.randn(4, 3, requires_grad=True), torch.tensor([0, 1, 2, 0], dtype=torch.uint8)
+    cost = manualbp.CrossEntropyLoss()(o, y)
+    assert type(cost.grad_fn).__name__ == "CostBackward"
+    assert torch.equal(cost, nn.CrossEntropyLoss()(o, y))
+
+
+@pytest.mark.parametrize("criterion", [nn.HuberLoss, nn.SmoothL1Loss])
+def test_second_order_at_the_kink(criterion: type[nn.Module]) -> None:
+    """Where |e| is exactly delta, like autograd; bit-exact."""
+    found = []
+    for kind in (getattr(manualbp, criterion.__name__), criterion):
+        o = torch.tensor([1.0, -1.0, 0.5, 2.0], dtype=torch.float64, requires_grad=True)
+        cost = kind(reduction="sum")(o, torch.zeros_like(o))
+        (g,) = torch.autograd.grad(cost, o, create_graph=True)
+        found.append(torch.autograd.grad(g.sum(), o)[0])
+    assert torch.equal(*found)

@@ -6,8 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from manualbp import activations as tensor_side
 from manualbp import reference
+from manualbp.activations import to_module
 from manualbp.reference import Network
 from manualbp.reference_functions import ACTIVATIONS, LOSSES, Activation
 
@@ -128,3 +131,12 @@ def test_wrong_networks(weights: Any, biases: Any, activations: Any, message: st
         Network(weights, biases, activations)
     with pytest.raises(ValueError, match=r"x must be \(N, 3\)"):
         reference.forward(network(), np.zeros(3))
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+@pytest.mark.parametrize("z", [0.0, 1.0, -1.0, 15.0, 20.0])
+def test_slopes_at_kinks_and_thresholds(name: str, z: float) -> None:
+    """The side that torch.nn takes; 1e-14: a few roundings of numbers of size 1."""
+    point = torch.tensor(z, dtype=torch.float64, requires_grad=True)
+    to_module(tensor_side.by_name(name))(point).backward()
+    assert ACTIVATIONS[name].df(z) == pytest.approx(point.grad.item(), rel=1e-14, abs=1e-14)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.utils.parametrizations import weight_norm
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import manualbp
 from manualbp import backprop
@@ -396,3 +397,98 @@ def test_convert() -> None:
     assert type(manualbp.convert(root)) is manualbp.Sequential
     with pytest.raises(TypeError, match=r"expects an nn.Module, got list"):
         manualbp.convert([root])
+
+
+class Scaled(nn.Linear):
+    """A subclass computes something else."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * 3
+
+
+def test_subclasses_are_called() -> None:
+    torch.manual_seed(0)
+    twin = nn.Sequential(Scaled(5, 8), nn.Tanh(), nn.Linear(8, 3))
+    model, x = hand_twin(twin), torch.randn(4, 5, requires_grad=True)
+    assert differing(gradients(model, x), gradients(twin, x)) == []
+
+
+HOOKS = ("forward_hook", "forward_pre_hook", "full_backward_hook", "full_backward_pre_hook")
+
+
+@pytest.mark.parametrize("index", [0, 1])
+@pytest.mark.parametrize("kind", HOOKS)
+def test_every_hook_on_a_child_is_called(kind: str, index: int) -> None:
+    model, seen = manualbp.MLP((5, 8, 3)), []
+    getattr(model[index], f"register_{kind}")(lambda *args: seen.append(kind))
+    model(torch.randn(4, 5, requires_grad=True)).sum().backward()
+    assert seen == [kind]
+
+
+@pytest.mark.parametrize("kind", HOOKS)
+def test_every_global_hook_sees_the_children(kind: str) -> None:
+    model, seen = manualbp.MLP((5, 8, 3)), set()
+    register = getattr(nn.modules.module, f"register_module_{kind}")
+    handle = register(lambda module, *args: seen.add(type(module)))
+    try:
+        model(torch.randn(4, 5, requires_grad=True)).sum().backward()
+    finally:
+        handle.remove()
+    assert {nn.Linear, nn.ReLU} <= seen
+
+
+class Recording(torch.overrides.TorchFunctionMode):
+    """Remembers the functions that pass through."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[object] = []
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        self.seen.append(func)
+        return func(*args, **(kwargs or {}))
+
+
+class Dispatching(TorchDispatchMode):
+    """Passes every operator on."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.trace:DeprecationWarning")
+def test_observers_see_pytorchs_own_operators() -> None:
+    model, criterion = manualbp.MLP((5, 8, 3)), manualbp.MSELoss()
+    x, y = torch.randn(4, 5), torch.randn(4, 3)
+    with Recording() as recording:
+        output = model(x)
+    assert torch.nn.functional.linear in recording.seen and not is_by_hand(output)
+    with Dispatching():
+        assert not is_by_hand(model(x))
+    with torch.autocast("cpu", torch.bfloat16):
+        output = model(x)
+        cost = criterion(output, y.bfloat16())
+    assert not is_by_hand(output) and type(cost.grad_fn).__name__ != "CostBackward"
+    traced = torch.jit.trace(model, x, check_trace=False)
+    assert "PythonOp" not in str(traced.inlined_graph)
+
+
+def test_sliced_weights() -> None:
+    """Their layout decides between the spellings of a product; bit-exact, strides included."""
+    torch.manual_seed(0)
+    twin = nn.Sequential(nn.Linear(33, 17), nn.Tanh(), nn.Linear(17, 17))
+    twin[0].weight = nn.Parameter(torch.randn(17, 40)[:, :33])
+    model = manualbp.Sequential(*twin)
+    x, g = torch.randn(64, 33, requires_grad=True), torch.randn(64, 17)
+    found = [torch.autograd.grad(net(x), [x, *net.parameters()], g) for net in (model, twin)]
+    for ours, theirs in zip(*found, strict=True):
+        assert torch.equal(ours, theirs) and ours.stride() == theirs.stride()
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors:UserWarning")
+def test_no_rows_and_no_columns() -> None:
+    for net, shape in ((nn.Linear(0, 3), (2, 4, 0)), (nn.Linear(5, 3), (2, 0, 5))):
+        model, x = manualbp.Sequential(net), torch.randn(shape, requires_grad=True)
+        output = model(x)
+        output.sum().backward()
+        assert is_by_hand(output) and x.grad is not None and x.grad.shape == shape

@@ -21,6 +21,7 @@ TRAINING = [
     ("--lr 0", "a finite number above 0"),
     ("--lr -1", "a finite number above 0"),
     ("--lr nan", "a finite number above 0"),
+    ("--lr inf", "a finite number above 0"),
     ("--epochs 0", "a whole number of at least 1"),
     ("--batch-size 1.5", "a whole number of at least 1"),
     ("--dtype float23", "did you mean float32"),
@@ -95,3 +96,16 @@ def test_missing_extra_is_named(
     line = refused(capsys, ["training", "--log-dir", str(tmp_path / "runs")])
     assert "install it with: pip install" in line and missing.removeprefix("sk") in line
     assert not (tmp_path / "runs").exists()
+
+
+def test_ctrl_c_is_no_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from comparisons import gradients
+
+    def interrupted(args: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(gradients, "run", interrupted)
+    assert main(["gradients"]) == 130
+    assert capsys.readouterr().err == "interrupted\n"

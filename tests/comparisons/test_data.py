@@ -23,6 +23,8 @@ def test_real_data(name: str, rows: int, features: int, outputs: int) -> None:
     mean, deviation = d.x.mean(0), d.x.std(0, correction=0)
     assert mean.abs().max() < 1e-12  # rounding of a mean of fp64 numbers of size 1
     assert ((deviation - 1).abs() < 1e-12).logical_or(deviation == 0).all()
+    if not d.classification:  # by the training rows alone
+        assert d.y.mean().abs() < 1e-12 and (d.y.std(correction=0) - 1).abs() < 1e-12
 
 
 def test_the_split_has_every_row_once() -> None:

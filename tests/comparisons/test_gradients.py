@@ -113,3 +113,12 @@ def test_exit_code_and_table(
 def test_filters_that_leave_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["gradients", "--activation", "relu", "--loss", "huber"]) == 2
     assert "leave one filter out" in capsys.readouterr().err
+
+
+def test_the_arms_are_who_they_say() -> None:
+    """Autograd compared with itself would agree."""
+    for case in CASES:
+        e = gradients.build(case)
+        packages = [type(m).__module__.split(".")[0] for m in
+                    (e.manual, e.manual_loss, e.autograd, e.autograd_loss)]  # fmt: skip
+        assert packages == ["manualbp", "manualbp", "torch", "torch"]

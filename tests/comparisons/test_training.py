@@ -124,7 +124,7 @@ def test_a_diverged_training_says_so(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 def test_ctrl_c_leaves_a_table_and_closed_files(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "comparisons", "training", "--epochs", "100000"]
+    command = [sys.executable, "-m", "comparisons", "training", "--epochs", "200"]
     command += ["--log-dir", str(tmp_path), "--run-name", "long"]
     # A shell may start its background jobs with SIGINT ignored, and children inherit that.
     process = subprocess.Popen(
@@ -166,7 +166,31 @@ def test_arms_start_equal_and_apart() -> None:
         training.complete(args, dataset)
         manual, autograd = training.build_arms(args, dataset)
         pairs = zip(manual.module.parameters(), autograd.module.parameters(), strict=True)
+        packages = [type(m).__module__.split(".")[0] for m in
+                    (manual.module, manual.loss, autograd.module, autograd.loss)]  # fmt: skip
+        assert packages == ["manualbp", "manualbp", "torch", "torch"]
         for ours, theirs in pairs:
             assert torch.equal(ours, theirs) and ours.data_ptr() != theirs.data_ptr()
         weights.append(manual.module[0].weight.detach())
     assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
+
+
+def test_what_goes_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Arms under their names, validation on held-out rows, the threads that were asked for."""
+    seen: dict[str, set[object]] = {"arms": set(), "rows": set(), "threads": set()}
+    evaluate, step = training.evaluate, training.RunLog.step
+    monkeypatch.setattr(torch, "set_num_threads", seen["threads"].add)
+    monkeypatch.setattr(
+        training, "evaluate", lambda arm, x, y: seen["rows"].add(len(x)) or evaluate(arm, x, y)
+    )
+    monkeypatch.setattr(
+        training.RunLog, "step", lambda log, s, *arms: seen["arms"].add(arms) or step(log, s, *arms)
+    )
+    options = ["--epochs", "1", "--threads", "1", "--log-dir", str(tmp_path)]
+    assert main(["training", *options]) == 0
+    assert seen == {"arms": {("manual", "autograd")}, "rows": {359}, "threads": {1}}
+
+
+def test_columns_of_the_summary() -> None:
+    metrics = {"autograd": {"loss": 1.0}, "manual": {"loss": 2.0}}
+    assert training.summary(TrainingReport(), metrics)[0] == ["validation loss", "1", "2"]

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+import manualbp
 from comparisons import trace, walkthrough
 from comparisons.cli import main
 from comparisons.examples import EXAMPLES, MAZUR, Example
@@ -104,3 +106,47 @@ def test_a_wrong_update_misses_the_published_figures(
     row = found["new w_64"]
     found["new w_64"] = row._replace(by_hand=row.by_hand + 2e-9)
     assert not walkthrough.figures_come_out(MAZUR, list(found.values()), costs)
+
+
+def test_one_wrong_example_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = walkthrough.by_hand
+    monkeypatch.setattr(
+        walkthrough,
+        "by_hand",
+        lambda e: right(e)._replace(cost=0.0) if e.name == "chain" else right(e),
+    )
+    assert main(["walkthrough", "--log-dir", str(tmp_path), "--run-name", "w"]) == 1
+
+
+def test_who_computes_which_column(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By hand through our Function, loss and update; autograd through none of them."""
+    called = []
+
+    def watch(owner: type, name: str) -> None:
+        original = getattr(owner, name)
+        monkeypatch.setattr(
+            owner, name, lambda *a, **k: called.append(owner.__name__) or original(*a, **k)
+        )
+
+    watch(manualbp.Sequential, "forward")
+    watch(manualbp.MSELoss, "forward")
+    watch(manualbp.GradientDescent, "step")
+    watch(activations.Sigmoid, "derivative")  # delta by the written formula
+    trace.by_autograd(MAZUR)
+    assert called == []
+    trace.by_hand(MAZUR)
+    assert set(called) == {"Sequential", "MSELoss", "GradientDescent", "Sigmoid"}
+
+
+def test_the_deep_networks_have_the_same_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Log:
+        def scalar(self, *args: object) -> None: ...
+
+    weights, norms = [], walkthrough.gradient_norms
+    monkeypatch.setattr(
+        walkthrough,
+        "gradient_norms",
+        lambda model: weights.append(model[0].weight.detach()) or norms(model),
+    )
+    walkthrough.vanishing(Log())  # type: ignore[arg-type]
+    assert torch.equal(*weights)
