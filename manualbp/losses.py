@@ -183,9 +183,10 @@ class SmoothL1(_Elementwise):
         return F.smooth_l1_loss(o, y, reduction=self.reduction, beta=self.beta)
 
     def gradient(self, o: Tensor, y: Tensor) -> Tensor:
+        if self.beta == 0:
+            return L1(self.reduction).gradient(o, y)
         e = o - y
-        inside = e / self.beta if self.beta else e
-        return self._averaged(torch.where(e.abs() < self.beta, inside, torch.sign(e)))
+        return self._averaged(torch.where(e.abs() < self.beta, e / self.beta, torch.sign(e)))
 
     def curvature(self, o: Tensor, y: Tensor) -> Tensor | None:
         if self.beta == 0:
