@@ -13,6 +13,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -187,6 +188,19 @@ def run_name(text: str) -> str:
             f"expected letters, digits and . _ + = - (no folder separators), got {text!r}"
         )
     return text
+
+
+def add_run_arguments(parser: argparse.ArgumentParser, default_name: str) -> None:
+    """Where the event files of a run go."""
+    add = parser.add_argument
+    add("--log-dir", type=log_dir, default=log_dir("runs"),
+        help="parent folder of the event files (default: runs)")  # fmt: skip
+    add("--run-name", type=run_name, help=f"folder in it (default: {default_name}-time)")
+
+
+def stamped(name: str) -> str:
+    """A run name that is free: the name and the time to the second."""
+    return f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
 
 
 def new_run(log_dir: Path, name: str, folders: list[str]) -> RunLog:

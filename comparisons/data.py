@@ -96,13 +96,8 @@ def _read(name: str) -> tuple[NDArray[Any], NDArray[Any]]:
                 f"expected {name} to be a file of arrays x and y, got: {error}; "
                 "write it with numpy.savez(file, x=x, y=y)"
             ) from None
-    try:
-        from sklearn import datasets
-    except ImportError as error:
-        raise ImportError(
-            f"the data set {name} needs scikit-learn; "
-            'install it with: pip install "manualbp[comparisons]"'
-        ) from error
+    from sklearn import datasets  # an extra: where it is missing, cli.main says what to install
+
     bunch = datasets.load_digits() if name == "digits" else datasets.load_diabetes(scaled=False)
     return bunch.data, bunch.target
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from types import TracebackType
 from typing import TypeVar
 
 from rich import progress
@@ -19,11 +18,11 @@ def track(items: Sequence[T], what: str) -> Iterable[T]:
     return progress.track(items, what, console=Console(stderr=True), transient=True)
 
 
-class TrainingProgress:
+class TrainingProgress(progress.Progress):
     """A bar with the loss, steps per second and the time left."""
 
     def __init__(self, steps: int) -> None:
-        self._progress = progress.Progress(
+        super().__init__(
             TextColumn("training"),
             BarColumn(),
             MofNCompleteColumn(),
@@ -34,23 +33,11 @@ class TrainingProgress:
             console=Console(stderr=True),
             transient=True,
         )
-        self._task = self._progress.add_task("training", total=steps, loss="-")
+        self._steps = self.add_task("training", total=steps, loss="-")
 
-    def advance(self, loss: float) -> None:
+    def step(self, loss: float) -> None:
         """One step done."""
-        self._progress.update(self._task, advance=1, loss=f"{loss:.4f}")
-
-    def __enter__(self) -> TrainingProgress:
-        self._progress.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._progress.stop()
+        self.update(self._steps, advance=1, loss=f"{loss:.4f}")
 
 
 class _Speed(progress.ProgressColumn):

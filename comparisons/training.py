@@ -10,7 +10,6 @@ import argparse
 import copy
 import shlex
 from collections.abc import Callable
-from datetime import datetime
 from typing import Any
 
 import torch
@@ -65,16 +64,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=torch.float32,
         help=f"{', '.join(cli.DTYPES)} (default: float32)",
     )
-    add("--device", type=cli.device, default=torch.device("cpu"), help="cpu or cuda:N")
+    add("--device", type=cli.device, default=torch.device("cpu"), help="cpu, cuda or cuda:N (default: cpu)")
     add("--seed", type=cli.seed, default=0, help="of weights, split and batches (default: 0)")
     add("--threads", type=cli.positive_int, help="CPU threads (default: PyTorch's own choice)")
-    add(
-        "--log-dir",
-        type=cli.log_dir,
-        default=cli.log_dir("runs"),
-        help="parent folder of the event files (default: runs)",
-    )
-    add("--run-name", type=cli.run_name, help="folder in it (default: dataset-optimizer-time)")
+    cli.add_run_arguments(parser, "dataset-optimizer")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -114,8 +107,7 @@ def complete(args: argparse.Namespace, dataset: Dataset) -> None:
             f"{','.join(map(str, args.widths))}; try --widths {ends[0]},{HIDDEN},{ends[1]}"
         )
     args.lr = args.lr or OPTIMIZERS[args.optimizer][1]
-    now = datetime.now().strftime("%Y%m%d-%H%M%S")
-    args.run_name = args.run_name or f"{dataset.name}-{args.optimizer}-{now}"
+    args.run_name = args.run_name or cli.stamped(f"{dataset.name}-{args.optimizer}")
 
 
 def build_arms(args: argparse.Namespace, dataset: Dataset) -> tuple[Arm, Arm]:
@@ -162,7 +154,7 @@ def train(
         for step in train_side_by_side(*arms, stream):
             report.add(step)
             log.step(step, MANUAL, AUTOGRAD)
-            progress.advance(step.candidate.metrics["loss"])
+            progress.step(step.candidate.metrics["loss"])
             if step.number % per_epoch == 0:
                 validate(step.number)
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Iterator
-from datetime import datetime
 from typing import NamedTuple
 
 import torch
@@ -37,7 +36,9 @@ from manualbp.parity.tensorboard import GRADIENT_NORM, RunLog
 # 1e-14 leaves room, and a wrong or missing term is off by far more.
 TOLERANCE = 1e-14
 COST = "cost"
-DEPTH, WIDTH = 12, 16  # of the network whose gradients vanish
+# The networks in which gradients vanish, or not: activation and folder.
+DEEP = {"sigmoid": "deep-sigmoid", "relu": "deep-relu"}
+DEPTH, WIDTH = 12, 16
 
 
 class Row(NamedTuple):
@@ -58,16 +59,13 @@ class Row(NamedTuple):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Where the curves go."""
-    add = parser.add_argument
-    add("--log-dir", type=cli.log_dir, default=cli.log_dir("runs"),
-        help="parent folder of the event files (default: runs)")  # fmt: skip
-    add("--run-name", type=cli.run_name, help="folder in it (default: walkthrough-time)")
+    cli.add_run_arguments(parser, "walkthrough")
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the tables and log the curves; 0 when all agree, 1 otherwise."""
-    name = args.run_name or f"walkthrough-{datetime.now():%Y%m%d-%H%M%S}"
-    folders = [*(e.name for e in EXAMPLES), *(f"deep-{f}" for f in ("sigmoid", "relu"))]
+    name = args.run_name or cli.stamped("walkthrough")
+    folders = [*(e.name for e in EXAMPLES), *DEEP.values()]
     agree = True
     with cli.new_run(args.log_dir, name, folders) as log:
         for e in EXAMPLES:
@@ -190,7 +188,7 @@ def figures_come_out(e: Example, rows: list[Row], costs: list[float]) -> bool:
 def vanishing(log: RunLog) -> None:
     """Gradient norm per layer of a deep network: sigmoid, whose f' is at most 1/4, and ReLU."""
     norms: dict[str, list[float]] = {}
-    for f in ("sigmoid", "relu"):
+    for f, folder in DEEP.items():
         generator = torch.Generator().manual_seed(0)
         model = manualbp.MLP([WIDTH] * (DEPTH + 1), f, bias=False, dtype=torch.float64)
         with torch.no_grad():
@@ -202,8 +200,8 @@ def vanishing(log: RunLog) -> None:
         manualbp.MSELoss()(model(x), y).backward()
         norms[f] = gradient_norms(model)
         for layer, norm in enumerate(norms[f], start=1):
-            log.scalar(f"deep-{f}", "gradient_norm_by_layer", norm, layer)
-            log.scalar(f"deep-{f}", "log10_gradient_norm_by_layer", math.log10(norm), layer)
+            log.scalar(folder, "gradient_norm_by_layer", norm, layer)
+            log.scalar(folder, "log10_gradient_norm_by_layer", math.log10(norm), layer)
     pairs = zip(*norms.values(), strict=True)
     print_table(
         f"The vanishing gradient: |dC/dw| of {DEPTH} layers of {WIDTH} nodes, equal weights",

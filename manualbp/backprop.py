@@ -156,14 +156,14 @@ def forward(
             is not kept.
     """
     needs = needs or Needs.everything(layers)
-    caches = []
+    first, caches = needs.first, []
     for i, layer in enumerate(layers):
         x, cache = layer_forward(x, layer)
         caches.append(
             cache._replace(
-                h=cache.h if needs.weights[i] or i == needs.first else None,
+                h=cache.h if needs.weights[i] or i == first else None,
                 weight=cache.weight if needs.upstream(i) else None,
-                activity=cache.activity if i >= needs.first else None,
+                activity=cache.activity if i >= first else None,
             )
         )
     return x, caches
