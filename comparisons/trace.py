@@ -12,9 +12,9 @@ from torch.optim import SGD, Optimizer
 
 import manualbp
 from comparisons.examples import Example
-from manualbp import backprop, reference
-from manualbp.activations import ACTIVATIONS, Identity, to_module
-from manualbp.backprop import Layer
+from manualbp import reference
+from manualbp.activations import ACTIVATIONS, to_module
+from manualbp.layers import Elementwise, Linear, Needs
 
 Numbers = list[NDArray[Any]]
 
@@ -57,25 +57,22 @@ def by_hand(e: Example) -> Trace:
     """z, a and delta by the tensor formulas; gradients by the Function, update by our optimizer."""
     model = manualbp.Sequential(*modules(e))
     h, y = sample(e)
-    layers = [
-        Layer(linear.weight.detach(), None if linear.bias is None else linear.bias.detach(), f)
-        for linear, f in zip(linears(model), _activations(e), strict=True)
-    ]
     z, a, caches = [], [], []
-    for layer in layers:
-        z.append(backprop.layer_forward(h, layer._replace(activation=Identity()))[0])
-        h, cache = backprop.layer_forward(h, layer)  # a = f(h W^T + b)
+    for linear, f in zip(linears(model), _activations(e), strict=True):
+        theta = (linear.weight.detach(), None if linear.bias is None else linear.bias.detach())
+        needs = Needs(True, (True, linear.bias is not None))
+        z_l, linear_cache = Linear().forward(h, theta, needs)  # z = h W^T + b
+        h, cache = Elementwise(f).forward(z_l, (), Needs(True))  # a = f(z)
+        z.append(z_l)
         a.append(h)
-        caches.append(cache)
-    deltas: list[Tensor] = []
-    upstream = 2 * (h - y) / y.numel()  # dC/do of the mean of (o - y)^2
-    for layer, cache in zip(reversed(layers), reversed(caches), strict=True):
+        caches.append((f, linear_cache, cache))
+    deltas: list[Any] = []
+    upstream: Any = 2 * (h - y) / y.numel()  # dC/do of the mean of (o - y)^2
+    for f, linear_cache, cache in reversed(caches):
         # delta = dC/da * f'(z) by the written formula, and dC/da = delta W of the layer below
-        delta = backprop.activation_backward(
-            upstream, layer.activation, cache.activity, backprop.formula
-        )
-        upstream = delta.mm(layer.weight)
+        delta: Any = Elementwise(f).formula(upstream, cache, Needs(True))[0]
         deltas.insert(0, delta)
+        upstream = Linear().backward(delta, linear_cache, Needs(True, (False, False)))[0]
     optimizer = manualbp.GradientDescent(trained(e, model), e.epsilon)
     step = _step(e, model, manualbp.MSELoss(), optimizer)
     return Trace(_rows(z), _rows(a), _rows(deltas), *step)

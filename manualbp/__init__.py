@@ -3,9 +3,13 @@
 The data flow, in order:
 
     activations   a = f(z) and f'
-    backprop      z = h W^T + b, then the recursion delta_l = (delta_{l+1} W_{l+1}) * f'(z_l)
+    layers        a = f(h; theta) and its backward: Linear, activation, dropout, normalizations
+    backprop      the recursion over the layers, down for the gradients, up for the second order
     function      the recursion as one torch.autograd.Function
-    sequential    Sequential, MLP, convert: drop-in for nn.Sequential
+    run           which modules make a chain, and the call that runs it
+    sequential    Sequential, Residual, MLP: drop-in for nn.Sequential
+    gated         GatedMLP: the transformers' gated MLP
+    convert       convert(model), explain(model): the same for models that are already there
     losses        C(o, y) and dC/do
     criterion     MSELoss, CrossEntropyLoss, ...: drop-in for torch.nn's losses
     descent       GradientDescent: w <- w - epsilon dC/dw
@@ -14,6 +18,7 @@ Beside it, independent of it: ``reference`` (the same equations node by node in 
 ``parity`` (compares gradients and training of any two modules).
 """
 
+from manualbp.convert import convert, explain
 from manualbp.criterion import (
     BCEWithLogitsLoss,
     CrossEntropyLoss,
@@ -23,7 +28,8 @@ from manualbp.criterion import (
     SmoothL1Loss,
 )
 from manualbp.descent import GradientDescent
-from manualbp.sequential import MLP, Sequential, convert
+from manualbp.gated import GatedMLP
+from manualbp.sequential import MLP, Residual, Sequential
 
 __version__ = "0.1.0"
 
@@ -31,11 +37,14 @@ __all__ = [
     "MLP",
     "BCEWithLogitsLoss",
     "CrossEntropyLoss",
+    "GatedMLP",
     "GradientDescent",
     "HuberLoss",
     "L1Loss",
     "MSELoss",
+    "Residual",
     "Sequential",
     "SmoothL1Loss",
     "convert",
+    "explain",
 ]

@@ -1,215 +1,141 @@
 """Backpropagation through a chain of layers, as plain functions on tensors.
 
-    forward     z = h W^T + b            a = f(z)
-    BP1, BP2    delta = dC/da * f'(z)    (dC/dz of this layer)
-    BP4         dC/dW = delta^T h
-    BP3         dC/db = sum_n delta
-    and on      dC/dh = delta W          (dC/da of the layer below)
+    forward        a_0 = x,   a_l = f_l(a_{l-1}; theta_l),   o = a_L
 
-N batch, I in-features, O out-features.
-h (..., I) input of a layer      W (O, I)    b (O,)    z, a, delta (..., O)
-Any leading shape stands for the batch; the products run on (N, I) and (N, O).
+    backward       delta_L = dC/do
+                   delta_{l-1}, dC/dtheta_l = layer l's backward of delta_l      l = L ... 1
+                   dC/dx = delta_0
 
-Source: the article's recursion over layers; Nielsen ch. 2, BP1-BP4. Device- and dtype-agnostic;
-nothing here is differentiated by autograd, and nothing prevents autograd from recording it.
+    double         v_0, V_l: cotangents of dC/dx and of every dC/dtheta_l
+    backward       v_l = layer l's forward tangent in the direction (v_{l-1}, V_l)   l = 1 ... L
+                   and what the layer's backward read gets its gradient on the way
+
+delta_l is dC/da_l. For a linear layer followed by an activation the backward lines are Nielsen's
+BP1-BP4 (layers/linear.py, layers/elementwise.py). The double backward is the R-operator: its upward
+sweep computes the tangents z' and a', and it injects gradients into the activations, from where
+``backward``, given them as ``injected``, carries them down again.
+
+Source: the article's recursion over layers; Nielsen ch. 2; Pearlmutter, *Fast exact multiplication
+by the Hessian*, 1994. Device- and dtype-agnostic; nothing here is differentiated by autograd, and
+nothing prevents autograd from recording it.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
 
-import torch.nn.functional as F
-from torch import Size, Tensor
+from torch import Tensor
 
-from manualbp.activations import Activation, Identity
+from manualbp.layers import Cache, Layer, Needs, Theta, total
 
 
-class Layer(NamedTuple):
-    """a = f(h W^T + b)."""
-
-    weight: Tensor
-    bias: Tensor | None
-    activation: Activation
-
-
-class Cache(NamedTuple):
-    """What the backward pass of one layer reads. A tensor that nobody will read may be None."""
-
-    h: Tensor | None
-    weight: Tensor | None
-    activity: Tensor | None  # z or a, as the activation needs
-    shape: Size  # of h
-    h_column_major: bool
-    weight_row_major: bool
+def needs_of(input: bool, thetas: Sequence[tuple[bool, ...]]) -> list[Needs]:
+    """What each layer has to compute: dC/dh wherever anything below it wants a gradient."""
+    found, below = [], input
+    for theta in thetas:
+        found.append(Needs(below, theta))
+        below = below or any(theta)
+    return found
 
 
-class Needs(NamedTuple):
-    """Which gradients are wanted: of the input, and of every layer's weight and bias."""
-
-    input: bool
-    weights: tuple[bool, ...]
-    biases: tuple[bool, ...]
-
-    @staticmethod
-    def everything(layers: Sequence[Layer]) -> Needs:
-        """Every gradient there is."""
-        return Needs(True, (True,) * len(layers), tuple(ly.bias is not None for ly in layers))
-
-    @property
-    def first(self) -> int:
-        """The first layer at which a gradient is wanted; what lies below it is a constant."""
-        layers = enumerate(zip(self.weights, self.biases, strict=True))
-        return 0 if self.input else next((i for i, wanted in layers if any(wanted)), 0)
-
-    def upstream(self, index: int) -> bool:
-        """Whether anything below layer ``index`` wants a gradient, so that dC/dh must be had."""
-        return self.input or any(self.weights[:index]) or any(self.biases[:index])
-
-
-class Gradients(NamedTuple):
-    """dC/dx and every dC/dW, dC/db; None where not wanted."""
-
-    input: Tensor | None
-    weights: list[Tensor | None]
-    biases: list[Tensor | None]
-
-
-def rows(x: Tensor) -> Tensor:
-    """(..., I) as (N, I)."""
-    if x.dim() == 2:
-        return x
-    return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])  # -1 is ambiguous for no rows
-
-
-def layer_forward(h: Tensor, layer: Layer) -> tuple[Tensor, Cache]:
-    """a = f(z), z = h W^T + b."""
-    weight, bias, activation = layer
-    z = F.linear(h, weight, bias)
-    a = activation.f(z)
-    flat = rows(h)
-    cache = Cache(
-        h,
-        weight,
-        _activity(activation, z, a),
-        h.shape,
-        flat.stride(0) == 1 and flat.stride(1) == flat.size(0),
-        weight.stride(1) == 1 and weight.stride(0) == weight.size(1),
-    )
-    return a, cache
-
-
-Through = Callable[[Activation, Tensor, Tensor], Tensor]
-
-
-def kernel(activation: Activation, delta: Tensor, cache: Tensor) -> Tensor:
-    """delta * f', rounded as autograd rounds it."""
-    return activation.backward(delta, cache)
-
-
-def formula(activation: Activation, delta: Tensor, cache: Tensor) -> Tensor:
-    """delta * f', as it is written."""
-    return activation.formula(delta, cache)
-
-
-def activation_backward(
-    delta: Tensor, activation: Activation, activity: Tensor | None, through: Through = kernel
-) -> Tensor:
-    """dC/dz = dC/da * f'(z), f' from z or a."""
-    if isinstance(activation, Identity):
-        return delta
-    return through(activation, delta, _kept(activity))
-
-
-def layer_backward(
-    delta: Tensor, cache: Cache, *, weight: bool, bias: bool, input: bool
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """dC/dW = delta^T h,  dC/db = sum_n delta,  dC/dh = delta W.
-
-    Each product has two equal spellings, P and (P^T)^T. Autograd picks by the memory layout of
-    the factor whose gradient it takes, and the two round differently: so do we pick.
-    """
-    grad_weight = grad_bias = grad_h = None
-    g = rows(delta)
-    if weight:
-        h = rows(_kept(cache.h))
-        grad_weight = g.t().mm(h) if cache.weight_row_major else h.t().mm(g).t()
-    if bias:
-        grad_bias = g.sum(0)
-    if input:
-        w = _kept(cache.weight)
-        grad_h = w.t().mm(g.t()).t() if cache.h_column_major else g.mm(w)
-        grad_h = grad_h if len(cache.shape) == 2 else grad_h.reshape(cache.shape)
-    return grad_weight, grad_bias, grad_h
+def everything(thetas: Sequence[Theta]) -> list[Needs]:
+    """Every gradient there is."""
+    return needs_of(True, [tuple([t is not None for t in theta]) for theta in thetas])
 
 
 def forward(
-    x: Tensor, layers: Sequence[Layer], needs: Needs | None = None
+    x: Tensor,
+    layers: Sequence[Layer],
+    thetas: Sequence[Theta],
+    needs: Sequence[Needs] | None = None,
 ) -> tuple[Tensor, list[Cache]]:
-    """o = a_L with a_0 = x,  a_l = f_l(a_{l-1} W_l^T + b_l), and the cache of every layer.
+    """o = f_L(... f_1(x; theta_1) ...; theta_L), and the cache of every layer.
 
     Args:
-        x: (..., I_1).
-        layers: weights (O_l, I_l), biases (O_l,) or None; I_{l+1} = O_l.
-        needs: the gradients that will be wanted; all of them by default. What none of them reads
-            is not kept.
+        x: (..., I).
+        layers: the chain.
+        thetas: the parameters of each layer.
+        needs: the gradients that will be wanted, all by default; what none of them reads is not
+            kept.
     """
-    needs = needs or Needs.everything(layers)
-    first, caches = needs.first, []
-    for i, layer in enumerate(layers):
-        x, cache = layer_forward(x, layer)
-        caches.append(
-            cache._replace(
-                h=cache.h if needs.weights[i] or i == first else None,
-                weight=cache.weight if needs.upstream(i) else None,
-                activity=cache.activity if i >= first else None,
-            )
-        )
+    caches = []
+    for layer, theta, need in zip(layers, thetas, needs or everything(thetas), strict=True):
+        x, cache = layer.forward(x, theta, need)
+        caches.append(cache)
     return x, caches
 
 
+class Gradients(NamedTuple):
+    """dC/dx and every dC/dtheta, None where not wanted; and every delta that was found."""
+
+    input: Tensor | None
+    thetas: list[Theta]
+    deltas: list[Tensor | None]
+
+
 def backward(
-    grad_output: Tensor,
+    injected: Sequence[Tensor | None],
     layers: Sequence[Layer],
     caches: Sequence[Cache],
-    needs: Needs | None = None,
-    through: Through = kernel,
+    needs: Sequence[Needs],
+    by: Literal["backward", "recorded", "formula"] = "backward",
 ) -> Gradients:
-    """delta_L = dC/do * f'(z_L),  delta_l = (delta_{l+1} W_{l+1}) * f'(z_l), and the gradients.
+    """delta_{l-1}, dC/dtheta_l from delta_l, last layer first, to where no gradient is wanted.
 
     Args:
-        grad_output: dC/do, (..., O_L).
-        layers: the layers that ``forward`` ran; only their activations are read.
+        injected: dC/da_l as far as C reads a_l itself, per layer; None for zeros. In training C
+            reads the output alone, and only the last entry is there.
+        layers: what ``forward`` ran.
         caches: what ``forward`` returned.
-        needs: the gradients wanted; all of them by default. The loop ends where nothing below
-            wants one.
-        through: how delta is multiplied by f': ``kernel`` rounds like autograd, ``formula`` runs
-            the written expression.
+        needs: the gradients wanted.
+        by: the method of each layer that runs: ``backward`` and, where autograd records,
+            ``recorded`` round like autograd, ``formula`` is the written expression.
     """
-    needs = needs or Needs.everything(layers)
-    weights: list[Tensor | None] = [None] * len(layers)
-    biases: list[Tensor | None] = [None] * len(layers)
-    delta: Tensor | None = grad_output
+    thetas: list[Theta] = [(None,) * len(need.theta) for need in needs]
+    deltas: list[Tensor | None] = [None] * len(layers)
+    delta: Tensor | None = None
     for i in reversed(range(len(layers))):
-        wanted = needs.weights[i], needs.biases[i], needs.upstream(i)
-        if delta is None or not any(wanted):
-            break
-        delta = activation_backward(delta, layers[i].activation, caches[i].activity, through)
-        weights[i], biases[i], delta = layer_backward(
-            delta, caches[i], weight=wanted[0], bias=wanted[1], input=wanted[2]
-        )
-    return Gradients(delta if needs.input else None, weights, biases)
+        delta = total(delta, injected[i])
+        if not needs[i]:
+            return Gradients(None, thetas, deltas)
+        if delta is not None:
+            deltas[i] = delta
+            delta, *theta = getattr(layers[i], by)(delta, caches[i], needs[i])
+            thetas[i] = tuple(theta)
+    return Gradients(delta, thetas, deltas)
 
 
-def _activity(activation: Activation, z: Tensor, a: Tensor) -> Tensor | None:
-    """What f' is computed from; the identity's f' = 1 needs nothing."""
-    if isinstance(activation, Identity):
-        return None
-    return a if activation.needs == "a" else z
+def double_backward(
+    v_input: Tensor | None,
+    v_thetas: Sequence[Theta],
+    v_deltas: Sequence[Tensor | None],
+    deltas: Sequence[Tensor | None],
+    layers: Sequence[Layer],
+    caches: Sequence[Cache],
+    needs: Sequence[Needs],
+) -> tuple[list[Tensor | None], list[Cache]]:
+    """The gradients of S = v . dC/dx + sum_l V_l . dC/dtheta_l for injected and caches.
 
-
-def _kept(tensor: Tensor | None) -> Tensor:
-    if tensor is None:
-        raise ValueError("cache holds None where a tensor is needed; run forward again to fill it")
-    return tensor
+    Args:
+        v_input: cotangent of dC/dx; None for zeros.
+        v_thetas: cotangents of every dC/dtheta; None for zeros.
+        v_deltas: cotangents of the deltas themselves, which a third derivative has.
+        deltas: delta_l of ``backward``.
+        layers: as for ``backward``.
+        caches: as for ``backward``.
+        needs: which of dS/dh and dS/dtheta are wanted.
+    """
+    tangents: list[Tensor | None] = []
+    found: list[Cache] = []
+    v = v_input
+    for i, layer in enumerate(layers):
+        delta, cache = deltas[i], Cache()
+        if delta is None:
+            v = None
+        else:
+            v, cache = layer.double_backward(v, v_thetas[i], delta, caches[i], needs[i])
+        v = total(v, v_deltas[i])
+        tangents.append(v)
+        found.append(cache)
+    return tangents, found

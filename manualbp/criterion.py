@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from manualbp import losses
 from manualbp.cross_entropy import CrossEntropy, LogSoftmax
 from manualbp.eligible import alike, unobserved
-from manualbp.function import Rule, differentiable
+from manualbp.rule import Rule, differentiable
 
 
 class Cost(torch.autograd.Function):

@@ -16,12 +16,11 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.modules import module as modules
 
-from manualbp.activations import MODULES
+from manualbp.layers import MODULES, from_module, in_place
 
 _PLAIN = (Tensor, nn.Parameter)
 _DEVICES = ("cpu", "cuda")
-_KINDS: tuple[type[nn.Module], ...] = (nn.Linear, *MODULES)
-_FORWARDS = {kind: kind.forward for kind in _KINDS}  # as they are before anyone patches a class
+_FORWARDS = {kind: kind.forward for kind in MODULES}  # as they are before anyone patches a class
 
 
 def unobserved(x: Any) -> bool:
@@ -58,9 +57,12 @@ def alike(tensors: Sequence[Tensor]) -> bool:
     return dtype.is_floating_point
 
 
-def plain_module(module: nn.Module) -> bool:
-    """Whether calling a Linear or activation does what torch.nn's does: no hooks, no overrides."""
-    return type(module).forward is _FORWARDS.get(type(module)) and not (
+_HOOKS = ("forward_hooks", "forward_pre_hooks", "backward_hooks", "backward_pre_hooks")
+
+
+def unhooked(module: nn.Module) -> bool:
+    """Whether calling the module is calling its class's forward and nothing else."""
+    return not (
         module._forward_hooks
         or module._forward_pre_hooks
         or module._backward_hooks
@@ -68,3 +70,25 @@ def plain_module(module: nn.Module) -> bool:
         or "forward" in module.__dict__
         or module._compiled_call_impl is not None
     )
+
+
+def plain_module(module: nn.Module) -> bool:
+    """Whether calling a known module does what torch.nn's does: no hooks, no overrides."""
+    return type(module).forward is _FORWARDS.get(type(module)) and unhooked(module)
+
+
+def refusal(module: nn.Module) -> str | None:
+    """Why ``plain_module`` is False, in words; None where it is True and the layer is known."""
+    kind, hooks = type(module), [h for h in _HOOKS if getattr(module, f"_{h}")]
+    if kind not in _FORWARDS:
+        known = next((k.__name__ for k in _FORWARDS if isinstance(module, k)), None)
+        return f"a subclass of {known}" if known else "no layer by hand for it"
+    if kind.forward is not _FORWARDS[kind]:
+        return "its class's forward was replaced"
+    if hooks:
+        return f"has {hooks[0].replace('_', ' ')}"
+    if not unhooked(module):
+        return "its forward was replaced or compiled"
+    if from_module(module) is None:
+        return "its options are not covered by hand"
+    return "it works in place on what is read elsewhere" if in_place(module) else None

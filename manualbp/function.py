@@ -1,163 +1,189 @@
 """Backpropagation as torch.autograd.Functions with explicit gradients.
 
-``Chain`` is the chain of layers. What it keeps for backward: h_l only if dC/dW_l is wanted, W_l
-only if something below layer l wants a gradient, z_l or a_l as f' needs, a bias never. So memory,
-and the edits in place that raise, are those of autograd, with two exceptions: the input of the
-first layer that wants a gradient is always kept, because a second derivative starts from it; and as
-the chain is one node, an edit raises also where only a gradient above it is asked for.
+``Chain`` is the chain of layers. What it keeps for backward is what each layer's cache holds: h_l
+only if dC/dW_l is wanted, W_l only if something below layer l wants a gradient, z_l or a_l as f'
+needs, a bias never. So memory, and the edits in place that raise, are those of autograd.
 
-Double backward: when autograd records the backward pass (``create_graph=True``), the chain is
-recomputed from that input and the parameters, and the recursion runs on tensors that carry a
-graph, right to any order. Using the saved activations instead would treat them as constants,
-silently wrong. In the recorded recursion every multiplication by f' is a ``Backward``: it gives
-the kernel's value, so the bits stay autograd's, and is itself differentiated by f' and f''.
+Double backward: whatever is kept of the activations leaves the Function as an output of its own,
+beside o, though nobody sees it. So, kept, it carries its graph: where autograd records the backward
+pass (``create_graph=True``), the recursion depends on x, W and b through it, right to any order and
+with nothing computed twice. Kept as plain tensors, activations would count as constants, silently
+wrong. ``Recursion`` is the recorded backward pass; its own backward is written by hand once more,
+the R-operator of ``backprop.double_backward``, and from there PyTorch's operators carry on.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
 from manualbp import backprop
-from manualbp.activations import Activation
-from manualbp.backprop import Cache, Gradients, Layer, Needs
+from manualbp.backprop import Gradients
+from manualbp.layers import Cache, Layer, Linear, Needs, own, total
 
 
-class Rule(Protocol):
-    """A gradient rule, as activations and losses are: its value, and the value's own gradients."""
+class Chain(torch.autograd.Function):
+    """o = f_L(... f_1(x; theta_1) ...; theta_L), with dC/dx and every dC/dtheta by hand.
 
-    def backward(self, delta: Tensor, x: Tensor, /, *constants: Any) -> Tensor:
-        """The gradient by x, from delta, the gradient of the result; rounded like autograd."""
+    ``Chain.apply(layers, residual, *theta_L, ..., *theta_1, x)[0]``; x (..., I), o (..., O). With
+    ``residual`` o = x + that. The last layer comes first because that is the order in which
+    autograd adds up the gradients of a tied weight. The other outputs are what backward reads.
+    """
 
-    def formula(self, delta: Tensor, x: Tensor, /, *constants: Any) -> Tensor:
-        """The same as it is written."""
+    @staticmethod
+    def forward(ctx: Any, layers: Sequence[Layer], residual: bool, *tensors: Any) -> Any:
+        *parameters, x = tensors
+        *wants, wants_x = ctx.needs_input_grad[2:]
+        needs = backprop.needs_of(wants_x, _by_layer(layers, wants))
+        o, caches = backprop.forward(x, layers, _by_layer(layers, parameters), needs)
+        ctx.save_for_backward(*(t for cache in caches for t in cache.tensors()))
+        ctx.layers, ctx.residual = layers, residual
+        ctx.caches = [cache.emptied() for cache in caches]
+        ctx.present = [t is not None for t in tensors]
+        ctx.hidden, activities = _hidden(caches, residual)
+        ctx.set_materialize_grads(False)
+        return (x + o if residual else o, *activities)
 
-    def double_backward(
-        self, v: Tensor, delta: Tensor, x: Tensor, /, *constants: Any
-    ) -> tuple[Tensor, Tensor]:
-        """The gradients of sum(v * backward(delta, x)) by delta and by x."""
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:
+        saved = iter(ctx.saved_tensors)  # raises, in autograd's words, if freed or edited in place
+        grad_output, *grad_hidden = grad_outputs
+        caches = [cache.filled(saved) for cache in ctx.caches]
+        *wants, wants_x = wanted(ctx, ctx.needs_input_grad[2:], ctx.present)
+        needs = backprop.needs_of(wants_x, _by_layer(ctx.layers, wants))
+        injected = [None] * (len(caches) - 1) + [grad_output]
+        for i, grad in zip(ctx.hidden, grad_hidden, strict=True):
+            injected[i] = total(injected[i], grad)
+        if torch.is_grad_enabled():
+            trained = _by_layer(ctx.layers, ctx.needs_input_grad[2:-1])
+            caches = list(map(_as_at_forward, ctx.layers, caches, trained))
+            grad_input, thetas, _ = _recorded(injected, ctx.layers, caches, needs)
+        else:
+            grad_input, thetas, _ = backprop.backward(injected, ctx.layers, caches, needs)
+        if ctx.residual and wants_x:
+            grad_input = total(grad_output, grad_input)
+        return None, None, *(g for theta in reversed(thetas) for g in theta), grad_input
 
 
-class Backward(torch.autograd.Function):
-    """rule.backward(delta, x, *constants), to be differentiated once more by written formulas.
+def _as_at_forward(layer: Layer, cache: Cache, trained: tuple[bool, ...]) -> Cache:
+    """With the requires_grad that W had at forward: autograd's linear keeps W^T, made back then."""
+    weight = cache.theta[0] if isinstance(layer, Linear) else None
+    if weight is None or weight.requires_grad == trained[0]:
+        return cache
+    if trained[0]:
+        raise RuntimeError(
+            "a weight was frozen between forward and a backward with create_graph=True; "
+            "run forward again after requires_grad_(False)"
+        )
+    return cache._replace(theta=(weight.detach(), None))
 
-    ``watched`` are tensors the rule holds itself; they are kept here so that an edit is noticed.
+
+def _recorded(
+    injected: Sequence[Tensor | None], layers: Sequence[Layer], caches: Sequence[Cache],
+    needs: Sequence[Needs],
+) -> Gradients:  # fmt: skip
+    """The backward pass in a graph that is being recorded."""
+    if (
+        not all(layer.by_r_operator for layer in layers)
+        or torch._C._are_functorch_transforms_active()  # these look inside a program
+        or forward_ad._current_level >= 0
+    ):
+        return backprop.backward(injected, layers, caches, needs, "recorded")
+    tensors = (t for cache in caches for t in cache.tensors())
+    empty = [cache.emptied() for cache in caches]
+    grad_input, *rest = Recursion.apply(layers, empty, needs, *injected, *tensors)  # type: ignore[no-untyped-call]
+    count = sum(layer.parameters for layer in layers)
+    return Gradients(grad_input, _by_layer(layers, rest[:count]), [])
+
+
+class Recursion(torch.autograd.Function):
+    """The backward pass of a ``Chain`` as a function that has derivatives itself.
+
+    ``Recursion.apply(layers, caches, needs, *injected, *tensors of the caches)``; returns dC/dx,
+    every dC/dtheta, and the deltas that its own backward reads.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, rule: Rule, watched: Sequence[Tensor | None], delta: Tensor, x: Tensor, *rest: Any
-    ) -> Tensor:
-        ctx.rule, ctx.rest = rule, len(rest)
-        ctx.save_for_backward(delta, x, *rest, *watched)
-        return rule.backward(delta, x, *rest)
-
-    @staticmethod
-    def backward(ctx: Any, *grad_outputs: Any) -> Any:
-        delta, x, *rest = ctx.saved_tensors
-        rest = rest[: ctx.rest]
-        gradients = ctx.rule.double_backward(grad_outputs[0], delta, x, *rest)
-        return (None, None, *gradients, *[None] * ctx.rest)
-
-
-def differentiable(
-    rule: Rule, delta: Tensor, x: Tensor, *rest: Any, watched: Sequence[Tensor | None] = ()
-) -> Tensor:
-    """rule.backward(delta, x, *rest) in a graph that is being recorded."""
-    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
-        return rule.formula(delta, x, *rest)  # these look inside a program
-    return Backward.apply(rule, watched, delta, x, *rest)  # type: ignore[no-untyped-call]
-
-
-class Chain(torch.autograd.Function):
-    """o = f_L(... f_1(x W_1^T + b_1) ... W_L^T + b_L), with dC/dx, dC/dW_l, dC/db_l by hand.
-
-    ``Chain.apply(activations, W_L, b_L, ..., W_1, b_1, x)``; x (..., I_1), W_l (O_l, I_l),
-    b_l (O_l,) or None. Returns o (..., O_L). See ``backprop`` for the formulas. The last layer
-    comes first because that is the order in which autograd adds up the gradients of a tied weight.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, activations: Sequence[Activation], *tensors: Any) -> Tensor:
-        *parameters, x = tensors
-        ctx.layers = _layers(activations, parameters)
-        *wants, wants_x = ctx.needs_input_grad[1:]
-        ctx.needs = Needs(wants_x, tuple(wants[-2::-2]), tuple(wants[::-2]))
-        output, caches = backprop.forward(x, ctx.layers, ctx.needs)
-        ctx.save_for_backward(*(t for c in caches for t in (c.h, c.weight, c.activity)))
-        ctx.caches = [c._replace(h=None, weight=None, activity=None) for c in caches]
-        ctx.versions = _versions(ctx.layers[ctx.needs.first :])
+        ctx: Any, layers: Sequence[Layer], caches: Sequence[Cache], needs: Sequence[Needs],
+        *tensors: Any,
+    ) -> Any:  # fmt: skip
+        injected, kept = tensors[: len(layers)], tensors[len(layers) :]
+        flat = iter(kept)
+        filled = [cache.filled(flat) for cache in caches]
+        grad_input, thetas, deltas = backprop.backward(injected, layers, filled, needs, "recorded")
+        deltas = list(map(own, deltas))
+        # A delta that is no sum is what came in; the others leave, so as to carry their graph.
+        found = [i for i, d in enumerate(deltas) if d is not None and d is not injected[i]]
+        ctx.save_for_backward(*kept, *deltas)
+        ctx.layers, ctx.caches, ctx.found = layers, caches, found
+        ctx.present = [t is not None for t in tensors]
         ctx.set_materialize_grads(False)
-        # F.linear may return a view, which nobody may edit in place once it leaves a Function.
-        return torch.ops.aten._unsafe_view(output, output.shape) if output._is_view() else output
+        gradients = [grad_input, *(g for theta in reversed(thetas) for g in theta)]
+        return (*map(own, gradients), *[deltas[i] for i in found])
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> Any:
-        (grad_output,) = grad_outputs
-        saved = ctx.saved_tensors  # raises, in autograd's words, if freed or edited in place
-        if grad_output is None:
-            return (None,) * len(ctx.needs_input_grad)
-        tensors = zip(ctx.caches, saved[0::3], saved[1::3], saved[2::3], strict=True)
-        caches = [c._replace(h=h, weight=w, activity=activity) for c, h, w, activity in tensors]
-        if torch.is_grad_enabled():
-            gradients = _recorded_backward(ctx, grad_output, caches)
-        else:
-            gradients = backprop.backward(grad_output, ctx.layers, caches, ctx.needs)
-        pairs = zip(reversed(gradients.weights), reversed(gradients.biases), strict=True)
-        return (None, *(g for pair in pairs for g in pair), gradients.input)
-
-
-def _layers(activations: Sequence[Activation], parameters: Sequence[Tensor | None]) -> list[Layer]:
-    """From W_L, b_L, ..., W_1, b_1."""
-    pairs = zip(parameters[-2::-2], parameters[::-2], activations, strict=True)
-    return [Layer(w, b, f) for w, b, f in pairs if w is not None]
-
-
-def _versions(layers: Sequence[Layer]) -> list[tuple[int, int]]:
-    """What tells an edited parameter; an edit in place through ``.data`` stays unseen."""
-    parameters = (p for layer in layers for p in (layer.weight, layer.bias) if p is not None)
-    return [(p._version, p.data_ptr()) for p in parameters]
-
-
-def _recorded_backward(ctx: Any, grad_output: Tensor, caches: Sequence[Cache]) -> Gradients:
-    """The backward pass as recorded operations on x, W and b, for derivatives of any order."""
-    first = ctx.needs.first
-    h, layers = caches[first].h, ctx.layers[first:]
-    needs = Needs(ctx.needs.input, ctx.needs.weights[first:], ctx.needs.biases[first:])
-    if h is None:
-        raise RuntimeError("the input of the first layer was not kept")
-    if _versions(layers) != ctx.versions:
-        raise RuntimeError(
-            "one of the variables needed for gradient computation has been modified by an inplace "
-            "operation: a weight or bias changed between forward and a backward with "
-            "create_graph=True; run forward again after the change"
+        layers, count = ctx.layers, len(ctx.layers)
+        saved = iter(ctx.saved_tensors)
+        caches = [cache.filled(saved) for cache in ctx.caches]
+        deltas = list(saved)
+        v_input, *rest = grad_outputs
+        v_deltas: list[Tensor | None] = [None] * count
+        for i, v in zip(ctx.found, rest[len(rest) - len(ctx.found) :], strict=True):
+            v_deltas[i] = v
+        v_thetas = _by_layer(layers, rest[: len(rest) - len(ctx.found)])
+        asked = iter(wanted(ctx, ctx.needs_input_grad[3:], ctx.present)[count:])
+        flags = [cache.filled(asked) for cache in ctx.caches]
+        needs = [Needs(bool(flag.h or flag.a), tuple(map(bool, flag.theta))) for flag in flags]
+        tangents, found = backprop.double_backward(
+            v_input, v_thetas, v_deltas, deltas, layers, caches, needs
         )
-    layers = [
-        Layer(_as_at_forward(layer.weight, w), _as_at_forward(layer.bias, b), layer.activation)
-        for layer, w, b in zip(layers, needs.weights, needs.biases, strict=True)
-    ]
-    with torch.autocast(grad_output.device.type, enabled=False):  # as it was at forward
-        _, recorded = backprop.forward(h, layers)
-    gradients = backprop.backward(grad_output, layers, recorded, needs, _through)
-    below: list[Tensor | None] = [None] * first
-    return Gradients(gradients.input, below + gradients.weights, below + gradients.biases)
+        tensors = (t for c, like in zip(found, ctx.caches, strict=True) for t in c.padded(like))
+        pairs = zip((*tangents, *tensors), ctx.present, strict=True)
+        return None, None, None, *(t if there else None for t, there in pairs)
 
 
-def _as_at_forward(parameter: Any, wanted: bool) -> Any:
-    """The parameter with the requires_grad it had at forward."""
-    if parameter is None or parameter.requires_grad == wanted:
-        return parameter
-    if wanted:
-        raise RuntimeError(
-            "a weight or bias was frozen between forward and a backward with create_graph=True; "
-            "run forward again after requires_grad_(False)"
-        )
-    return parameter.detach()
+def _hidden(caches: Sequence[Cache], residual: bool) -> tuple[list[int], list[Tensor]]:
+    """The layers whose output some cache holds, and those outputs; o itself leaves anyway."""
+    indices, found = [], []
+    for i, cache in enumerate(caches):
+        last = i == len(caches) - 1
+        a = cache.a if last or cache.a is not None else caches[i + 1].h
+        if a is not None and (residual or not last):
+            indices.append(i)
+            found.append(a)
+    return indices, found
 
 
-def _through(activation: Activation, delta: Tensor, cache: Tensor) -> Tensor:
-    return differentiable(activation.recorded, delta, cache)
+def wanted(ctx: Any, needs: Sequence[bool], present: Sequence[bool]) -> list[bool]:
+    """The inputs whose gradient this very backward pass asks for, as autograd prunes its nodes.
+
+    Args:
+        ctx: of a Function whose tensor inputs come last.
+        needs: its ``needs_input_grad`` for those.
+        present: which of those are tensors; the others are None.
+    """
+    nodes = (node for node, _ in ctx.next_functions)
+    there = (next(nodes) if found else None for found in present)
+    return [need and _runs(node) for need, node in zip(needs, there, strict=True)]
+
+
+def _runs(node: Any) -> bool:
+    try:
+        return bool(torch._C._will_engine_execute_node(node))
+    except RuntimeError:  # how it answers for a leaf that autograd.grad was asked for
+        return True
+
+
+def _by_layer(layers: Sequence[Layer], flat: Sequence[Any]) -> list[Any]:
+    """What is per parameter, last layer first, as a tuple for each layer, first layer first."""
+    found, end = [], len(flat)
+    for layer in layers:
+        found.append(tuple(flat[end - layer.parameters : end]))
+        end -= layer.parameters
+    return found

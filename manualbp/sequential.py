@@ -8,17 +8,15 @@ through one hand-written Function (function.py); every other child is called as 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from manualbp import activations
-from manualbp.activations import Activation, Identity
-from manualbp.eligible import alike, plain_module, unobserved
-from manualbp.function import Chain
+from manualbp.run import call
 
 
 class Sequential(nn.Sequential):
@@ -41,79 +39,27 @@ class Sequential(nn.Sequential):
 
     @torch.jit.unused
     def _by_hand(self, input):  # type: ignore[no-untyped-def]
-        if not unobserved(input):
-            return super().forward(input)  # type: ignore[no-untyped-call]
-        for step in _steps(self):
-            input = step(input)
-        return input
+        return call(self, input)
 
 
-class _Run(NamedTuple):
-    """Consecutive children that make a chain: Linear, at most one activation, Linear, ..."""
+class Residual(Sequential):
+    """o = x + f(x), f the children in order;  dC/dx = dC/do + what comes down through f.
 
-    modules: list[nn.Module]
-    activations: list[Activation]
-    parameters: list[Tensor | None]  # W_1, b_1, W_2, b_2, ...
+    A block of a residual network. f's output must have the shape of x, or broadcast with it.
+    """
 
-    def __call__(self, x: Tensor) -> Tensor:
-        tensors = [x, *(p for p in self.parameters if p is not None)]
-        if alike(tensors) and self._fits(x) and any(t.requires_grad for t in tensors):
-            pairs = zip(self.parameters[-2::-2], self.parameters[::-2], strict=True)
-            backwards = (p for pair in pairs for p in pair)
-            return Chain.apply(self.activations, *backwards, x)  # type: ignore[no-untyped-call]
-        for module in self.modules:
-            x = module(x)
-        return x
+    def forward(self, input):  # type: ignore[no-untyped-def]
+        """input + the children in order."""
+        if torch.jit.is_scripting():  # type: ignore[attr-defined]
+            output = input
+            for module in self:
+                output = module(output)
+            return input + output
+        return self._by_hand(input)
 
-    def _fits(self, x: Tensor) -> bool:
-        """Whether the shapes chain; where they do not, nn.Linear's own error is to be seen.
-
-        Also whether x and the biases are laid out plainly: for other strides F.linear may choose
-        batched products or sum a bias gradient in another order, which rounds differently.
-        """
-        width = x.shape[-1] if x.dim() else -1
-        for weight, bias in zip(self.parameters[0::2], self.parameters[1::2], strict=True):
-            if weight is None or weight.dim() != 2 or weight.shape[1] != width:
-                return False
-            width = weight.shape[0]
-            if bias is not None and (bias.shape != (width,) or not bias.is_contiguous()):
-                return False
-        return x.dim() == 2 or _row_major(x)
-
-
-def _row_major(x: Tensor) -> bool:
-    """Whether the strides are those of a fresh tensor, also where a dimension has size 1."""
-    stride = 1
-    for size, own in zip(reversed(x.shape), reversed(x.stride()), strict=True):
-        if own != stride:
-            return False
-        stride *= max(size, 1)
-    return True
-
-
-def _steps(modules: nn.Sequential) -> Iterator[_Run | nn.Module]:
-    """The children, with every Linear/activation run gathered into one step."""
-    run: _Run | None = None
-    open_layer = False  # the run's last Linear has no activation yet
-    for module in modules:
-        activation = activations.from_module(module)
-        if type(module) is nn.Linear and plain_module(module):
-            run = run or _Run([], [], [])
-            run.modules.append(module)
-            run.activations.append(Identity())
-            run.parameters.extend((module.weight, module.bias))
-            open_layer = True
-        elif run and open_layer and activation is not None and plain_module(module):
-            run.modules.append(module)
-            run.activations[-1] = activation
-            open_layer = isinstance(activation, Identity)
-        else:
-            if run:
-                yield run
-            run = None
-            yield module
-    if run:
-        yield run
+    @torch.jit.unused
+    def _by_hand(self, input):  # type: ignore[no-untyped-def]
+        return call(self, input, residual=True)
 
 
 class MLP(Sequential):
@@ -170,23 +116,3 @@ def _check_widths(widths: Sequence[int]) -> None:
             f"widths must be two or more integers >= 1, got {widths!r}; "
             "for 64 inputs, 128 hidden nodes and 10 outputs pass (64, 128, 10)"
         )
-
-
-def convert(model: nn.Module) -> nn.Module:
-    """Turn every eligible nn.Sequential inside ``model`` into ``Sequential``, in place.
-
-    Eligible is an instance of exactly nn.Sequential with at least one nn.Linear among its direct
-    children. Only its class changes: parameters, hooks, state_dict keys and every reference to it
-    stay as they are, so an optimizer made before goes on working.
-
-    Returns:
-        ``model`` itself.
-    """
-    if not isinstance(model, nn.Module):
-        raise TypeError(
-            f"convert expects an nn.Module, got {type(model).__name__}; pass the model itself"
-        )
-    for module in model.modules():
-        if type(module) is nn.Sequential and any(type(child) is nn.Linear for child in module):
-            module.__class__ = Sequential
-    return model

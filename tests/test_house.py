@@ -8,14 +8,16 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-CORE = sorted([*(ROOT / "manualbp").glob("*.py"), *(ROOT / "manualbp/activations").glob("*.py")])
+CORE = sorted([*(ROOT / "manualbp").glob("*.py"), *(ROOT / "manualbp/activations").glob("*.py"),
+               *(ROOT / "manualbp/layers").glob("*.py")])  # fmt: skip
 PARITY = sorted((ROOT / "manualbp" / "parity").glob("*.py"))
 COMPARISONS = sorted((ROOT / "comparisons").glob("*.py"))
 
 # Each may import the ones before it, of manualbp's own modules.
 ORACLE = ("reference", "reference_functions")  # independent: numpy alone
-ORDER = ["activations", "losses", "cross_entropy", "eligible", "backprop", "function",
-         "criterion", "sequential", "descent"]  # fmt: skip
+ORDER = ["activations", "layers", "losses", "cross_entropy", "eligible", "backprop", "function",
+         "rule", "criterion", "run", "sequential", "gated", "forward_source", "blocks", "convert",
+         "descent"]  # fmt: skip
 
 
 # Where autograd is asked for a gradient; `x.backward()` is the other way.

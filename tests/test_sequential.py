@@ -16,7 +16,7 @@ from torch.nn.utils.parametrizations import weight_norm
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import manualbp
-from manualbp import backprop
+from manualbp import layers
 from manualbp.activations import ACTIVATIONS
 from tests.helpers import autograd_twin, differing, gradients, hand_twin
 
@@ -85,15 +85,15 @@ def test_bit_identical_everywhere(activation: str, dtype: torch.dtype, threads: 
 def test_planted_product_order_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """The sweep must see dC/dW and dC/dh spelled the other way: equal but for rounding."""
 
-    def naive(delta, cache, *, weight, bias, input):  # type: ignore[no-untyped-def]
-        g = backprop.rows(delta)
+    def naive(self, delta, cache, needs):  # type: ignore[no-untyped-def]
+        g = layers.rows(delta)
         return (
-            g.t().mm(backprop.rows(cache.h)) if weight else None,
-            g.sum(0) if bias else None,
-            g.mm(cache.weight).reshape(cache.shape) if input else None,
+            g.mm(cache.theta[0]).reshape(cache.layout.shape) if needs.h else None,
+            g.t().mm(layers.rows(cache.h)) if needs.theta[0] else None,
+            g.sum(0) if needs.theta[1] else None,
         )
 
-    monkeypatch.setattr(backprop, "layer_backward", naive)
+    monkeypatch.setattr(layers.Linear, "backward", naive)
     assert sweep("tanh", torch.float32)
 
 
@@ -319,20 +319,6 @@ def test_nested_tensors() -> None:
         assert torch.equal(ours, theirs)
 
 
-def test_frozen_layers_below_keep_nothing() -> None:
-    """The layers below the first gradient are not kept, not even while forward runs."""
-    model = manualbp.MLP((4, 4, 4, 2), "gelu")
-    model[0].requires_grad_(False)
-    model[2].requires_grad_(False)
-    gelu = ACTIVATIONS["gelu"]
-    layers = [backprop.Layer(model[i].weight, model[i].bias, gelu) for i in (0, 2, 4)]
-    needs = backprop.Needs(False, (False, False, True), (False, False, True))
-    _, caches = backprop.forward(torch.randn(3, 4), layers, needs)
-    assert [[t is not None for t in cache[:3]] for cache in caches] == [
-        [False, False, False], [False, False, False], [True, False, True],
-    ]  # fmt: skip
-
-
 def test_keyword_input() -> None:
     model, twin, x = twins()
     assert is_by_hand(model(input=x)) and torch.equal(model(input=x), twin(input=x))
@@ -395,7 +381,7 @@ def test_convert() -> None:
     assert is_by_hand(net(x)) and differing(gradients(net, x), gradients(twin, x)) == []
     root = nn.Sequential(nn.Linear(2, 2))
     assert type(manualbp.convert(root)) is manualbp.Sequential
-    with pytest.raises(TypeError, match=r"expects an nn.Module, got list"):
+    with pytest.raises(TypeError, match=r"expected an nn.Module, got list"):
         manualbp.convert([root])
 
 

@@ -94,10 +94,10 @@ def by_name(name: str) -> Activation:
 def from_module(module: nn.Module) -> Activation | None:
     """The activation that ``module`` computes, or None where it is none of the known ones.
 
-    In-place modules are none: they overwrite the z that the derivative needs.
+    A module that works in place computes the same f.
     """
     build = MODULES.get(type(module))
-    return build(module) if build and not getattr(module, "inplace", False) else None
+    return build(module) if build else None
 
 
 def to_module(activation: Activation) -> nn.Module:

@@ -16,7 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from comparisons import data, training
 from comparisons.cli import Parser, main
-from manualbp import backprop
+from manualbp.layers import Linear
 from manualbp.parity.training import TrainingReport, train_side_by_side
 
 ROOT = Path(__file__).parents[2]
@@ -103,13 +103,13 @@ def test_the_logged_command_runs_it_again(
 def test_a_planted_fault_turns_it_red(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = backprop.layer_backward
+    original = Linear.backward
 
-    def missing_bias(*args, **kwargs):  # type: ignore[no-untyped-def]
-        weight, bias, h = original(*args, **kwargs)
-        return weight, None if bias is None else torch.zeros_like(bias), h
+    def missing_bias(*args):  # type: ignore[no-untyped-def]
+        h, weight, bias = original(*args)
+        return h, weight, None if bias is None else torch.zeros_like(bias)
 
-    monkeypatch.setattr(backprop, "layer_backward", missing_bias)
+    monkeypatch.setattr(Linear, "backward", missing_bias)
     for optimizer in training.OPTIMIZERS:
         options = ["--epochs", "1", "--optimizer", optimizer, "--log-dir", str(tmp_path)]
         assert main(["training", *options, "--run-name", optimizer]) == 1

@@ -1,0 +1,137 @@
+"""Hand-made blocks by hand: a class of PyTorch's or of a user's, with another ``forward``.
+
+``by_hand(cls)`` is a subclass of ``cls`` that differs in ``forward`` alone, which runs what
+``forward_source`` has read. So isinstance, parameters and state_dict keys stay, and where a
+Function cannot serve the class's own forward runs.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+from torch import nn
+
+from manualbp.eligible import unhooked, unobserved
+from manualbp.forward_source import FUNCTIONS, Reading, Steps, read
+from manualbp.gated import gated
+from manualbp.run import call
+
+
+class Block:
+    """Marks a class that ``by_hand`` made."""
+
+    original: type[nn.Module]
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """By the original class, since this one has no name to be found by."""
+        return _restore, (self.original,), self.__dict__
+
+    def __prepare_scriptable__(self) -> Any:
+        """For TorchScript, which compiles the class's own forward."""
+        own = copy.copy(self)
+        own.__class__ = self.original  # type: ignore[assignment]
+        return own
+
+
+def by_hand(cls: type[nn.Module]) -> type[nn.Module]:
+    """``cls`` with a forward by hand.
+
+    Raises:
+        ValueError: what its forward computes is not understood.
+    """
+    if cls not in _MADE:
+        reading = SEQUENTIAL if is_sequential(cls) else read(cls)
+        if isinstance(reading, str):
+            raise ValueError(f"{cls.__name__} cannot be done by hand: {reading}")
+        _MADE[cls] = _made(cls, reading)
+    return _MADE[cls]
+
+
+SEQUENTIAL = Reading("input", ())  # stands for: the children in order
+_MADE: dict[type[nn.Module], type[nn.Module]] = {}
+
+
+def is_sequential(cls: type[nn.Module]) -> bool:
+    """Whether its forward is nn.Sequential's own."""
+    return issubclass(cls, nn.Sequential) and cls.forward is nn.Sequential.forward
+
+
+def resolve(block: nn.Module, steps: Steps) -> list[nn.Module] | None:
+    """The modules that the steps stand for at the moment; None where one is no module."""
+    found: list[nn.Module] = []
+    for step in steps:
+        module = _of_function(getattr(block, step, None) if isinstance(step, str) else step)
+        if not isinstance(module, nn.Module):
+            return None
+        found.extend(_inner(module))
+    return found
+
+
+def _made(cls: type[nn.Module], reading: Reading) -> type[nn.Module]:
+    as_read = cls.forward
+
+    @functools.wraps(as_read)
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if not args and list(kwargs) == [reading.argument]:
+            args, kwargs = (kwargs[reading.argument],), {}
+        patched = cls.forward is not as_read
+        if len(args) != 1 or kwargs or patched or not unobserved(args[0]):
+            return cls.forward(self, *args, **kwargs)
+        return call(self, args[0]) if reading is SEQUENTIAL else _run(self, reading, cls, args[0])
+
+    # torch.compile counts recompilations per code object: each class has its own.
+    code: Any = forward
+    code.__code__ = code.__code__.replace(co_name=f"forward_of_{cls.__name__}")
+    own = {
+        "forward": forward,
+        "original": cls,
+        "__module__": cls.__module__,
+        "__qualname__": cls.__qualname__,
+        "__doc__": cls.__doc__,
+    }
+    return type(cls.__name__, (Block, cls), own)
+
+
+def _run(block: nn.Module, reading: Reading, cls: Any, x: Any) -> Any:
+    """What the reading says, with today's children."""
+    steps = resolve(block, reading.steps)
+    if steps is not None and reading.gate is None:
+        return call(steps, x, reading.residual)
+    left, right = (resolve(block, side) for side in reading.gate or ((), ()))
+    output = None
+    if steps is not None and left is not None and right is not None:
+        output = gated(left, right, steps, x)
+    return cls.forward(block, x) if output is None else output
+
+
+def _of_function(step: Any) -> Any:
+    """A module for a known function that a block holds as an attribute."""
+    options = {}
+    if isinstance(step, functools.partial) and not step.args:
+        step, options = step.func, step.keywords
+    if isinstance(step, nn.Module) or not callable(step):
+        return step
+    try:
+        known = FUNCTIONS.get(step)
+        return known(**options) if known else None
+    except TypeError:  # it cannot be looked up, or the module has no such option
+        return None
+
+
+def _inner(module: nn.Module) -> Iterator[nn.Module]:
+    """The module, or for one whose forward is but a known function, a module for that."""
+    leaf = not type(module).__module__.startswith("torch.") and not list(module.children())
+    if leaf and unhooked(module):
+        reading = read(type(module))
+        if not isinstance(reading, str) and not reading.gate and not reading.residual:
+            yield from resolve(module, reading.steps) or [module]
+            return
+    yield module
+
+
+def _restore(cls: type[nn.Module]) -> nn.Module:
+    kind = by_hand(cls)
+    return kind.__new__(kind)

@@ -1,0 +1,158 @@
+"""What a hand-made block computes, read from the source of its ``forward``.
+
+Understood are forwards that name their steps one after the other and do nothing else:
+
+    x = self.fc1(x)                    a child of the block
+    x = F.gelu(x), torch.tanh(x), x.relu()    a function without options
+    return x                           a chain of steps
+    return x + self.fc2(x)             a residual block
+    return self.down(self.act(self.gate(x)) * self.up(x))    a gated block
+
+Everything else (a branch, a reshape, a second input, a side effect) is answered with the reason.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import textwrap
+from collections.abc import Callable
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+# Functions that a module of torch.nn computes as well.
+FUNCTIONS: dict[Callable[..., Any], Callable[..., nn.Module]] = {
+    torch.relu: nn.ReLU, F.relu: nn.ReLU, torch.tanh: nn.Tanh, F.tanh: nn.Tanh,
+    torch.sigmoid: nn.Sigmoid, F.sigmoid: nn.Sigmoid, F.gelu: nn.GELU, F.silu: nn.SiLU,
+    F.elu: nn.ELU, F.selu: nn.SELU, F.softplus: nn.Softplus, F.leaky_relu: nn.LeakyReLU,
+}  # fmt: skip
+METHODS = {"relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid}
+
+Steps = tuple[str | nn.Module, ...]  # names of children, or modules for functions
+
+
+class Reading(NamedTuple):
+    """o = steps(x), plus x with ``residual``; with ``gate`` o = steps(left(x) * right(x))."""
+
+    argument: str  # the name forward gives to x
+    steps: Steps
+    gate: tuple[Steps, Steps] | None = None
+    residual: bool = False
+
+
+def read(kind: type[nn.Module]) -> Reading | str:
+    """What ``kind.forward`` computes, or why it is not understood."""
+    if kind not in _KNOWN:
+        try:
+            _KNOWN[kind] = _read(kind.forward)
+        except _NotRead as reason:
+            _KNOWN[kind] = str(reason)
+    return _KNOWN[kind]
+
+
+_KNOWN: WeakKeyDictionary[type[nn.Module], Reading | str] = WeakKeyDictionary()
+
+
+class _NotRead(Exception):
+    """The message says what stands in the way."""
+
+
+def _read(forward: Callable[..., Any]) -> Reading:
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(forward))).body[0]
+    except (OSError, TypeError, SyntaxError, IndexError):
+        raise _NotRead("the source of its forward is not at hand") from None
+    if not isinstance(tree, ast.FunctionDef) or tree.decorator_list:
+        raise _NotRead("its forward is wrapped by a decorator or is no plain function")
+    arguments = tree.args
+    names = [a.arg for a in (*arguments.posonlyargs, *arguments.args)]
+    if len(names) != 2 or arguments.vararg or arguments.kwonlyargs or arguments.kwarg:
+        raise _NotRead("its forward takes something besides one input")
+    if getattr(forward, "__closure__", None):
+        raise _NotRead("its forward uses names of an enclosing function")
+    return _Reader(names[0], names[1], forward.__globals__).block(tree.body)
+
+
+class _Value(NamedTuple):
+    """A Reading in the making; of x itself no step has been taken."""
+
+    steps: Steps = ()
+    gate: tuple[Steps, Steps] | None = None
+    residual: bool = False
+
+
+class _Reader:
+    """Evaluates the few forms of expression that are understood."""
+
+    def __init__(self, own: str, argument: str, names: dict[str, Any]) -> None:
+        self.own, self.argument, self.globals = own, argument, names
+        self.values = {argument: _Value()}
+
+    def block(self, body: list[ast.stmt]) -> Reading:
+        for statement in body:
+            if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
+                continue  # a docstring
+            if isinstance(statement, ast.Return) and statement.value is not None:
+                return Reading(self.argument, *self.value(statement.value))
+            if not (
+                isinstance(statement, ast.Assign)
+                and len(statement.targets) == 1
+                and isinstance(target := statement.targets[0], ast.Name)
+            ):
+                raise _not_read(statement)
+            self.values[target.id] = self.value(statement.value)
+        raise _NotRead("its forward returns nothing")
+
+    def value(self, node: ast.expr) -> _Value:
+        if isinstance(node, ast.Name) and node.id in self.values:
+            return self.values[node.id]
+        if isinstance(node, ast.BinOp):
+            return self.combined(node, self.value(node.left), self.value(node.right))
+        if isinstance(node, ast.Call) and not node.keywords:
+            if len(node.args) == 1:
+                return self.then(node, self.value(node.args[0]), self.step(node.func))
+            if not node.args and isinstance(node.func, ast.Attribute):  # x.relu()
+                step = METHODS.get(node.func.attr)
+                if step is not None:
+                    return self.then(node, self.value(node.func.value), step())
+        raise _not_read(node)
+
+    def combined(self, node: ast.BinOp, left: _Value, right: _Value) -> _Value:
+        plain = not (left.residual or right.residual or left.gate or right.gate)
+        if isinstance(node.op, ast.Mult) and plain and left.steps and right.steps:
+            return _Value((), (left.steps, right.steps))
+        if isinstance(node.op, ast.Add) and plain and () in (left.steps, right.steps):
+            return _Value(left.steps or right.steps, residual=True)
+        raise _not_read(node)
+
+    def then(self, node: ast.expr, value: _Value, step: str | nn.Module) -> _Value:
+        if value.residual:  # the addition must come last
+            raise _not_read(node)
+        return value._replace(steps=(*value.steps, step))
+
+    def step(self, function: ast.expr) -> str | nn.Module:
+        if isinstance(function, ast.Attribute) and self.is_own(function.value):
+            return function.attr
+        known = FUNCTIONS.get(self.found(function))
+        if known is None:
+            raise _not_read(function)
+        return known()
+
+    def is_own(self, node: ast.expr) -> bool:
+        return isinstance(node, ast.Name) and node.id == self.own
+
+    def found(self, node: ast.expr) -> Any:
+        """The object a dotted name stands for in the module that defines the block."""
+        if isinstance(node, ast.Name) and node.id not in self.values:
+            return self.globals.get(node.id)
+        if isinstance(node, ast.Attribute):
+            return getattr(self.found(node.value), node.attr, None)
+        return None
+
+
+def _not_read(node: ast.AST) -> _NotRead:
+    return _NotRead(f"its forward has `{ast.unparse(node)}`, which is no step by itself")

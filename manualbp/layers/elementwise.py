@@ -1,0 +1,83 @@
+"""Layers without parameters that act on every number by itself: activations and dropout."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from manualbp.activations import Activation
+from manualbp.layers.base import Cache, Layer, Needs, Theta, kept
+
+aten = torch.ops.aten
+
+
+@dataclass(frozen=True)
+class Elementwise(Layer):
+    """a = f(z);  dC/dz = dC/da * f'(z), f' from z or a, as the activation needs (BP1, BP2)."""
+
+    activation: Activation
+    by_r_operator = True
+
+    def forward(self, h: Tensor, theta: Theta, needs: Needs) -> tuple[Tensor, Cache]:
+        a = self.activation.f(h)
+        if not needs.h:
+            return a, Cache()
+        return a, Cache(a=a) if self.activation.needs == "a" else Cache(h=h)
+
+    def backward(self, delta: Tensor, cache: Cache, needs: Needs) -> Theta:
+        return (self.activation.backward(delta, self._read(cache)),)
+
+    def recorded(self, delta: Tensor, cache: Cache, needs: Needs) -> Theta:
+        return (self.activation.recorded.backward(delta, self._read(cache)),)
+
+    def formula(self, delta: Tensor, cache: Cache, needs: Needs) -> Theta:
+        return (self.activation.formula(delta, self._read(cache)),)
+
+    def double_backward(
+        self, v: Tensor | None, v_theta: Theta, delta: Tensor, cache: Cache, needs: Needs
+    ) -> tuple[Tensor | None, Cache]:
+        """a' = v f' for delta, the forward tangent of a;  v delta f'' for z (or its like for a)."""
+        if v is None:
+            return None, Cache()
+        rule = self.activation.recorded
+        tangent, read = rule.double_backward(v, delta, self._read(cache))
+        return tangent, Cache(a=read) if self.activation.needs == "a" else Cache(h=read)
+
+    def _read(self, cache: Cache) -> Tensor:
+        return kept(cache.a if self.activation.needs == "a" else cache.h)
+
+
+@dataclass(frozen=True)
+class Dropout(Layer):
+    """a = h m / (1 - p), m = 0 with probability p, else 1;  dC/dh = delta m / (1 - p).
+
+    The mask is drawn as torch.nn.Dropout draws it, so one generator state gives the same mask.
+    On CPU it is kept as one byte an element, where autograd keeps a number.
+    """
+
+    p: float
+    by_r_operator = True
+
+    def forward(self, h: Tensor, theta: Theta, needs: Needs) -> tuple[Tensor, Cache]:
+        if h.is_cuda:
+            a, mask = aten.native_dropout(h, self.p, True)
+        else:
+            noise = torch.empty_like(h).bernoulli_(1 - self.p)
+            mask = noise.bool() if needs.h else None
+            a = h * noise.div_(1 - self.p)
+        return a, Cache(extra=(mask if needs.h else None,))
+
+    def backward(self, delta: Tensor, cache: Cache, needs: Needs) -> Theta:
+        mask = kept(cache.extra[0])
+        if delta.is_cuda:
+            return (aten.native_dropout_backward(delta, mask, 1 / (1 - self.p)),)
+        return (delta * mask.to(delta.dtype).div_(1 - self.p),)
+
+    def double_backward(
+        self, v: Tensor | None, v_theta: Theta, delta: Tensor, cache: Cache, needs: Needs
+    ) -> tuple[Tensor | None, Cache]:
+        """v m / (1 - p) for delta: linear in h, so nothing for h."""
+        tangent = None if v is None else self.backward(v, cache, needs)[0]
+        return tangent, Cache()

@@ -1,0 +1,95 @@
+"""Which consecutive modules make one chain by hand, and the call that runs them.
+
+``call`` is what Sequential and the converted blocks share: the modules in order, every stretch of
+known ones through one hand-written Function, every other module as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+from manualbp import layers
+from manualbp.eligible import alike, plain_module, unobserved
+from manualbp.function import Chain
+from manualbp.layers import Layer, Theta
+
+
+def call(modules: Iterable[nn.Module], x: Any, residual: bool = False) -> Any:
+    """f(x), the modules in order; with ``residual`` x + f(x)."""
+    steps = list(gather(modules)) if unobserved(x) else list(modules)
+    if residual and len(steps) == 1 and isinstance(steps[0], Run):
+        return steps[0](x, residual)
+    h = x
+    for step in steps:
+        h = step(h)
+    return x + h if residual else h
+
+
+class Run(NamedTuple):
+    """Modules that follow each other and are all known: a chain of layers."""
+
+    modules: list[nn.Module]
+    layers: list[Layer]
+    thetas: list[Theta]
+
+    def __call__(self, x: Tensor, residual: bool = False) -> Tensor:
+        if self.serves(x, residual):
+            parameters = chain.from_iterable(reversed(self.thetas))
+            return Chain.apply(self.layers, residual, *parameters, x)[0]  # type: ignore[no-untyped-call]
+        h = x
+        for module in self.modules:
+            h = module(h)
+        return x + h if residual else h
+
+    def serves(self, x: Tensor, residual: bool = False) -> bool:
+        """Whether all is plain and fits; where it does not, torch.nn's own error is to be seen."""
+        parameters = [t for theta in self.thetas for t in theta if t is not None]
+        buffers = [t for layer in self.layers for t in layer.buffers()]
+        return (
+            bool(parameters)
+            and alike([x, *parameters, *buffers])
+            and any(t.requires_grad for t in (x, *parameters))
+            and (x.dim() == 2 or layers.row_major(x))
+            and self._fits(x, residual)
+        )
+
+    def _fits(self, x: Tensor, residual: bool) -> bool:
+        shape: tuple[int, ...] = x.shape
+        for layer, theta in zip(self.layers, self.thetas, strict=True):
+            fitting = layer.output_shape(shape, theta)
+            if fitting is None or x.device.type not in layer.devices:
+                return False
+            if layer.dtypes is not None and x.dtype not in layer.dtypes:
+                return False
+            shape = fitting
+        return shape == x.shape or not residual
+
+
+def gather(modules: Iterable[nn.Module]) -> Iterator[Run | nn.Module]:
+    """The modules, with those that can make a chain gathered into runs."""
+    run = Run([], [], [])
+    for module in modules:
+        found = layers.from_module(module) if plain_module(module) else None
+        if found is None or (layers.in_place(module) and not (run.layers and run.thetas[-1])):
+            yield from _closed(run)
+            run = Run([], [], [])
+            yield module
+            continue
+        run.modules.append(module)
+        layer, theta = found
+        if layer is not None:
+            run.layers.append(layer)
+            run.thetas.append(theta)
+    yield from _closed(run)
+
+
+def _closed(run: Run) -> Iterator[Run | nn.Module]:
+    """The run, if there is a matrix product in it to win anything by."""
+    if any(layer is layers.LINEAR for layer in run.layers):
+        yield run
+    else:
+        yield from run.modules
