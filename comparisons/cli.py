@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 COMMANDS = {
     "gradients": "outputs, losses and every gradient: NumPy, the Function, autograd",
     "training": "two training runs on real data, step by step, in TensorBoard",
+    "speed": "milliseconds per step, side by side: first, second and third derivatives",
     "walkthrough": "the article's networks, every number by its formula",
 }
 EXTRA = ("rich", "sklearn", "tensorboard")

@@ -50,4 +50,6 @@ class Activation(ABC):
         curvature = self.second_derivative(cache.float() if half else cache)
         if curvature is None:
             return self.backward(v, cache), torch.zeros_like(cache)
-        return self.backward(v, cache), v * delta * curvature.to(cache.dtype)
+        curvature, both = curvature.to(cache.dtype), v * delta
+        for_cache = both * curvature if torch.is_grad_enabled() else both.mul_(curvature)
+        return self.backward(v, cache), for_cache

@@ -106,3 +106,8 @@ class RecordedSiLU(SiLU):
     def backward(self, delta: Tensor, z: Tensor) -> Tensor:
         s = torch.sigmoid(z)
         return delta * s * (1 + z * (1 - s))
+
+    def double_backward(self, v: Tensor, delta: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        s = torch.sigmoid(z)  # once for f' and f''
+        n = 1 - s
+        return v * (s * (1 + z * n)), v * delta * (s * n * (2 + z * (n - s)))
