@@ -5,7 +5,7 @@ VENV ?= .venv
 PIP_FLAGS ?= --quiet --disable-pip-version-check
 BIN := $(VENV)/bin
 
-.PHONY: compare gradients speed walkthrough test test-slow lint format install clean
+.PHONY: compare gradients speed walkthrough test test-slow test-clients lint format install clean
 
 compare: install
 	$(BIN)/python -m comparisons training $(ARGS)
@@ -18,6 +18,9 @@ test: install
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow $(ARGS)
+
+test-clients: $(VENV)/clients
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m clients tests/clients $(ARGS) # tiny networks
 
 lint: install
 	$(BIN)/ruff check .
@@ -33,6 +36,10 @@ install: $(VENV)/installed
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install $(PIP_FLAGS) -c constraints.txt -e ".[dev]"
+	touch $@
+
+$(VENV)/clients: $(VENV)/installed
+	$(BIN)/python -m pip install $(PIP_FLAGS) -c constraints.txt -e ".[dev,clients]"
 	touch $@
 
 clean:
