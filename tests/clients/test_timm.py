@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections import Counter
 
 import pytest
@@ -61,6 +62,15 @@ def test_blocks_stay_what_they_are() -> None:
     for block in model.blocks:
         assert isinstance(block.mlp, Mlp)
         assert type(block.mlp(x).grad_fn).__name__ == "ChainBackward"
+
+
+def test_pickled() -> None:
+    """A pickled model comes back converted; bit-exact."""
+    model = vit(by_hand=True)
+    again = pickle.loads(pickle.dumps(model))
+    assert [type(m) for m in again.modules()] == [type(m) for m in model.modules()]
+    x = torch.randn(2, 3, 32, 32)
+    assert torch.equal(again(x), model(x))
 
 
 @pytest.mark.usefixtures("planted")
