@@ -68,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"{', '.join(cli.DTYPES)} (default: float32)",
     )
     add("--device", type=cli.device, default=torch.device("cpu"),
-        help="cpu, cuda or cuda:N (default: cpu); under torchrun cuda is a device for each process")  # fmt: skip
+        help="cpu, cuda or cuda:N (default: cpu); torchrun: cuda, one each")  # fmt: skip
     add("--seed", type=cli.seed, default=0, help="of weights, split and batches (default: 0)")
     add("--threads", type=cli.positive_int, help="CPU threads (default: PyTorch's own choice)")
     cli.add_run_arguments(parser, "dataset-optimizer")
