@@ -1,4 +1,7 @@
-"""``python -m comparisons gradients | training | walkthrough``; each command is one module."""
+"""``python -m comparisons gradients | training | walkthrough``; each command is one module.
+
+``torchrun --nproc-per-node N -m comparisons training`` trains in N processes.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """What the commands share: the dispatcher and the checks of their options.
 
-Exit codes: 0 all agree, 1 something differs, 2 bad usage (one ``error:`` line, no traceback).
+Exit codes: 0 all agree, 1 something differs, 2 bad usage (one ``error:`` line, no traceback), 130
+interrupted. Under torchrun every process ends with the same one, and the first alone prints.
 """
 
 from __future__ import annotations
@@ -8,16 +9,22 @@ from __future__ import annotations
 import argparse
 import difflib
 import importlib
+import io
 import math
 import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext, redirect_stdout
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from types import ModuleType
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 import torch
+
+from comparisons import distributed
+from comparisons.distributed import Group
 
 if TYPE_CHECKING:
     from manualbp.parity.tensorboard import RunLog
@@ -28,8 +35,11 @@ COMMANDS = {
     "speed": "milliseconds per step, side by side: first, second and third derivatives",
     "walkthrough": "the article's networks, every number by its formula",
 }
+PARALLEL = ("training",)  # what torchrun may start more than one process of
 EXTRA = ("rich", "sklearn", "tensorboard")
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
+
+T = TypeVar("T")
 
 
 class UsageError(ValueError):
@@ -40,37 +50,72 @@ class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are one line."""
 
     def error(self, message: str) -> NoReturn:
-        """Print ``error: ...`` and exit with 2."""
-        line = " ".join(message.split())
-        self.exit(2, f"error: {line} (see {self.prog} --help)\n")
+        """Leave it to ``main`` to print: under torchrun one process does, for all."""
+        raise UsageError(f"{message} (see {self.prog} --help)")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; 130 after Ctrl-C."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    with (
+        distributed.joined() as group,
+        nullcontext() if group.first else redirect_stdout(io.StringIO()),
+    ):
+        try:
+            module, args = together(group, lambda: _parsed(arguments, group))
+            return int(module.run(args))
+        except (UsageError, ImportError) as error:
+            code, line = 2, f"error: {_one_line(error)}"
+        except KeyboardInterrupt:
+            code, line = 130, "interrupted"
+        if group.first:
+            print(line, file=sys.stderr)
+        return code
+
+
+def together(
+    group: Group, work: Callable[[], T], exchange: Callable[[str], str] | None = None
+) -> T:
+    """What ``work`` returns, done by every process; refused in one, it is refused in all.
+
+    ``exchange`` is ``group.agree`` unless given: what the processes do with their errors.
+    """
+    refused = None
+    try:
+        done = work()
+    except (UsageError, ImportError) as error:
+        refused = error
+    agreed = (exchange or group.agree)(_one_line(refused) if refused else "")
+    if refused or agreed:
+        raise refused or UsageError(agreed)
+    return done
+
+
+def _parsed(arguments: list[str], group: Group) -> tuple[ModuleType, argparse.Namespace]:
+    """The command's module and its settings, ``group`` among them."""
     parser = Parser(
         prog="python -m comparisons",
         description="Compare hand-written backpropagation with PyTorch's autograd.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    chosen = arguments[0] if arguments else ""
-    try:
-        for name, summary in COMMANDS.items():
-            command = commands.add_parser(name, help=summary, description=summary)
-            if name == chosen:  # only the chosen command's module is imported
-                module = importlib.import_module(f"comparisons.{name}")
-                module.add_arguments(command)
-        args = parser.parse_args(arguments)
-        return int(module.run(args))
-    except (UsageError, ImportError) as error:
-        message = " ".join(str(error).split())
-        if isinstance(error, ModuleNotFoundError) and error.name in EXTRA:
-            message = f'the comparisons need {error.name}; install it with: pip install -e ".[dev]"'
-        print(f"error: {message}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+    chosen, module = arguments[0] if arguments else "", None
+    for name, summary in COMMANDS.items():
+        command = commands.add_parser(name, help=summary, description=summary)
+        if name == chosen:  # only the chosen command's module is imported
+            module = importlib.import_module(f"comparisons.{name}")
+            module.add_arguments(command)
+    args = parser.parse_args(arguments, argparse.Namespace(group=group))
+    if module is None or (group.size > 1 and args.command not in PARALLEL):
+        raise UsageError(
+            f"expected one process for {args.command}, got {group.size}; run it without torchrun"
+        )
+    return module, args
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, ModuleNotFoundError) and error.name in EXTRA:
+        return f'the comparisons need {error.name}; install it with: pip install -e ".[dev]"'
+    return " ".join(str(error).split())
 
 
 def nearest(name: str, known: Iterable[str], what: str) -> str:

@@ -21,7 +21,7 @@ def track(items: Sequence[T], what: str) -> Iterable[T]:
 class TrainingProgress(progress.Progress):
     """A bar with the loss, steps per second and the time left."""
 
-    def __init__(self, steps: int) -> None:
+    def __init__(self, steps: int, shown: bool = True) -> None:
         super().__init__(
             TextColumn("training"),
             BarColumn(),
@@ -32,6 +32,7 @@ class TrainingProgress(progress.Progress):
             TextColumn("left"),
             console=Console(stderr=True),
             transient=True,
+            disable=not shown,
         )
         self._steps = self.add_task("training", total=steps, loss="-")
 

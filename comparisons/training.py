@@ -1,7 +1,8 @@
 """Two trainings on real data, the hand-written MLP and nn.Sequential, held together step by step.
 
 Same weights, same batches, same optimizer; only who computes the gradients differs. Every step is
-judged, logged to TensorBoard, and summed up in a table.
+judged, logged to TensorBoard, and summed up in a table. Under torchrun both arms train
+data-parallel (distributed.py), on the same batches as in one process.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import argparse
 import copy
 import shlex
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -19,6 +21,7 @@ from torch.optim import SGD, Adam, Optimizer
 import manualbp
 from comparisons import cli, data
 from comparisons.data import Dataset
+from comparisons.distributed import Group, Shares
 from comparisons.progress import TrainingProgress
 from manualbp.parity.report import markdown_table, print_table, scientific
 from manualbp.parity.tensorboard import PARITY, VERDICT, RunLog
@@ -65,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"{', '.join(cli.DTYPES)} (default: float32)",
     )
     add("--device", type=cli.device, default=torch.device("cpu"),
-        help="cpu, cuda or cuda:N (default: cpu)")  # fmt: skip
+        help="cpu, cuda or cuda:N (default: cpu); torchrun: cuda, one each")  # fmt: skip
     add("--seed", type=cli.seed, default=0, help="of weights, split and batches (default: 0)")
     add("--threads", type=cli.positive_int, help="CPU threads (default: PyTorch's own choice)")
     cli.add_run_arguments(parser, "dataset-optimizer")
@@ -73,29 +76,56 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train both arms, print the table; 0 bit-identical, 1 not, 130 after Ctrl-C."""
-    try:
-        dataset = data.load(args.dataset, args.seed).to(args.device, args.dtype)
-    except ValueError as error:
-        raise cli.UsageError(str(error)) from None
-    complete(args, dataset)
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    arms = build_arms(args, dataset)
+    group: Group = args.group
+    dataset, arms = cli.together(group, lambda: prepare(args))
+    opened = cli.together(group, lambda: open_log(args), group.share)
+    report = TrainingReport()
+    metrics: dict[str, dict[str, float]] = {arm.name: {} for arm in arms}
     interrupted = False
-    with cli.new_run(args.log_dir, args.run_name, [AUTOGRAD, MANUAL, PARITY]) as log:
-        report = TrainingReport()
-        metrics: dict[str, dict[str, float]] = {arm.name: {} for arm in arms}
+    with opened as log:
         try:
             train(args, dataset, arms, log, report, metrics)
         except KeyboardInterrupt:
             interrupted = True
-        verdict = judge(report, interrupted)
-        rows = summary(report, metrics)
-        log.text(PARITY, VERDICT, page(args, verdict, rows))
-    print_table(f"Training: {log.path}", COLUMNS, rows)
-    print(verdict)
-    print(cli.tensorboard_hint(log))
+        except RuntimeError:
+            interrupted = group.ended()
+            if not interrupted:
+                raise
+        if log:
+            verdict = judge(report, interrupted, group.size)
+            rows = summary(report, metrics)
+            log.text(PARITY, VERDICT, page(args, verdict, rows))
+    if log:
+        print_table(f"Training: {log.path}", COLUMNS, rows)
+        print(verdict)
+        print(cli.tensorboard_hint(log))
     return 130 if interrupted else 0 if report.bit_identical else 1
+
+
+def prepare(args: argparse.Namespace) -> tuple[Dataset, tuple[Arm, Arm]]:
+    """The data and both arms, on this process's device; nothing is written yet."""
+    group: Group = args.group
+    try:
+        args.device = group.device(args.device)
+        dataset = data.load(args.dataset, args.seed).to(args.device, args.dtype)
+    except ValueError as error:
+        raise cli.UsageError(str(error)) from None
+    complete(args, dataset)
+    if args.batch_size < group.size:
+        raise cli.UsageError(
+            f"expected --batch-size of at least {group.size}, a row for each process, got "
+            f"{args.batch_size}; use a larger one or start fewer processes"
+        )
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    return dataset, build_arms(args, dataset)
+
+
+def open_log(args: argparse.Namespace) -> AbstractContextManager[RunLog | None]:
+    """The run's event files; of several processes only the first has them."""
+    if not args.group.first:
+        return nullcontext()
+    return cli.new_run(args.log_dir, args.run_name, [AUTOGRAD, MANUAL, PARITY])
 
 
 def complete(args: argparse.Namespace, dataset: Dataset) -> None:
@@ -136,25 +166,35 @@ def train(
     args: argparse.Namespace,
     dataset: Dataset,
     arms: tuple[Arm, Arm],
-    log: RunLog,
+    log: RunLog | None,
     report: TrainingReport,
     metrics: dict[str, dict[str, float]],
 ) -> None:
-    """All epochs; ``report`` and ``metrics`` are up to date whenever it is interrupted."""
+    """All epochs; ``report`` and ``metrics`` are up to date whenever it is interrupted.
+
+    Without a log there is no validation: the process that has it sees to that.
+    """
+    group: Group = args.group
     per_epoch = -(-len(dataset.x) // args.batch_size)
 
     def validate(step: int) -> None:
+        if log is None:
+            return
         for arm in arms:
             metrics[arm.name] = evaluate(arm, dataset.validation_x, dataset.validation_y)
             log.validation(arm.name, metrics[arm.name], step)
             log.histograms(arm.name, arm.module, step)
 
     validate(0)
-    stream = data.batches(dataset, args.batch_size, args.epochs, args.seed)
-    with TrainingProgress(per_epoch * args.epochs) as progress:
-        for step in train_side_by_side(*arms, stream):
+    batches = data.batches(dataset, args.batch_size, args.epochs, args.seed)
+    shares = Shares(batches, group.rank, group.size)
+    manual, autograd = (group.together(arm, shares) for arm in arms)
+    with TrainingProgress(per_epoch * args.epochs, shown=log is not None) as progress:
+        for own in train_side_by_side(manual, autograd, shares):
+            step = group.merge(own)
             report.add(step)
-            log.step(step, MANUAL, AUTOGRAD)
+            if log:
+                log.step(step, MANUAL, AUTOGRAD)
             progress.step(step.candidate.metrics["loss"])
             if step.number % per_epoch == 0:
                 validate(step.number)
@@ -178,12 +218,13 @@ def summary(report: TrainingReport, metrics: dict[str, dict[str, float]]) -> lis
     return rows
 
 
-def judge(report: TrainingReport, interrupted: bool) -> str:
+def judge(report: TrainingReport, interrupted: bool, processes: int = 1) -> str:
     """The verdict in one or two lines of words."""
+    where = f" in each of {processes} processes" if processes > 1 else ""
     stopped = f"interrupted after {report.steps} steps; " if interrupted else ""
     if report.bit_identical:
         words = (
-            f"bit-identical for {report.steps} steps: every loss, gradient and weight "
+            f"bit-identical for {report.steps} steps{where}: every loss, gradient and weight "
             "(largest divergence 0)"
         )
     elif report.first_difference and report.worst:
@@ -203,22 +244,25 @@ def judge(report: TrainingReport, interrupted: bool) -> str:
 
 def page(args: argparse.Namespace, verdict: str, rows: list[list[str]]) -> str:
     """The verdict, the table, every setting and the command that runs it again, in Markdown."""
+    group: Group = args.group
+    device = args.device if group.size == 1 else args.device.type  # several: each has its own
     settings = {
         "dataset": args.dataset, "widths": ",".join(map(str, args.widths)),
         "activation": args.activation, "optimizer": args.optimizer, "lr": repr(args.lr),
         "epochs": args.epochs, "batch-size": args.batch_size,
-        "dtype": str(args.dtype).removeprefix("torch."), "device": args.device,
+        "dtype": str(args.dtype).removeprefix("torch."), "device": device,
         "seed": args.seed, "threads": torch.get_num_threads(),
     }  # fmt: skip
     words = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
     versions = {"torch": torch.__version__, "manualbp": manualbp.__version__}
-    listed = [[name, str(value)] for name, value in {**settings, **versions}.items()]
+    known = {**settings, "processes": group.size, **versions}
+    listed = [[name, str(value)] for name, value in known.items()]
     return "\n\n".join(
         [
             f"**{verdict}**",
             markdown_table(["result", *COLUMNS[1:]], rows),
             "Settings:",
             markdown_table(["setting", "value"], listed),
-            f"Run it again: `python -m comparisons training {shlex.join(words)}`",
+            f"Run it again: `{group.command} -m comparisons training {shlex.join(words)}`",
         ]
     )
