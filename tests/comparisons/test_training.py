@@ -145,7 +145,8 @@ def test_ctrl_c_leaves_a_table_and_closed_files(tmp_path: Path) -> None:
     assert "interrupted after" in out and "bit-identical for" in out
     events = EventAccumulator(str(tmp_path / "long" / "parity"), {"tensors": 0}).Reload()
     steps = len(events.Tensors("divergence/loss"))
-    assert f"interrupted after {steps} steps" in out
+    # The signal may come between a step's entry in the report and in the log.
+    assert any(f"interrupted after {n} steps" in out for n in (steps, steps + 1))
     page = events.Tensors("verdict/text_summary")[0].tensor_proto.string_val[0].decode()
     assert "interrupted after" in page
 
