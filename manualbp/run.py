@@ -39,7 +39,8 @@ class Run(NamedTuple):
     def __call__(self, x: Tensor, residual: bool = False) -> Tensor:
         if self.serves(x, residual):
             parameters = chain.from_iterable(reversed(self.thetas))
-            return Chain.apply(self.layers, residual, *parameters, x)[0]  # type: ignore[no-untyped-call]
+            skip = x if residual else None
+            return Chain.apply(self.layers, skip, *parameters, x)[0]  # type: ignore[no-untyped-call]
         h = x
         for module in self.modules:
             h = module(h)
