@@ -69,7 +69,9 @@ class RMSNorm(Layer):
     dtypes = (torch.float32, torch.float64)
 
     def output_shape(self, shape: Shape, theta: Theta) -> Shape | None:
-        return shape if shape[-len(self.shape) :] == self.shape else None
+        gamma = theta[0]
+        fits = shape[-len(self.shape) :] == self.shape
+        return shape if fits and (gamma is None or gamma.shape == self.shape) else None
 
     def forward(self, h: Tensor, theta: Theta, needs: Needs) -> tuple[Tensor, Cache]:
         gamma, rstd = theta[0], self._rstd(h)
@@ -133,7 +135,9 @@ class BatchNorm(Layer):
             t is not None and t.shape != shape[1:2] for t in (*theta, *self.buffers())
         ):
             return None
-        values = math.prod(shape) // max(shape[1], 1)  # of each feature
+        if 0 in shape:  # PyTorch has another way then
+            return None
+        values = math.prod(shape) // shape[1]  # of each feature
         return shape if values > 1 or not self.training else None
 
     def forward(self, h: Tensor, theta: Theta, needs: Needs) -> tuple[Tensor, Cache]:
