@@ -93,4 +93,6 @@ def refusal(module: nn.Module) -> str | None:
         return "its forward was replaced or compiled"
     if from_module(module) is None:
         return "its options are not covered by hand"
+    if kind is nn.RMSNorm:
+        return "it comes first, and what it reads may be read elsewhere"
     return "it works in place on what is read elsewhere" if in_place(module) else None
