@@ -73,7 +73,7 @@ class Gated(torch.autograd.Function):
             rule = ctx.f.recorded
             caches[:3] = map(as_at_forward, [LINEAR] * 3, caches, ctx.trained)
         down, up, gate, activity = caches
-        if a is None and m is None:
+        if activity.a is not None or activity.h is not None:
             a = activity.a if activity.a is not None else ctx.f.activation.f(activity.h)
         grad_u = hidden.pop(0) if ctx.hidden[0] else None
         grad_activity = hidden.pop(0) if ctx.hidden[1] else None
