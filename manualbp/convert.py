@@ -107,6 +107,8 @@ def _refusal(module: nn.Module) -> str | None:
         return "it has no nn.Linear of its own"
     if is_sequential(type(module)):
         return None
+    if type(module).forward is nn.Module.forward:
+        return "it has no forward of its own"
     reading = read(type(module).forward)
     if isinstance(reading, str):
         return reading

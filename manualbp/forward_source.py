@@ -73,8 +73,7 @@ class _NotRead(Exception):
 
 def _read(forward: FunctionType) -> Reading:
     try:
-        source = textwrap.dedent(inspect.getsource(forward))
-        tree = ast.parse(source).body[0]
+        tree = ast.parse(textwrap.dedent(inspect.getsource(forward))).body[0]
     except (OSError, TypeError, SyntaxError, IndexError):
         raise _NotRead("the source of its forward is not at hand") from None
     if (
@@ -90,24 +89,27 @@ def _read(forward: FunctionType) -> Reading:
     if forward.__closure__:
         raise _NotRead("its forward uses names of an enclosing function")
     reading = _Reader(names[0], names[1], forward).block(tree.body)
-    if not _runs(source, forward):
+    if not _is_current(forward):
         raise _NotRead("the source of its forward is not what runs")
     return reading
 
 
-def _runs(source: str, forward: FunctionType) -> bool:
-    """Whether the code is that of the source, which may have been edited since."""
-    code = forward.__code__
-    flags = code.co_flags & annotations.compiler_flag
-    compiled = compile(source, code.co_filename, "exec", flags, dont_inherit=True).co_consts
-    return any(
-        all(getattr(found, part) == getattr(code, part) for part in _PARTS)
-        for found in compiled
-        if isinstance(found, CodeType)
-    )
+def _is_current(forward: FunctionType) -> bool:
+    """Whether the file, which may have been edited since, still says what runs."""
+    lines, _ = inspect.findsource(forward)
+    try:
+        pending = [compile("".join(lines), forward.__code__.co_filename, "exec", dont_inherit=True)]
+    except (SyntaxError, ValueError):
+        return False
+    while pending:
+        code = pending.pop()
+        if all(getattr(code, part) == getattr(forward.__code__, part) for part in _PARTS):
+            return True
+        pending += [inner for inner in code.co_consts if isinstance(inner, CodeType)]
+    return False
 
 
-_PARTS = ("co_name", "co_code", "co_names", "co_varnames", "co_argcount")
+_PARTS = ("co_name", "co_firstlineno", "co_code", "co_names", "co_varnames")
 
 
 class _Value(NamedTuple):
