@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from torch import nn
 
 from manualbp.eligible import unhooked, unobserved
-from manualbp.forward_source import FUNCTIONS, Reading, Steps, read
+from manualbp.forward_source import Reading, Steps, module_of, read
 from manualbp.gated import gated
 from manualbp.run import call
 
@@ -24,10 +24,15 @@ class Block:
     """Marks a class that ``by_hand`` made."""
 
     original: type[nn.Module]
+    as_read: Callable[..., Any]  # the original's forward when this class was made
+
+    def __init_subclass__(cls) -> None:
+        """Nothing: the original's own would meet a class that nobody has written."""
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """By the original class, since this one has no name to be found by."""
-        return _restore, (self.original,), self.__dict__
+        state = getattr(self, "__getstate__", None)  # every object has one from Python 3.11 on
+        return _restore, (self.original,), state() if state else self.__dict__
 
     def __prepare_scriptable__(self) -> Any:
         """For TorchScript, which compiles the class's own forward."""
@@ -43,7 +48,7 @@ def by_hand(cls: type[nn.Module]) -> type[nn.Module]:
         ValueError: what its forward computes is not understood.
     """
     if cls not in _MADE:
-        reading = SEQUENTIAL if is_sequential(cls) else read(cls)
+        reading = SEQUENTIAL if is_sequential(cls) else read(cls.forward)
         if isinstance(reading, str):
             raise ValueError(f"{cls.__name__} cannot be done by hand: {reading}")
         _MADE[cls] = _made(cls, reading)
@@ -63,11 +68,17 @@ def resolve(block: nn.Module, steps: Steps) -> list[nn.Module] | None:
     """The modules that the steps stand for at the moment; None where one is no module."""
     found: list[nn.Module] = []
     for step in steps:
-        module = _of_function(getattr(block, step, None) if isinstance(step, str) else step)
+        module = _of_function(_attribute(block, step) if isinstance(step, str) else step)
         if not isinstance(module, nn.Module):
             return None
         found.extend(_inner(module))
     return found
+
+
+def _attribute(block: nn.Module, name: str) -> Any:
+    """None for a property: to ask it may do something."""
+    computed = isinstance(getattr(type(block), name, None), property)
+    return None if computed else getattr(block, name, None)
 
 
 def _made(cls: type[nn.Module], reading: Reading) -> type[nn.Module]:
@@ -88,6 +99,7 @@ def _made(cls: type[nn.Module], reading: Reading) -> type[nn.Module]:
     own = {
         "forward": forward,
         "original": cls,
+        "as_read": staticmethod(as_read),
         "__module__": cls.__module__,
         "__qualname__": cls.__qualname__,
         "__doc__": cls.__doc__,
@@ -110,14 +122,14 @@ def _run(block: nn.Module, reading: Reading, cls: Any, x: Any) -> Any:
 def _of_function(step: Any) -> Any:
     """A module for a known function that a block holds as an attribute."""
     options = {}
-    if isinstance(step, functools.partial) and not step.args:
+    if type(step) is functools.partial and not step.args:
         step, options = step.func, step.keywords
-    if isinstance(step, nn.Module) or not callable(step):
+    if isinstance(step, nn.Module):
         return step
     try:
-        known = FUNCTIONS.get(step)
+        known = module_of(step)
         return known(**options) if known else None
-    except TypeError:  # it cannot be looked up, or the module has no such option
+    except TypeError:  # the module has no such option
         return None
 
 
@@ -125,7 +137,7 @@ def _inner(module: nn.Module) -> Iterator[nn.Module]:
     """The module, or for one whose forward is but a known function, a module for that."""
     leaf = not type(module).__module__.startswith("torch.") and not list(module.children())
     if leaf and unhooked(module):
-        reading = read(type(module))
+        reading = read(type(module).forward)
         if not isinstance(reading, str) and not reading.gate and not reading.residual:
             yield from resolve(module, reading.steps) or [module]
             return
@@ -133,5 +145,8 @@ def _inner(module: nn.Module) -> Iterator[nn.Module]:
 
 
 def _restore(cls: type[nn.Module]) -> nn.Module:
-    kind = by_hand(cls)
+    try:
+        kind = by_hand(cls)
+    except ValueError:  # its forward is another one by now
+        kind = cls
     return kind.__new__(kind)

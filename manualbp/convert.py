@@ -107,7 +107,9 @@ def _refusal(module: nn.Module) -> str | None:
         return "it has no nn.Linear of its own"
     if is_sequential(type(module)):
         return None
-    reading = read(type(module))
+    if type(module).forward is nn.Module.forward:
+        return "it has no forward of its own"
+    reading = read(type(module).forward)
     if isinstance(reading, str):
         return reading
     sides = [reading.steps, *(reading.gate or ())]
@@ -121,6 +123,8 @@ def _ours(name: str, module: nn.Module) -> Entry:
     kind = type(module).__name__
     if not unhooked(module) and "forward" in module.__dict__:
         return Entry(name, kind, False, "forward is overridden on this instance")
+    if isinstance(module, Block) and module.original.forward is not module.as_read:
+        return Entry(name, kind, False, "its class's forward was replaced")
     gate, steps = _steps(module)
     if gate is not None:
         reason = gate_refusal(gate[0], gate[1], steps)
@@ -141,6 +145,6 @@ def _steps(module: Any) -> tuple[Any, list[nn.Module]]:
         return ([module.gate_proj, module.act_fn], [module.up_proj]), [module.down_proj]
     if isinstance(module, Sequential) or is_sequential(module.original):
         return None, list(module)
-    reading: Any = read(module.original)
+    reading: Any = read(module.as_read)
     sides = reading.gate and tuple(resolve(module, side) or [] for side in reading.gate)
     return sides, resolve(module, reading.steps) or []

@@ -20,6 +20,7 @@ from manualbp.layers import MODULES, from_module, in_place
 
 _PLAIN = (Tensor, nn.Parameter)
 _DEVICES = ("cpu", "cuda")
+_CALL: Any = nn.Module.__call__
 _FORWARDS = {kind: kind.forward for kind in MODULES}  # as they are before anyone patches a class
 
 
@@ -69,6 +70,7 @@ def unhooked(module: nn.Module) -> bool:
         or module._backward_pre_hooks
         or "forward" in module.__dict__
         or module._compiled_call_impl is not None
+        or type(module).__call__ is not _CALL
     )
 
 
@@ -91,4 +93,6 @@ def refusal(module: nn.Module) -> str | None:
         return "its forward was replaced or compiled"
     if from_module(module) is None:
         return "its options are not covered by hand"
+    if kind is nn.RMSNorm:
+        return "it comes first, and what it reads may be read elsewhere"
     return "it works in place on what is read elsewhere" if in_place(module) else None

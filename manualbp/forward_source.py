@@ -5,10 +5,11 @@ Understood are forwards that name their steps one after the other and do nothing
     x = self.fc1(x)                    a child of the block
     x = F.gelu(x), torch.tanh(x), x.relu()    a function without options
     return x                           a chain of steps
-    return x + self.fc2(x)             a residual block
+    return x + self.fc2(self.fc1(x))   a residual block
     return self.down(self.act(self.gate(x)) * self.up(x))    a gated block
 
-Everything else (a branch, a reshape, a second input, a side effect) is answered with the reason.
+Everything else (a branch, a reshape, a second input, a side effect) is answered with the reason. So
+is a result that is read twice, or never: each step is done once.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import ast
 import inspect
 import textwrap
 from collections.abc import Callable
+from types import CodeType, FunctionType
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -32,7 +34,13 @@ FUNCTIONS: dict[Callable[..., Any], Callable[..., nn.Module]] = {
 }  # fmt: skip
 METHODS = {"relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid}
 
+
 Steps = tuple[str | nn.Module, ...]  # names of children, or modules for functions
+
+
+def module_of(function: Any) -> Callable[..., nn.Module] | None:
+    """What builds a module that computes the same; None for a function that is not known."""
+    return next((module for known, module in FUNCTIONS.items() if known is function), None)
 
 
 class Reading(NamedTuple):
@@ -40,41 +48,68 @@ class Reading(NamedTuple):
 
     argument: str  # the name forward gives to x
     steps: Steps
-    gate: tuple[Steps, Steps] | None = None
+    gate: tuple[Steps, Steps] | None = None  # in the order of evaluation
     residual: bool = False
 
 
-def read(kind: type[nn.Module]) -> Reading | str:
-    """What ``kind.forward`` computes, or why it is not understood."""
-    if kind not in _KNOWN:
+def read(forward: Callable[..., Any]) -> Reading | str:
+    """What a ``forward`` computes, or why it is not understood."""
+    if not isinstance(forward, FunctionType):
+        return "its forward is wrapped by a decorator or is no plain function"
+    if forward not in _KNOWN:
         try:
-            _KNOWN[kind] = _read(kind.forward)
+            _KNOWN[forward] = _read(forward)
         except _NotRead as reason:
-            _KNOWN[kind] = str(reason)
-    return _KNOWN[kind]
+            _KNOWN[forward] = str(reason)
+    return _KNOWN[forward]
 
 
-_KNOWN: WeakKeyDictionary[type[nn.Module], Reading | str] = WeakKeyDictionary()
+_KNOWN: WeakKeyDictionary[FunctionType, Reading | str] = WeakKeyDictionary()
 
 
 class _NotRead(Exception):
     """The message says what stands in the way."""
 
 
-def _read(forward: Callable[..., Any]) -> Reading:
+def _read(forward: FunctionType) -> Reading:
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(forward))).body[0]
     except (OSError, TypeError, SyntaxError, IndexError):
         raise _NotRead("the source of its forward is not at hand") from None
-    if not isinstance(tree, ast.FunctionDef) or tree.decorator_list:
+    if (
+        not isinstance(tree, ast.FunctionDef)
+        or tree.decorator_list
+        or hasattr(forward, "__wrapped__")
+    ):
         raise _NotRead("its forward is wrapped by a decorator or is no plain function")
     arguments = tree.args
     names = [a.arg for a in (*arguments.posonlyargs, *arguments.args)]
     if len(names) != 2 or arguments.vararg or arguments.kwonlyargs or arguments.kwarg:
         raise _NotRead("its forward takes something besides one input")
-    if getattr(forward, "__closure__", None):
+    if forward.__closure__:
         raise _NotRead("its forward uses names of an enclosing function")
-    return _Reader(names[0], names[1], forward.__globals__).block(tree.body)
+    reading = _Reader(names[0], names[1], forward).block(tree.body)
+    if not _is_current(forward):
+        raise _NotRead("the source of its forward is not what runs")
+    return reading
+
+
+def _is_current(forward: FunctionType) -> bool:
+    """Whether the file, which may have been edited since, still says what runs."""
+    lines, _ = inspect.findsource(forward)
+    try:
+        pending = [compile("".join(lines), forward.__code__.co_filename, "exec", dont_inherit=True)]
+    except (SyntaxError, ValueError):
+        return False
+    while pending:
+        code = pending.pop()
+        if all(getattr(code, part) == getattr(forward.__code__, part) for part in _PARTS):
+            return True
+        pending += [inner for inner in code.co_consts if isinstance(inner, CodeType)]
+    return False
+
+
+_PARTS = ("co_name", "co_firstlineno", "co_code", "co_names", "co_varnames")
 
 
 class _Value(NamedTuple):
@@ -83,33 +118,53 @@ class _Value(NamedTuple):
     steps: Steps = ()
     gate: tuple[Steps, Steps] | None = None
     residual: bool = False
+    since: int = 0  # how many steps were taken before the first of these
+
+    @property
+    def untouched(self) -> bool:
+        return not (self.steps or self.gate or self.residual)
 
 
 class _Reader:
     """Evaluates the few forms of expression that are understood."""
 
-    def __init__(self, own: str, argument: str, names: dict[str, Any]) -> None:
-        self.own, self.argument, self.globals = own, argument, names
+    def __init__(self, own: str, argument: str, forward: FunctionType) -> None:
+        self.own, self.argument, self.globals = own, argument, forward.__globals__
+        self.locals = forward.__code__.co_varnames
         self.values = {argument: _Value()}
+        self.taken = 0  # steps so far
 
     def block(self, body: list[ast.stmt]) -> Reading:
         for statement in body:
             if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
                 continue  # a docstring
             if isinstance(statement, ast.Return) and statement.value is not None:
-                return Reading(self.argument, *self.value(statement.value))
+                result = self.value(statement.value)
+                self.drop(*self.values)
+                return Reading(self.argument, *result[:3])
             if not (
                 isinstance(statement, ast.Assign)
                 and len(statement.targets) == 1
                 and isinstance(target := statement.targets[0], ast.Name)
             ):
                 raise _not_read(statement)
-            self.values[target.id] = self.value(statement.value)
+            value = self.value(statement.value)
+            self.drop(target.id)
+            self.values[target.id] = value
         raise _NotRead("its forward returns nothing")
+
+    def drop(self, *names: str) -> None:
+        """Sees to it that nothing is lost with these names."""
+        for name in names:
+            if name == self.own or not self.values.get(name, _Value()).untouched:
+                raise _NotRead(f"its forward has a `{name}` that it gives up unread")
 
     def value(self, node: ast.expr) -> _Value:
         if isinstance(node, ast.Name) and node.id in self.values:
-            return self.values[node.id]
+            found = self.values[node.id]
+            if not found.untouched:  # a second reader would do the steps again
+                del self.values[node.id]
+            return found
         if isinstance(node, ast.BinOp):
             return self.combined(node, self.value(node.left), self.value(node.right))
         if isinstance(node, ast.Call) and not node.keywords:
@@ -124,7 +179,8 @@ class _Reader:
     def combined(self, node: ast.BinOp, left: _Value, right: _Value) -> _Value:
         plain = not (left.residual or right.residual or left.gate or right.gate)
         if isinstance(node.op, ast.Mult) and plain and left.steps and right.steps:
-            return _Value((), (left.steps, right.steps))
+            first, second = sorted((left, right), key=lambda side: side.since)
+            return _Value((), (first.steps, second.steps))
         if isinstance(node.op, ast.Add) and plain and () in (left.steps, right.steps):
             return _Value(left.steps or right.steps, residual=True)
         raise _not_read(node)
@@ -132,12 +188,14 @@ class _Reader:
     def then(self, node: ast.expr, value: _Value, step: str | nn.Module) -> _Value:
         if value.residual:  # the addition must come last
             raise _not_read(node)
-        return value._replace(steps=(*value.steps, step))
+        since = self.taken if value.untouched else value.since
+        self.taken += 1
+        return value._replace(steps=(*value.steps, step), since=since)
 
     def step(self, function: ast.expr) -> str | nn.Module:
         if isinstance(function, ast.Attribute) and self.is_own(function.value):
             return function.attr
-        known = FUNCTIONS.get(self.found(function))
+        known = module_of(self.found(function))
         if known is None:
             raise _not_read(function)
         return known()
@@ -147,7 +205,7 @@ class _Reader:
 
     def found(self, node: ast.expr) -> Any:
         """The object a dotted name stands for in the module that defines the block."""
-        if isinstance(node, ast.Name) and node.id not in self.values:
+        if isinstance(node, ast.Name) and node.id not in self.locals:
             return self.globals.get(node.id)
         if isinstance(node, ast.Attribute):
             return getattr(self.found(node.value), node.attr, None)

@@ -29,52 +29,53 @@ from manualbp.layers import Cache, Layer, Linear, Needs, own, total
 class Chain(torch.autograd.Function):
     """o = f_L(... f_1(x; theta_1) ...; theta_L), with dC/dx and every dC/dtheta by hand.
 
-    ``Chain.apply(layers, residual, *theta_L, ..., *theta_1, x)[0]``; x (..., I), o (..., O). With
-    ``residual`` o = x + that. The last layer comes first because that is the order in which
-    autograd adds up the gradients of a tied weight. The other outputs are what backward reads.
+    ``Chain.apply(layers, skip, *theta_L, ..., *theta_1, x)[0]``; x (..., I), o (..., O). With
+    ``skip``, which is x once more, o = skip + that. Skip and the last layer come first because
+    that is the order in which autograd adds up the gradients of x and of a tied weight. The other
+    outputs are what backward reads.
     """
 
     @staticmethod
-    def forward(ctx: Any, layers: Sequence[Layer], residual: bool, *tensors: Any) -> Any:
+    def forward(ctx: Any, layers: Sequence[Layer], skip: Tensor | None, *tensors: Any) -> Any:
         *parameters, x = tensors
         *wants, wants_x = ctx.needs_input_grad[2:]
         needs = backprop.needs_of(wants_x, _by_layer(layers, wants))
         o, caches = backprop.forward(x, layers, _by_layer(layers, parameters), needs)
         ctx.save_for_backward(*(t for cache in caches for t in cache.tensors()))
-        ctx.layers, ctx.residual = layers, residual
+        ctx.layers = layers
         ctx.caches = [cache.emptied() for cache in caches]
-        ctx.present = [t is not None for t in tensors]
-        ctx.hidden, activities = _hidden(caches, residual)
+        ctx.present = [t is not None for t in (skip, *tensors)]
+        ctx.hidden, activities = _hidden(caches, skip is not None)
         ctx.set_materialize_grads(False)
-        return (x + o if residual else o, *activities)
+        return (o if skip is None else skip + o, *activities)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> Any:
         saved = iter(ctx.saved_tensors)  # raises, in autograd's words, if freed or edited in place
         grad_output, *grad_hidden = grad_outputs
         caches = [cache.filled(saved) for cache in ctx.caches]
-        *wants, wants_x = wanted(ctx, ctx.needs_input_grad[2:], ctx.present)
+        wants_skip, *wants, wants_x = wanted(ctx, ctx.needs_input_grad[1:], ctx.present)
         needs = backprop.needs_of(wants_x, _by_layer(ctx.layers, wants))
         injected = [None] * (len(caches) - 1) + [grad_output]
         for i, grad in zip(ctx.hidden, grad_hidden, strict=True):
             injected[i] = total(injected[i], grad)
         if torch.is_grad_enabled():
             trained = _by_layer(ctx.layers, ctx.needs_input_grad[2:-1])
-            caches = list(map(_as_at_forward, ctx.layers, caches, trained))
+            weights = [theta[0] if theta else False for theta in trained]
+            caches = list(map(as_at_forward, ctx.layers, caches, weights))
             grad_input, thetas, _ = _recorded(injected, ctx.layers, caches, needs)
         else:
             grad_input, thetas, _ = backprop.backward(injected, ctx.layers, caches, needs)
-        if ctx.residual and wants_x:
-            grad_input = total(grad_output, grad_input)
-        return None, None, *(g for theta in reversed(thetas) for g in theta), grad_input
+        grad_skip = grad_output if wants_skip else None
+        return None, grad_skip, *(g for theta in reversed(thetas) for g in theta), grad_input
 
 
-def _as_at_forward(layer: Layer, cache: Cache, trained: tuple[bool, ...]) -> Cache:
+def as_at_forward(layer: Layer, cache: Cache, trained: bool) -> Cache:
     """With the requires_grad that W had at forward: autograd's linear keeps W^T, made back then."""
     weight = cache.theta[0] if isinstance(layer, Linear) else None
-    if weight is None or weight.requires_grad == trained[0]:
+    if weight is None or weight.requires_grad == trained:
         return cache
-    if trained[0]:
+    if trained:
         raise RuntimeError(
             "a weight was frozen between forward and a backward with create_graph=True; "
             "run forward again after requires_grad_(False)"

@@ -8,8 +8,8 @@
 
 N batch, I features, H hidden features. x (..., I), G and U (H, I), z, u, m (..., H), D (I, H).
 Kept for backward are x, u and z (or f(z), as f' needs): f(z) and m are computed again, so two
-hidden activations wait for backward where autograd keeps up to four. Source: Shazeer, *GLU Variants
-Improve Transformer*, 2020.
+hidden activations wait for backward where autograd keeps up to four; with frozen weights fewer.
+Source: Shazeer, *GLU Variants Improve Transformer*, 2020.
 """
 
 from __future__ import annotations
@@ -22,57 +22,79 @@ from torch import Tensor, nn
 
 from manualbp import activations, layers
 from manualbp.eligible import alike, plain_module, refusal, unobserved
-from manualbp.function import wanted
-from manualbp.layers import LINEAR, Cache, Elementwise, Needs, total
+from manualbp.function import as_at_forward, wanted
+from manualbp.layers import LINEAR, Elementwise, Needs, total
 from manualbp.run import call
 
 
 class Gated(torch.autograd.Function):
-    """``Gated.apply(f, G, g, U, b, D, d, x)[0]``; the other outputs are what backward reads."""
+    """``Gated.apply(f, swap, D, d, U, u, x, G, g, x)[0]``; the others are what backward reads.
+
+    The later a projection is made the earlier autograd comes back to it, and in that order it adds
+    up the gradients of x and of tied weights. With ``swap`` the one with f, G, is the later one and
+    stands before U.
+    """
 
     @staticmethod
-    def forward(ctx: Any, f: Elementwise, *tensors: Any) -> Any:
-        *parameters, x = tensors
-        gate, up, down = parameters[0:2], parameters[2:4], parameters[4:6]
-        needs = _needs(ctx.needs_input_grad[1:])
-        z, gate_cache = LINEAR.forward(x, tuple(gate), needs[0])
-        u, up_cache = LINEAR.forward(x, tuple(up), needs[1])
-        a, activity = f.forward(z, (), Needs(True))
-        o, down_cache = LINEAR.forward(a * u, tuple(down), needs[2])
-        reads = any(needs)
-        caches = [gate_cache, up_cache, activity if reads else Cache(), down_cache._replace(h=None)]
-        hidden = [u, activity.h if activity.a is None else activity.a] if reads else []
-        ctx.save_for_backward(*(t for c in caches for t in c.tensors()), *hidden[:1])
-        ctx.f, ctx.caches = f, [cache.emptied() for cache in caches]
+    def forward(ctx: Any, f: Elementwise, swap: bool, *tensors: Any) -> Any:
+        down, (*up, x), (*gate, _) = _split(tensors, swap)
+        needs = _needs(ctx.needs_input_grad[2:], swap)
+        to_down, to_u, to_z = needs
+        z, gate_cache = LINEAR.forward(x, tuple(gate), to_z)
+        u, up_cache = LINEAR.forward(x, tuple(up), to_u)
+        a, activity = f.forward(z, (), Needs(bool(to_z)))
+        m = a * u
+        o, down_cache = LINEAR.forward(m, tuple(down), to_down)
+        keeps_u = bool(to_z) or (bool(to_u) and to_down.theta[0])
+        kept = (
+            u if keeps_u else None,
+            a if to_u and not to_z else None,
+            m if to_down.theta[0] and not keeps_u else None,
+        )
+        caches = [down_cache._replace(h=None), up_cache, gate_cache, activity]
+        ctx.save_for_backward(*(t for c in caches for t in c.tensors()), *kept)
+        ctx.f, ctx.swap, ctx.caches = f, swap, [cache.emptied() for cache in caches]
         ctx.present = [t is not None for t in tensors]
+        ctx.trained = [need.theta[0] for need in needs]
+        ctx.hidden = keeps_u and bool(to_u), bool(to_z)
         ctx.set_materialize_grads(False)
-        return (o, *hidden)
+        hidden = u, activity.h if activity.a is None else activity.a
+        return (o, *(t for t, leaves in zip(hidden, ctx.hidden, strict=True) if leaves))
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> Any:
         saved = iter(ctx.saved_tensors)
-        delta, grad_u, grad_activity = grad_outputs
-        gate, up, activity, down = (cache.filled(saved) for cache in ctx.caches)
-        (u,) = saved
-        needs = _needs(wanted(ctx, ctx.needs_input_grad[1:], ctx.present))
-        rule = ctx.f.recorded if torch.is_grad_enabled() else ctx.f.backward
-        a = activity.a if activity.a is not None else ctx.f.activation.f(activity.h)
+        delta, *hidden = grad_outputs
+        caches = [cache.filled(saved) for cache in ctx.caches]
+        u, a, m = saved
+        to_down, to_u, to_z = _needs(wanted(ctx, ctx.needs_input_grad[2:], ctx.present), ctx.swap)
+        rule = ctx.f.backward
+        if torch.is_grad_enabled():
+            rule = ctx.f.recorded
+            caches[:3] = map(as_at_forward, [LINEAR] * 3, caches, ctx.trained)
+        down, up, gate, activity = caches
+        if activity.a is not None or activity.h is not None:
+            a = activity.a if activity.a is not None else ctx.f.activation.f(activity.h)
+        grad_u = hidden.pop(0) if ctx.hidden[0] else None
+        grad_activity = hidden.pop(0) if ctx.hidden[1] else None
         grads_down: Any = (None, None)
         grad_a = None
         if delta is not None:
-            h = a * u if needs[2].theta[0] else None
-            grad_m, *grads_down = LINEAR.backward(delta, down._replace(h=h), needs[2])
-            if grad_m is not None:
+            h = (a * u if m is None else m) if to_down.theta[0] else None
+            grad_m, *grads_down = LINEAR.backward(delta, down._replace(h=h), to_down)
+            if to_u:
                 grad_u = total(grad_m * a, grad_u)
+            if to_z:
                 grad_a = grad_m * u
         if activity.a is not None:
             grad_a, grad_activity = total(grad_a, grad_activity), None
         grad_z = None if grad_a is None else rule(grad_a, activity, Needs(True))[0]
         grad_z = total(grad_z, grad_activity)
         nothing = (None, None, None)
-        x_u, *grads_up = nothing if grad_u is None else LINEAR.backward(grad_u, up, needs[1])
-        x_z, *grads_gate = nothing if grad_z is None else LINEAR.backward(grad_z, gate, needs[0])
-        return None, *grads_gate, *grads_up, *grads_down, total(x_u, x_z)
+        x_u, *grads_up = nothing if grad_u is None else LINEAR.backward(grad_u, up, to_u)
+        x_z, *grads_gate = nothing if grad_z is None else LINEAR.backward(grad_z, gate, to_z)
+        sides = [*grads_up, x_u], [*grads_gate, x_z]
+        return None, None, *grads_down, *sides[ctx.swap], *sides[not ctx.swap]
 
 
 class GatedMLP(nn.Module):
@@ -127,11 +149,12 @@ class GatedMLP(nn.Module):
 def gated(
     left: Sequence[nn.Module], right: Sequence[nn.Module], rest: Sequence[nn.Module], x: Any
 ) -> Tensor | None:
-    """rest(left(x) * right(x)) by hand; None where that cannot serve."""
+    """rest(left(x) * right(x)), left first, by hand; None where that cannot serve."""
     if not unobserved(x) or gate_refusal(left, right, rest) is not None:
         return None
     gate, up, after = _layers(left), _layers(right), _layers(rest)
-    if len(gate) == 1:
+    swap = len(gate) == 1
+    if swap:
         gate, up = up, gate
     thetas = gate[0][1], up[0][1], after[0][1]
     tensors = [x, *(t for theta in thetas for t in theta if t is not None)]
@@ -140,7 +163,8 @@ def gated(
     plain = x.dim() == 2 or layers.row_major(x)
     if not (fits and plain and alike(tensors) and any(t.requires_grad for t in tensors)):
         return None
-    o: Tensor = Gated.apply(gate[1][0], *(t for theta in thetas for t in theta), x)[0]  # type: ignore[no-untyped-call]
+    sides = (*thetas[1], x), (*thetas[0], x)
+    o: Tensor = Gated.apply(gate[1][0], swap, *thetas[2], *sides[swap], *sides[not swap])[0]  # type: ignore[no-untyped-call]
     first = next(i for i, module in enumerate(rest) if type(module) is nn.Linear)
     return call(rest[first + 1 :], o)
 
@@ -167,7 +191,14 @@ def _layers(modules: Sequence[nn.Module]) -> list[tuple[Any, Any]]:
     return [layer for layer in found if layer is not None and layer[0] is not None]
 
 
-def _needs(wants: Sequence[bool]) -> list[Needs]:
-    """Of gate, up and down; what comes up to the last decides whether dC/dm must be had."""
-    g, g_b, u, u_b, d, d_b, x = wants
-    return [Needs(x, (g, g_b)), Needs(x, (u, u_b)), Needs(any((x, g, g_b, u, u_b)), (d, d_b))]
+def _split(values: Sequence[Any], swap: bool) -> tuple[Any, Any, Any]:
+    """What is per input of ``Gated``, for D, for U with x and for G with x."""
+    down, first, last = values[:2], values[2:5], values[5:]
+    return (down, last, first) if swap else (down, first, last)
+
+
+def _needs(wants: Sequence[bool], swap: bool) -> list[Needs]:
+    """Of D, U and G; what comes up to the first decides whether dC/dm must be had."""
+    down, (u, u_b, x_u), (g, g_b, x_g) = _split(wants, swap)
+    to_u, to_g = Needs(x_u, (u, u_b)), Needs(x_g, (g, g_b))
+    return [Needs(bool(to_u) or bool(to_g), tuple(down)), to_u, to_g]

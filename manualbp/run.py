@@ -39,7 +39,8 @@ class Run(NamedTuple):
     def __call__(self, x: Tensor, residual: bool = False) -> Tensor:
         if self.serves(x, residual):
             parameters = chain.from_iterable(reversed(self.thetas))
-            return Chain.apply(self.layers, residual, *parameters, x)[0]  # type: ignore[no-untyped-call]
+            skip = x if residual else None
+            return Chain.apply(self.layers, skip, *parameters, x)[0]  # type: ignore[no-untyped-call]
         h = x
         for module in self.modules:
             h = module(h)
@@ -53,9 +54,12 @@ class Run(NamedTuple):
             bool(parameters)
             and alike([x, *parameters, *buffers])
             and any(t.requires_grad for t in (x, *parameters))
-            and (x.dim() == 2 or layers.row_major(x))
+            and (layers.row_major(x) or (x.dim() == 2 and not self._has(layers.RMSNorm)))
             and self._fits(x, residual)
         )
+
+    def _has(self, kind: type[Layer]) -> bool:
+        return any(isinstance(layer, kind) for layer in self.layers)
 
     def _fits(self, x: Tensor, residual: bool) -> bool:
         shape: tuple[int, ...] = x.shape
@@ -74,7 +78,11 @@ def gather(modules: Iterable[nn.Module]) -> Iterator[Run | nn.Module]:
     run = Run([], [], [])
     for module in modules:
         found = layers.from_module(module) if plain_module(module) else None
-        if found is None or (layers.in_place(module) and not (run.layers and run.thetas[-1])):
+        if (
+            found is None
+            or (layers.in_place(module) and not (run.layers and run.thetas[-1]))
+            or (isinstance(found[0], layers.RMSNorm) and not run.layers)
+        ):
             yield from _closed(run)
             run = Run([], [], [])
             yield module

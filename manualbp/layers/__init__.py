@@ -35,20 +35,28 @@ def in_place(module: nn.Module) -> bool:
     return bool(getattr(module, "inplace", False))
 
 
-def _activation(module: nn.Module) -> tuple[Layer | None, Theta] | None:
+# Working in place, autograd differentiates these from a instead of z, and rounds differently.
+_READ_RESULT = (nn.ELU, nn.SELU, nn.LeakyReLU)
+
+
+def _activation(module: Any) -> tuple[Layer | None, Theta] | None:
     f = activations.from_module(module)
-    if f is None:  # of a form not known here
-        return None
+    if f is None or (isinstance(module, _READ_RESULT) and module.inplace):
+        return None  # of a form not known here
     return None if isinstance(f, activations.Identity) else Elementwise(f), ()
 
 
 def _dropout(m: Any) -> tuple[Layer | None, Theta] | None:
+    if not 0 <= m.p <= 1:
+        return None
     if m.p == 0 or not m.training:
         return None, ()
     return None if m.inplace or m.p == 1 else (Dropout(m.p), ())
 
 
-def _batch_norm(m: Any) -> tuple[Layer | None, Theta]:
+def _batch_norm(m: Any) -> tuple[Layer | None, Theta] | None:
+    if not isinstance(m.eps, float) or m.eps <= 0:
+        return None  # an error, or about to be one
     tracks = not m.training or m.track_running_stats
     mean, var = (m.running_mean, m.running_var) if tracks else (None, None)
     counts = m.training and m.track_running_stats

@@ -59,7 +59,8 @@ class LayerNorm(Layer):
 class RMSNorm(Layer):
     """a = xhat * gamma,  xhat = h r,  r = 1 / sqrt(mean h^2 + eps) over the last dimensions.
 
-    dC/dh = r (g - xhat * mean(g * xhat)). xhat is not kept: h and r give it again.
+    dC/dh = r (g - xhat * mean(g * xhat)). xhat is not kept: h and r give it again. Autograd adds
+    two terms of dC/dh to the gradient of h, so it is no first layer, whose h others may read.
     """
 
     shape: tuple[int, ...]
@@ -69,7 +70,9 @@ class RMSNorm(Layer):
     dtypes = (torch.float32, torch.float64)
 
     def output_shape(self, shape: Shape, theta: Theta) -> Shape | None:
-        return shape if shape[-len(self.shape) :] == self.shape else None
+        gamma = theta[0]
+        fits = shape[-len(self.shape) :] == self.shape
+        return shape if fits and (gamma is None or gamma.shape == self.shape) else None
 
     def forward(self, h: Tensor, theta: Theta, needs: Needs) -> tuple[Tensor, Cache]:
         gamma, rstd = theta[0], self._rstd(h)
@@ -84,7 +87,7 @@ class RMSNorm(Layer):
         over = tuple(range(-len(self.shape), 0))
         grad_h = grad_gamma = None
         if needs.theta[0]:
-            grad_gamma = (delta * (h * rstd)).sum(_rows_of(h, over))
+            grad_gamma = _sum(delta * (h * rstd), _rows_of(h, over))
         if needs.h:
             g = delta if gamma is None else delta * gamma
             grad_r = (g * h).sum(over, keepdim=True)
@@ -133,7 +136,9 @@ class BatchNorm(Layer):
             t is not None and t.shape != shape[1:2] for t in (*theta, *self.buffers())
         ):
             return None
-        values = math.prod(shape) // max(shape[1], 1)  # of each feature
+        if 0 in shape:  # PyTorch has another way then
+            return None
+        values = math.prod(shape) // shape[1]  # of each feature
         return shape if values > 1 or not self.training else None
 
     def forward(self, h: Tensor, theta: Theta, needs: Needs) -> tuple[Tensor, Cache]:
@@ -184,9 +189,14 @@ def _formula(
         grad_h = grad_h - g.mean(over, keepdim=True)
     return (
         r * grad_h if needs.h else None,
-        (delta * xhat).sum(rows) if needs.theta[0] else None,
-        delta.sum(rows) if needs.theta[1] else None,
+        _sum(delta * xhat, rows) if needs.theta[0] else None,
+        _sum(delta, rows) if needs.theta[1] else None,
     )
+
+
+def _sum(x: Tensor, rows: tuple[int, ...]) -> Tensor:
+    """Over those dimensions; sum(()) would be over all."""
+    return x.sum(rows) if rows else x
 
 
 def _rows_of(h: Tensor, over: tuple[int, ...]) -> tuple[int, ...]:
