@@ -37,9 +37,16 @@ def in_place(module: nn.Module) -> bool:
 
 def _activation(module: nn.Module) -> tuple[Layer | None, Theta] | None:
     f = activations.from_module(module)
-    if f is None:  # of a form not known here
+    if f is None or (in_place(module) and not _same_in_place(f)):  # of a form not known here
         return None
     return None if isinstance(f, activations.Identity) else Elementwise(f), ()
+
+
+def _same_in_place(f: activations.Activation) -> bool:
+    """Whether autograd rounds f' alike in place, where it has a alone to find it from."""
+    if isinstance(f, activations.LeakyReLU):
+        return f.negative_slope >= 0  # below, a does not tell the sign of z: an error to be seen
+    return not isinstance(f, (activations.ELU, activations.SELU))
 
 
 def _dropout(m: Any) -> tuple[Layer | None, Theta] | None:
