@@ -55,13 +55,15 @@ class Gated(torch.autograd.Function):
         gate, up, activity, down = (cache.filled(saved) for cache in ctx.caches)
         (u,) = saved
         needs = _needs(wanted(ctx, ctx.needs_input_grad[1:], ctx.present))
-        rule = ctx.f.recorded if torch.is_grad_enabled() else ctx.f.backward
+        recorded = torch.is_grad_enabled()
+        rule = ctx.f.recorded if recorded else ctx.f.backward
+        linear = LINEAR.recorded if recorded else LINEAR.backward
         a = activity.a if activity.a is not None else ctx.f.activation.f(activity.h)
         grads_down: Any = (None, None)
         grad_a = None
         if delta is not None:
             h = a * u if needs[2].theta[0] else None
-            grad_m, *grads_down = LINEAR.backward(delta, down._replace(h=h), needs[2])
+            grad_m, *grads_down = linear(delta, down._replace(h=h), needs[2])
             if grad_m is not None:
                 grad_u = total(grad_m * a, grad_u)
                 grad_a = grad_m * u
@@ -70,8 +72,8 @@ class Gated(torch.autograd.Function):
         grad_z = None if grad_a is None else rule(grad_a, activity, Needs(True))[0]
         grad_z = total(grad_z, grad_activity)
         nothing = (None, None, None)
-        x_u, *grads_up = nothing if grad_u is None else LINEAR.backward(grad_u, up, needs[1])
-        x_z, *grads_gate = nothing if grad_z is None else LINEAR.backward(grad_z, gate, needs[0])
+        x_u, *grads_up = nothing if grad_u is None else linear(grad_u, up, needs[1])
+        x_z, *grads_gate = nothing if grad_z is None else linear(grad_z, gate, needs[0])
         return None, *grads_gate, *grads_up, *grads_down, total(x_u, x_z)
 
 
