@@ -60,7 +60,7 @@ class Chain(torch.autograd.Function):
             injected[i] = total(injected[i], grad)
         if torch.is_grad_enabled():
             trained = _by_layer(ctx.layers, ctx.needs_input_grad[2:-1])
-            caches = list(map(_as_at_forward, ctx.layers, caches, trained))
+            caches = list(map(as_at_forward, ctx.layers, caches, trained))
             grad_input, thetas, _ = _recorded(injected, ctx.layers, caches, needs)
         else:
             grad_input, thetas, _ = backprop.backward(injected, ctx.layers, caches, needs)
@@ -69,7 +69,7 @@ class Chain(torch.autograd.Function):
         return None, None, *(g for theta in reversed(thetas) for g in theta), grad_input
 
 
-def _as_at_forward(layer: Layer, cache: Cache, trained: tuple[bool, ...]) -> Cache:
+def as_at_forward(layer: Layer, cache: Cache, trained: tuple[bool, ...]) -> Cache:
     """With the requires_grad that W had at forward: autograd's linear keeps W^T, made back then."""
     weight = cache.theta[0] if isinstance(layer, Linear) else None
     if weight is None or weight.requires_grad == trained[0]:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from manualbp import activations, layers
 from manualbp.eligible import alike, plain_module, refusal, unobserved
-from manualbp.function import wanted
+from manualbp.function import as_at_forward, wanted
 from manualbp.layers import LINEAR, Cache, Elementwise, Needs, total
 from manualbp.run import call
 
@@ -58,6 +58,10 @@ class Gated(torch.autograd.Function):
         recorded = torch.is_grad_enabled()
         rule = ctx.f.recorded if recorded else ctx.f.backward
         linear = LINEAR.recorded if recorded else LINEAR.backward
+        if recorded:
+            trained = [need.theta for need in _needs(ctx.needs_input_grad[1:])]
+            kept = zip((gate, up, down), trained, strict=True)
+            gate, up, down = (as_at_forward(LINEAR, cache, theta) for cache, theta in kept)
         a = activity.a if activity.a is not None else ctx.f.activation.f(activity.h)
         grads_down: Any = (None, None)
         grad_a = None
