@@ -92,6 +92,8 @@ class Linear(Layer):
             w = kept(cache.extra[0])
             grad_h = w.t().mm(g.t()).t() if h_column_major else g.mm(w)
             grad_h = grad_h if len(shape) == 2 else grad_h.reshape(shape)
+            if grad_h.dtype is not w.dtype:  # by autocast; between its nodes the engine casts back
+                grad_h = grad_h.to(w.dtype)
         return grad_h, grad_weight, grad_bias
 
     def recorded(self, delta: Tensor, cache: Cache, needs: Needs) -> Theta:
