@@ -169,6 +169,8 @@ def wanted(ctx: Any, needs: Sequence[bool], present: Sequence[bool]) -> list[boo
         needs: its ``needs_input_grad`` for those.
         present: which of those are tensors; the others are None.
     """
+    if torch.compiler.is_compiling():  # compiled autograd, which cannot ask, prunes by itself
+        return list(needs)
     nodes = (node for node, _ in ctx.next_functions)
     there = (next(nodes) if found else None for found in present)
     return [need and _runs(node) for need, node in zip(needs, there, strict=True)]

@@ -68,9 +68,9 @@ class Gated(torch.autograd.Function):
         caches = [cache.filled(saved) for cache in ctx.caches]
         u, a, m = saved
         to_down, to_u, to_z = _needs(wanted(ctx, ctx.needs_input_grad[2:], ctx.present), ctx.swap)
-        rule = ctx.f.backward
+        rule, linear = ctx.f.backward, LINEAR.backward
         if torch.is_grad_enabled():
-            rule = ctx.f.recorded
+            rule, linear = ctx.f.recorded, LINEAR.recorded
             caches[:3] = map(as_at_forward, [LINEAR] * 3, caches, ctx.trained)
         down, up, gate, activity = caches
         if activity.a is not None or activity.h is not None:
@@ -81,7 +81,7 @@ class Gated(torch.autograd.Function):
         grad_a = None
         if delta is not None:
             h = (a * u if m is None else m) if to_down.theta[0] else None
-            grad_m, *grads_down = LINEAR.backward(delta, down._replace(h=h), to_down)
+            grad_m, *grads_down = linear(delta, down._replace(h=h), to_down)
             if to_u:
                 grad_u = total(grad_m * a, grad_u)
             if to_z:
@@ -91,8 +91,8 @@ class Gated(torch.autograd.Function):
         grad_z = None if grad_a is None else rule(grad_a, activity, Needs(True))[0]
         grad_z = total(grad_z, grad_activity)
         nothing = (None, None, None)
-        x_u, *grads_up = nothing if grad_u is None else LINEAR.backward(grad_u, up, to_u)
-        x_z, *grads_gate = nothing if grad_z is None else LINEAR.backward(grad_z, gate, to_z)
+        x_u, *grads_up = nothing if grad_u is None else linear(grad_u, up, to_u)
+        x_z, *grads_gate = nothing if grad_z is None else linear(grad_z, gate, to_z)
         sides = [*grads_up, x_u], [*grads_gate, x_z]
         return None, None, *grads_down, *sides[ctx.swap], *sides[not ctx.swap]
 

@@ -80,7 +80,7 @@ def test_needs_prune_the_loop() -> None:
     needs = backprop.needs_of(False, [(False, False), (), (False, True), (), (True, False), ()])
     assert [need.h for need in needs] == [False, False, False, True, True, True]
     output, caches = backprop.forward(torch.randn(5, 4, dtype=torch.float64), built, thetas, needs)
-    assert caches[0].tensors() == (None,) * 4 and caches[1].tensors() == (None,) * 2
+    assert caches[0].tensors() == (None,) * 5 and caches[1].tensors() == (None,) * 2
     got = backprop.backward(from_output(output.cos(), built), built, caches, needs)
     assert got.input is None
     found = [[g is not None for g in theta] for theta in got.thetas if theta]

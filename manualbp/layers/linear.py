@@ -70,7 +70,9 @@ class Linear(Layer):
             weight.stride(1) == 1 and weight.stride(0) == weight.size(1),
         )
         read = (weight if needs.h else None, None)  # b is in no derivative
-        return z, Cache(h if needs.theta[0] else None, None, read, (), layout)
+        # W once more, as it is now: W.data may be another tensor's when backward comes.
+        values = (weight.detach() if needs.h else None,)
+        return z, Cache(h if needs.theta[0] else None, None, read, values, layout)
 
     def backward(self, delta: Tensor, cache: Cache, needs: Needs) -> Theta:
         """dC/dh = delta W,  dC/dW = delta^T h,  dC/db = sum_n delta.
@@ -87,10 +89,25 @@ class Linear(Layer):
         if needs.theta[1]:
             grad_bias = g.sum(0)
         if needs.h:
-            w = kept(cache.theta[0])
+            w = kept(cache.extra[0])
             grad_h = w.t().mm(g.t()).t() if h_column_major else g.mm(w)
             grad_h = grad_h if len(shape) == 2 else grad_h.reshape(shape)
+            if grad_h.dtype is not w.dtype:  # by autocast; between its nodes the engine casts back
+                grad_h = grad_h.to(w.dtype)
         return grad_h, grad_weight, grad_bias
+
+    def recorded(self, delta: Tensor, cache: Cache, needs: Needs) -> Theta:
+        """With the W that carries a graph."""
+        weight, values = cache.theta[0], cache.extra[0]
+        if weight is not None and values is not None and not weight.is_set_to(values):
+            raise RuntimeError(
+                "a weight's data was exchanged between forward and a backward with "
+                "create_graph=True; run forward again"
+            )
+        return self.backward(delta, cache._replace(extra=(weight,)), needs)
+
+    def formula(self, delta: Tensor, cache: Cache, needs: Needs) -> Theta:
+        return self.backward(delta, cache._replace(extra=cache.theta[:1]), needs)
 
     def double_backward(
         self, v: Tensor | None, v_theta: Theta, delta: Tensor, cache: Cache, needs: Needs

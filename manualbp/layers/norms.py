@@ -59,7 +59,8 @@ class LayerNorm(Layer):
 class RMSNorm(Layer):
     """a = xhat * gamma,  xhat = h r,  r = 1 / sqrt(mean h^2 + eps) over the last dimensions.
 
-    dC/dh = r (g - xhat * mean(g * xhat)). xhat is not kept: h and r give it again. Autograd adds
+    dC/dh = r (g - xhat * mean(g * xhat)). xhat is not kept: h and r give it again. Nor is r where
+    dC/dgamma alone is wanted, since autograd then keeps only one tensor of h's size. Autograd adds
     two terms of dC/dh to the gradient of h, so it is no first layer, whose h others may read.
     """
 
@@ -77,13 +78,15 @@ class RMSNorm(Layer):
     def forward(self, h: Tensor, theta: Theta, needs: Needs) -> tuple[Tensor, Cache]:
         gamma, rstd = theta[0], self._rstd(h)
         a = h * rstd if gamma is None else h * rstd * gamma
-        return a, Cache(h, None, (gamma if needs.h else None,), (rstd,)) if needs else Cache()
+        extra = (rstd if needs.h else None,)
+        return a, Cache(h, None, (gamma if needs.h else None,), extra) if needs else Cache()
 
     def backward(self, delta: Tensor, cache: Cache, needs: Needs) -> Theta:
         """In autograd's order of operations."""
         h, (gamma,) = kept(cache.h), cache.theta
         # Where autograd records, r must carry its own dependence on h.
-        rstd = self._rstd(h) if torch.is_grad_enabled() else kept(cache.extra[0])
+        again = torch.is_grad_enabled() or cache.extra[0] is None
+        rstd = self._rstd(h) if again else kept(cache.extra[0])
         over = tuple(range(-len(self.shape), 0))
         grad_h = grad_gamma = None
         if needs.theta[0]:
@@ -97,7 +100,8 @@ class RMSNorm(Layer):
         return grad_h, grad_gamma
 
     def formula(self, delta: Tensor, cache: Cache, needs: Needs) -> Theta:
-        h, rstd = kept(cache.h), kept(cache.extra[0])
+        h = kept(cache.h)
+        rstd = self._rstd(h) if cache.extra[0] is None else cache.extra[0]
         over = tuple(range(-len(self.shape), 0))
         needs = Needs(needs.h, (*needs.theta, False))
         return _formula(
