@@ -47,6 +47,11 @@ def unobserved(x: Any) -> bool:
     )
 
 
+def distributed() -> bool:
+    """Whether this process trains together with others."""
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
 def alike(tensors: Sequence[Tensor]) -> bool:
     """Whether all are plain, dense, floating tensors of one dtype on one device."""
     dtype, device = tensors[0].dtype, tensors[0].device

@@ -14,7 +14,7 @@ the R-operator of ``backprop.double_backward``, and from there PyTorch's operato
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -23,16 +23,15 @@ from torch.autograd import forward_ad
 
 from manualbp import backprop
 from manualbp.backprop import Gradients
-from manualbp.layers import Cache, Layer, Linear, Needs, own, total
+from manualbp.layers import Cache, Layer, Linear, Needs, Theta, own, total
 
 
 class Chain(torch.autograd.Function):
     """o = f_L(... f_1(x; theta_1) ...; theta_L), with dC/dx and every dC/dtheta by hand.
 
-    ``Chain.apply(layers, skip, *theta_L, ..., *theta_1, x)[0]``; x (..., I), o (..., O). With
-    ``skip``, which is x once more, o = skip + that. Skip and the last layer come first because
-    that is the order in which autograd adds up the gradients of x and of a tied weight. The other
-    outputs are what backward reads.
+    ``Chain.apply(layers, skip, *flat(layers, thetas), x)[0]``; x (..., I), o (..., O). With
+    ``skip``, which is x once more, o = skip + that; skip comes first because autograd adds up the
+    gradients of x in that order. The other outputs are what backward reads.
     """
 
     @staticmethod
@@ -67,7 +66,7 @@ class Chain(torch.autograd.Function):
         else:
             grad_input, thetas, _ = backprop.backward(injected, ctx.layers, caches, needs)
         grad_skip = grad_output if wants_skip else None
-        return None, grad_skip, *(g for theta in reversed(thetas) for g in theta), grad_input
+        return None, grad_skip, *flat(ctx.layers, thetas), grad_input
 
 
 def as_at_forward(layer: Layer, cache: Cache, trained: bool) -> Cache:
@@ -114,8 +113,8 @@ class Recursion(torch.autograd.Function):
         *tensors: Any,
     ) -> Any:  # fmt: skip
         injected, kept = tensors[: len(layers)], tensors[len(layers) :]
-        flat = iter(kept)
-        filled = [cache.filled(flat) for cache in caches]
+        each = iter(kept)
+        filled = [cache.filled(each) for cache in caches]
         grad_input, thetas, deltas = backprop.backward(injected, layers, filled, needs, "recorded")
         deltas = list(map(own, deltas))
         # A delta that is no sum is what came in; the others leave, so as to carry their graph.
@@ -124,7 +123,7 @@ class Recursion(torch.autograd.Function):
         ctx.layers, ctx.caches, ctx.found = layers, caches, found
         ctx.present = [t is not None for t in tensors]
         ctx.set_materialize_grads(False)
-        gradients = [grad_input, *(g for theta in reversed(thetas) for g in theta)]
+        gradients = [grad_input, *flat(layers, thetas)]
         return (*map(own, gradients), *[deltas[i] for i in found])
 
     @staticmethod
@@ -183,10 +182,21 @@ def _runs(node: Any) -> bool:
         return True
 
 
-def _by_layer(layers: Sequence[Layer], flat: Sequence[Any]) -> list[Any]:
-    """What is per parameter, last layer first, as a tuple for each layer, first layer first."""
-    found, end = [], len(flat)
+def flat(layers: Sequence[Layer], thetas: Sequence[Theta]) -> Iterator[Any]:
+    """What is per parameter, in the order in which autograd comes back to it.
+
+    That is the last layer first, and of a Linear the bias first: so gradients of a tied weight are
+    added up, and so data-parallel training lays them into its buckets.
+    """
+    for layer, theta in zip(reversed(layers), reversed(thetas), strict=True):
+        yield from reversed(theta) if isinstance(layer, Linear) else theta
+
+
+def _by_layer(layers: Sequence[Layer], values: Sequence[Any]) -> list[Any]:
+    """Back from ``flat``: a tuple for each layer, first layer first."""
+    found, end = [], len(values)
     for layer in layers:
-        found.append(tuple(flat[end - layer.parameters : end]))
+        theta = values[end - layer.parameters : end]
+        found.append(tuple(reversed(theta) if isinstance(layer, Linear) else theta))
         end -= layer.parameters
     return found

@@ -6,15 +6,15 @@ known ones through one hand-written Function, every other module as it is.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from itertools import chain
+from collections.abc import Callable, Iterable, Iterator
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
 from manualbp import layers
-from manualbp.eligible import alike, plain_module, unobserved
-from manualbp.function import Chain
+from manualbp.eligible import alike, distributed, plain_module, unobserved
+from manualbp.function import Chain, flat
 from manualbp.layers import Layer, Theta
 
 
@@ -37,14 +37,27 @@ class Run(NamedTuple):
     thetas: list[Theta]
 
     def __call__(self, x: Tensor, residual: bool = False) -> Tensor:
-        if self.serves(x, residual):
-            parameters = chain.from_iterable(reversed(self.thetas))
-            skip = x if residual else None
-            return Chain.apply(self.layers, skip, *parameters, x)[0]  # type: ignore[no-untyped-call]
+        serves = self.serves(x, residual)
+        if serves and not distributed():
+            return self._chain(x, x if residual else None)
         h = x
-        for module in self.modules:
-            h = module(h)
+        for step in self._pieces() if serves else self.modules:
+            h = step(h)
         return x + h if residual else h
+
+    def _chain(self, x: Tensor, skip: Tensor | None = None) -> Tensor:
+        parameters = flat(self.layers, self.thetas)
+        return Chain.apply(self.layers, skip, *parameters, x)[0]  # type: ignore[no-untyped-call]
+
+    def _pieces(self) -> Iterator[Callable[[Tensor], Tensor]]:
+        """A chain for each layer with parameters.
+
+        Gradients leave a chain together. Data-parallel training sends each as soon as it is there,
+        while backward goes on: so there they have to leave layer by layer, as autograd's do.
+        """
+        starts = [i for i, theta in enumerate(self.thetas) if theta]
+        for start, end in pairwise([0, *starts[1:], len(self.layers)]):
+            yield Run([], self.layers[start:end], self.thetas[start:end])._chain
 
     def serves(self, x: Tensor, residual: bool = False) -> bool:
         """Whether all is plain and fits; where it does not, torch.nn's own error is to be seen."""
