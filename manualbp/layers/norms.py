@@ -59,8 +59,9 @@ class LayerNorm(Layer):
 class RMSNorm(Layer):
     """a = xhat * gamma,  xhat = h r,  r = 1 / sqrt(mean h^2 + eps) over the last dimensions.
 
-    dC/dh = r (g - xhat * mean(g * xhat)). xhat is not kept: h and r give it again. Autograd adds
-    two terms of dC/dh to the gradient of h, so it is no first layer, whose h others may read.
+    dC/dh = r (g - xhat * mean(g * xhat)). xhat is not kept: h and r give it again, unless nobody
+    wants dC/dh. Autograd adds two terms of dC/dh to the gradient of h, so it is no first layer,
+    whose h others may read.
     """
 
     shape: tuple[int, ...]
@@ -76,16 +77,21 @@ class RMSNorm(Layer):
 
     def forward(self, h: Tensor, theta: Theta, needs: Needs) -> tuple[Tensor, Cache]:
         gamma, rstd = theta[0], self._rstd(h)
-        a = h * rstd if gamma is None else h * rstd * gamma
-        return a, Cache(h, None, (gamma if needs.h else None,), (rstd,)) if needs else Cache()
+        xhat = h * rstd
+        a = xhat if gamma is None else xhat * gamma
+        if needs.h:
+            return a, Cache(h, None, (gamma,), (rstd, None))
+        return a, Cache(None, None, (None,), (None, xhat)) if needs else Cache()
 
     def backward(self, delta: Tensor, cache: Cache, needs: Needs) -> Theta:
         """In autograd's order of operations."""
-        h, (gamma,) = kept(cache.h), cache.theta
-        # Where autograd records, r must carry its own dependence on h.
-        rstd = self._rstd(h) if torch.is_grad_enabled() else kept(cache.extra[0])
         over = tuple(range(-len(self.shape), 0))
         grad_h = grad_gamma = None
+        if cache.h is None:
+            return None, _sum(delta * kept(cache.extra[1]), _rows_of(delta, over))
+        h, gamma = cache.h, cache.theta[0]
+        # Where autograd records, r must carry its own dependence on h.
+        rstd = self._rstd(h) if torch.is_grad_enabled() else kept(cache.extra[0])
         if needs.theta[0]:
             grad_gamma = _sum(delta * (h * rstd), _rows_of(h, over))
         if needs.h:
