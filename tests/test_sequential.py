@@ -1,4 +1,4 @@
-"""Sequential, MLP and convert: bit-identical with nn.Sequential, by hand or fallen back."""
+"""Sequential and MLP: bit-identical with nn.Sequential, by hand or fallen back."""
 
 from __future__ import annotations
 
@@ -356,33 +356,6 @@ def test_wrong_widths(widths: object) -> None:
 def test_wrong_activation() -> None:
     with pytest.raises(ValueError, match="did you mean 'sigmoid'"):
         manualbp.MLP((2, 2), "sigmoidd")
-
-
-def test_convert() -> None:
-    class Net(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.features = nn.Sequential(nn.Conv1d(1, 2, 2), nn.ReLU())
-            self.head = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Sequential(nn.Linear(8, 2)))
-            self.alias = self.head
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.alias(x)
-
-    torch.manual_seed(0)
-    net = Net()
-    twin, parameters, keys = copy.deepcopy(net), list(net.parameters()), list(net.state_dict())
-    assert manualbp.convert(net) is net and manualbp.convert(net) is net
-    assert type(net.features) is nn.Sequential and type(net.head) is manualbp.Sequential
-    assert net.alias is net.head and type(net.head[2]) is manualbp.Sequential
-    assert all(a is b for a, b in zip(net.parameters(), parameters, strict=True))
-    assert list(net.state_dict()) == keys
-    x = torch.randn(3, 4, requires_grad=True)
-    assert is_by_hand(net(x)) and differing(gradients(net, x), gradients(twin, x)) == []
-    root = nn.Sequential(nn.Linear(2, 2))
-    assert type(manualbp.convert(root)) is manualbp.Sequential
-    with pytest.raises(TypeError, match=r"expected an nn.Module, got list"):
-        manualbp.convert([root])
 
 
 class Scaled(nn.Linear):
