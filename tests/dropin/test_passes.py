@@ -242,6 +242,7 @@ class Transformed(Dataset[Tensor]):
         return torch.autograd.grad(self.net(x).sum(), x)[0][:2]
 
 
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_in_a_loader_worker() -> None:
     """Bit-exact, in a forked process."""
     found = []
