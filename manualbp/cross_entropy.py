@@ -105,7 +105,7 @@ class CrossEntropy(Loss):
 
     def gradient(self, log_p: Tensor, y: Tensor) -> Tensor:
         if y.is_floating_point():
-            q, count = self._smoothed(y), torch.tensor(_samples(log_p))
+            q, count = self._smoothed(y), torch.tensor(_samples(log_p), device="cpu")
         else:
             y = y.long()  # as a byte, ignore_index -100 would be class 156
             kept = y != self.ignore_index

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.modules import module as modules
+from torch.utils._device import DeviceContext
 
 from manualbp.layers import MODULES, from_module, in_place
 
@@ -36,8 +37,9 @@ def unobserved(x: Any) -> bool:
         and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
         and not torch._C._are_functorch_transforms_active()
         and forward_ad._current_level < 0
-        and torch._C._len_torch_function_stack() == 0
+        and (torch._C._len_torch_function_stack() == 0 or _only_default_devices())
         and torch._C._len_torch_dispatch_stack() == 0
+        and nn.Module.__call__ is _CALL
         and not (
             modules._global_forward_hooks
             or modules._global_forward_pre_hooks
@@ -50,6 +52,12 @@ def unobserved(x: Any) -> bool:
 def distributed() -> bool:
     """Whether this process trains together with others."""
     return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def _only_default_devices() -> bool:
+    """Whether the modes are those of a default device, which concern factory functions alone."""
+    modes = map(torch._C._get_function_stack_at, range(torch._C._len_torch_function_stack()))
+    return all(type(mode) is DeviceContext for mode in modes)
 
 
 def alike(tensors: Sequence[Tensor]) -> bool:

@@ -1,0 +1,136 @@
+"""What waits for backward, in bytes: in no network more than autograd keeps."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import manualbp
+from manualbp.layers import RMSNorm
+from tests.dropin.nets import Gate, Skip
+
+
+def kept_bytes(net: nn.Module, x: Tensor) -> tuple[int, int]:
+    """Of distinct storages kept for backward: all, and without those that were there before."""
+    before = {t.untyped_storage().data_ptr() for t in (x, *net.parameters(), *net.buffers())}
+    storages: dict[int, Any] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        storages[storage.data_ptr()] = storage
+        return tensor
+
+    torch.manual_seed(0)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        output = net(x)
+    del output
+    new = sum(s.nbytes() for pointer, s in storages.items() if pointer not in before)
+    return sum(s.nbytes() for s in storages.values()), new
+
+
+Activations = list[Callable[[], nn.Module]]
+SOME: Activations = [nn.Tanh, nn.GELU, lambda: nn.ELU(inplace=True)]
+OTHERS: Activations = [
+    nn.Identity, nn.ReLU, nn.Softplus, nn.LeakyReLU, nn.ELU, nn.SELU, nn.SiLU, nn.Mish, nn.Sigmoid,
+    lambda: nn.ReLU(inplace=True), lambda: nn.Hardtanh(inplace=True), lambda: nn.SiLU(inplace=True),
+]  # fmt: skip
+NORMS: dict[str, Callable[[int], nn.Module]] = {
+    "none": lambda n: nn.Identity(),
+    "layernorm": nn.LayerNorm,
+    "plain layernorm": lambda n: nn.LayerNorm(n, elementwise_affine=False),
+    "rmsnorm": nn.RMSNorm,
+    "batchnorm": nn.BatchNorm1d,
+    "batchnorm in evaluation": lambda n: nn.BatchNorm1d(n).eval(),
+}
+FROZEN: dict[str, Callable[[str, int], bool]] = {
+    "none": lambda name, dim: False,
+    "first layer": lambda name, dim: name.startswith(("0.", "1.")),
+    "last layer": lambda name, dim: name.startswith("5."),
+    "weights": lambda name, dim: dim == 2,
+    "vectors": lambda name, dim: dim == 1,
+    "all": lambda name, dim: True,
+}
+
+
+def family(
+    norm: str, activations: Activations
+) -> Iterator[tuple[str, nn.Module, nn.Module, Tensor]]:
+    """Networks of one normalization in every place, with all that can be combined with it."""
+    for make, drop, place, frozen, wants_x, residual in itertools.product(
+        activations, (0.0, 0.5), ("first", "before f", "after f"), FROZEN, (True, False),
+        (True, False),
+    ):  # fmt: skip
+        if norm == "none" and place != "first":
+            continue
+        normed = NORMS[norm]
+        middle = [make(), nn.Dropout(drop)]
+        if place != "first":
+            middle.insert(0 if place == "before f" else 2, normed(12))
+        start = normed(8) if place == "first" else nn.Identity()
+        theirs = (Skip if residual else nn.Sequential)(
+            start, nn.Linear(8, 12), *middle, nn.Linear(12, 8)
+        )
+        for name, p in theirs.named_parameters():
+            p.requires_grad_(not FROZEN[frozen](name, p.dim()))
+        ours = (manualbp.Residual if residual else manualbp.Sequential)(*theirs)
+        x = torch.randn(64, 8, requires_grad=wants_x)
+        name = f"{middle} {place} {frozen=} {wants_x=} {residual=}"
+        yield name, ours, theirs, x
+
+
+def above(norm: str, activations: Activations) -> list[str]:
+    """The networks that keep more than autograd does, or are trained where it is not."""
+    found = []
+    for name, ours, theirs, x in family(norm, activations):
+        try:
+            expected = kept_bytes(theirs, x)
+        except RuntimeError:  # PyTorch refuses an in-place activation on a frozen leaf
+            continue
+        kept = kept_bytes(ours, x)
+        if any(a > b for a, b in zip(kept, expected, strict=True)):
+            found.append(f"{name}: {kept} above {expected}")
+    return found
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_keeps_no_more_than_autograd(norm: str) -> None:
+    """In all, and of what it made itself (the input and the parameters stay anyway)."""
+    assert above(norm, SOME) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("norm", NORMS)
+def test_keeps_no_more_whatever_the_activation(norm: str) -> None:
+    assert above(norm, OTHERS) == []
+
+
+def test_planted_waste_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """r kept where nobody reads it."""
+    right = RMSNorm.forward
+
+    def wasteful(self, h, theta, needs):  # type: ignore[no-untyped-def]
+        a, cache = right(self, h, theta, needs)
+        return a, cache._replace(extra=(self._rstd(h),)) if needs else cache
+
+    monkeypatch.setattr(RMSNorm, "forward", wasteful)
+    assert above("rmsnorm", SOME[:1])
+
+
+@pytest.mark.parametrize("activation", ["silu", "gelu", "tanh", "relu", "sigmoid"])
+def test_gated_keeps_no_more_than_autograd(activation: str) -> None:
+    """With any of its projections frozen."""
+    for frozen, wants_x, bias in itertools.product(
+        ("none", "gate_proj", "up_proj", "down_proj", "all"), (True, False), (True, False)
+    ):
+        ours = manualbp.GatedMLP(8, 12, activation, bias=bias)
+        for name, p in ours.named_parameters():
+            p.requires_grad_(not (frozen == "all" or name.startswith(frozen)))
+        x = torch.randn(64, 8, requires_grad=wants_x)
+        kept, expected = kept_bytes(ours, x), kept_bytes(Gate(copy.deepcopy(ours)), x)
+        assert all(a <= b for a, b in zip(kept, expected, strict=True)), (frozen, wants_x, bias)

@@ -1,0 +1,455 @@
+"""What other people's programs do with an nn.Sequential; ours does the same, bit by bit."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import sys
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
+from torch.utils.flop_counter import FlopCounterMode
+
+import manualbp
+from tests.dropin.nets import NAMES, backpropagated, is_by_hand, pair, rows, unequal
+
+Net = Any
+
+
+def steps(net: nn.Module, count: int = 3, **options: Any) -> Iterator[int]:
+    """Training steps by Adam."""
+    optimizer = torch.optim.Adam(net.parameters(), lr=0.01, **options)
+    for step in range(count):
+        optimizer.zero_grad()
+        torch.manual_seed(step)
+        net(rows()).pow(2).mean().backward()
+        optimizer.step()
+        yield step
+
+
+class Lora(nn.Module):
+    """A frozen Linear with a trained product of low rank beside it."""
+
+    def __init__(self, base: nn.Linear) -> None:
+        super().__init__()
+        self.base = base.requires_grad_(False)
+        self.down = nn.Linear(base.in_features, 2, bias=False, dtype=base.weight.dtype)
+        self.up = nn.Linear(2, base.out_features, bias=False, dtype=base.weight.dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.base(x) + self.up(self.down(x))
+
+
+class Quantized(nn.Parameter):
+    """A parameter that is dequantized where it is used."""
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is F.linear:
+            x, weight, bias = args
+            return F.linear(x, weight.as_subclass(Tensor).mul(8).floor().div(8), bias)
+        return super().__torch_function__(func, types, args, kwargs or {})
+
+
+class Wrapped(Tensor):
+    """A tensor by __torch_dispatch__."""
+
+    inner: Tensor
+
+    @staticmethod
+    def __new__(cls: Any, inner: Tensor) -> Any:
+        made = torch.Tensor._make_wrapper_subclass(cls, inner.shape, dtype=inner.dtype)
+        made.inner = inner
+        return made
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        bare = torch.utils._pytree.tree_map_only(Wrapped, lambda t: t.inner, (args, kwargs or {}))
+        return func(*bare[0], **bare[1])
+
+
+def average(net: Net) -> Any:
+    ema = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(0.9), use_buffers=True)
+    swa = AveragedModel(net)
+    for _ in steps(net):
+        ema.update_parameters(net)
+        swa.update_parameters(net)
+    update_bn([rows()], swa)
+    return [ema(rows()), swa(rows())]
+
+
+def clipped(net: Net) -> Any:
+    for _ in steps(net):
+        norm = nn.utils.clip_grad_norm_(net.parameters(), 0.1)
+        nn.utils.clip_grad_value_(net.parameters(), 0.05)
+    return norm, list(net.parameters())
+
+
+def as_vector(net: Net) -> Any:
+    vector = parameters_to_vector(net.parameters()).detach()
+    output = net(rows())
+    vector_to_parameters(vector * 2, net.parameters())  # between the passes
+    output.sum().backward()
+    vector_to_parameters(vector * 3, net.parameters())
+    return net(rows()), [p.grad for p in net.parameters()]
+
+
+def with_lora(net: Net) -> Any:
+    torch.manual_seed(1)
+    for name, module in list(net.named_modules()):
+        if type(module) is nn.Linear:
+            net.set_submodule(name, Lora(module))
+    return list(steps(net)), list(net.parameters()), net(rows())
+
+
+def merged(net: Net) -> Any:
+    """Adapters folded into the weights, in place, between two steps."""
+    for _ in steps(net):
+        with torch.no_grad():
+            for m in net.modules():
+                if type(m) is nn.Linear:
+                    m.weight += 0.01 * torch.ones(m.out_features, 1) @ torch.ones(1, m.in_features)
+    return list(net.parameters())
+
+
+def quantized_parameters(net: Net) -> Any:
+    for m in net.modules():
+        if type(m) is nn.Linear:
+            m.weight = Quantized(m.weight.detach(), requires_grad=True)
+    return backpropagated(net)
+
+
+def stateless(net: Net) -> Any:
+    doubled = {name: 2 * p for name, p in net.named_parameters()}
+    with torch.nn.utils.stateless._reparametrize_module(net, doubled):
+        output = net(rows())
+    return torch.autograd.grad(output.pow(2).sum(), list(net.parameters()))
+
+
+def applied(net: Net) -> Any:
+    def start(module: nn.Module) -> None:
+        if isinstance(module, nn.Linear):
+            nn.init.kaiming_normal_(module.weight)
+            nn.init.zeros_(module.bias) if module.bias is not None else None
+
+    torch.manual_seed(0)
+    net.apply(start)
+    return backpropagated(net)
+
+
+def frozen_midway(net: Net) -> Any:
+    for step in steps(net, 4):
+        next(iter(net.parameters())).requires_grad_(step % 2 == 1)
+    return list(net.parameters())
+
+
+def shared_memory(net: Net) -> Any:
+    net.share_memory()
+    assert all(p.is_shared() for p in net.parameters())
+    return list(steps(net)), list(net.parameters())
+
+
+def profiled(net: Net) -> Any:
+    with torch.profiler.profile() as profile, torch.profiler.record_function("step"):
+        found = backpropagated(net)
+    assert any("mm" in event.key for event in profile.key_averages())
+    return found
+
+
+def flops(net: Net) -> Any:
+    with FlopCounterMode(display=False) as counter:
+        found = backpropagated(net)
+    return found, torch.tensor(counter.get_total_flops())
+
+
+def summary(net: Net) -> Any:
+    """As torchinfo does: a hook on every leaf, taken off afterwards."""
+    shapes: list[Any] = []
+
+    def note(module: nn.Module, args: Any, output: Tensor) -> None:
+        shapes.append(torch.tensor(output.shape))
+
+    leaves = [m for m in net.modules() if not list(m.children())]
+    handles = [leaf.register_forward_hook(note) for leaf in leaves]
+    net(rows())
+    for handle in handles:
+        handle.remove()
+    return shapes, backpropagated(net)
+
+
+def features(net: Net) -> Any:
+    """The output of a layer inside, with its gradient."""
+    kept: list[Tensor] = []
+
+    def keep(module: nn.Module, args: Any, output: Tensor) -> None:
+        output.retain_grad()
+        kept.append(output)
+
+    layer = next(m for m in net.modules() if type(m) is nn.Linear)
+    layer.register_forward_hook(keep)
+    net(rows()).pow(2).sum().backward()
+    return kept[0], kept[0].grad
+
+
+def fused(net: Net) -> Any:
+    return list(steps(net, foreach=True)), list(steps(net, fused=True)), list(net.parameters())
+
+
+def lbfgs(net: Net) -> Any:
+    optimizer = torch.optim.LBFGS(net.parameters(), line_search_fn="strong_wolfe", max_iter=4)
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        torch.manual_seed(0)
+        cost = net(rows()).pow(2).mean()
+        cost.backward()
+        return cost
+
+    return optimizer.step(closure), list(net.parameters())
+
+
+def set_to_none(net: Net) -> Any:
+    """Accumulation into gradients that are there, zeroed or shared."""
+    flat = torch.zeros(sum(p.numel() for p in net.parameters()), dtype=torch.float64)
+    views = flat.split([p.numel() for p in net.parameters()])
+    for p, view in zip(net.parameters(), views, strict=True):
+        p.grad = view.view_as(p)
+    for _ in range(2):
+        torch.manual_seed(0)
+        net(rows()).pow(2).sum().backward()
+        net.zero_grad(set_to_none=False) if _ == 0 else None
+    return flat
+
+
+def reused(net: Net) -> Any:
+    """The network applied to its own output."""
+    x = rows(grad=True)
+    net(net(net(x))).pow(2).sum().backward()
+    return x.grad, [p.grad for p in net.parameters()]
+
+
+def views(net: Net) -> Any:
+    """Inputs that are views, are expanded, are not contiguous; outputs edited in place."""
+    base = rows(12, grad=True)
+    found = []
+    for x in (base[::2], base[:1].expand(4, 6), base.view(3, 4, 6)[1], base.t().contiguous().t()):
+        output = net(x)
+        output[0] += 1
+        output.mul_(2)
+        found.append(output)
+    try:
+        torch.cat(found).pow(2).sum().backward()
+    except RuntimeError as error:  # where f' is read from the output
+        assert "modified by an inplace operation" in str(error)
+        return [torch.tensor(0)]
+    return base.grad, [p.grad for p in net.parameters()]
+
+
+def edited_input(net: Net) -> Any:
+    """The input written over after forward, as buffers are that are used again: same outcome."""
+    x = rows()
+    output = net(x)
+    x.zero_()
+    try:
+        output.sum().backward()
+    except RuntimeError as error:
+        assert "modified by an inplace operation" in str(error)
+        return [torch.tensor(0)]
+    return [p.grad for p in net.parameters()]
+
+
+def in_parallel(net: Net) -> Any:
+    return backpropagated(nn.DataParallel(net))  # without a GPU it calls the module
+
+
+def named_input(net: Net) -> Any:
+    """A tensor with a Python attribute, and one that is a Parameter."""
+    x = rows()
+    x.note = "kept"  # type: ignore[attr-defined]
+    return net(x), net(nn.Parameter(rows()))
+
+
+PROGRAMS: list[Callable[[Net], Any]] = [
+    average, clipped, as_vector, with_lora, merged, quantized_parameters, stateless, applied,
+    frozen_midway, shared_memory, profiled, flops, summary, features, fused, lbfgs, set_to_none,
+    reused, views, edited_input, in_parallel, named_input,
+]  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:Profiler clears events at the end:UserWarning")
+@pytest.mark.parametrize("program", PROGRAMS, ids=lambda p: p.__name__)
+@pytest.mark.parametrize("name", NAMES)
+def test_programs(name: str, program: Callable[[Net], Any]) -> None:
+    """Bit-exact."""
+    found = []
+    for net in pair(name):
+        torch.manual_seed(2)
+        found.append(program(net))
+    assert unequal(*found) == ""
+
+
+def test_wrapped_inputs() -> None:
+    """Bit-exact: subclasses by __torch_dispatch__ see PyTorch's operators."""
+    ours, theirs = pair("deep")
+    assert unequal(ours(Wrapped(rows())), theirs(Wrapped(rows()))) == ""
+
+
+@pytest.mark.filterwarnings("ignore:torch.ao.quantization is deprecated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:torch.quantize:UserWarning")
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_dynamic_quantization() -> None:
+    if "fbgemm" not in torch.backends.quantized.supported_engines:
+        pytest.skip("no quantized engine")
+    found = []
+    for net in pair("deep", torch.float32):
+        quantized = torch.ao.quantization.quantize_dynamic(net.eval(), {nn.Linear})
+        found.append(quantized(rows(dtype=torch.float32)))
+    assert unequal(*found) == ""
+
+
+LISTS: dict[str, Callable[[Net], Any]] = {
+    "len": len,
+    "iteration": lambda net: [type(m).__name__ for m in net],
+    "index": lambda net: repr((net[0], net[-1], net[1:3], net[::2])),
+    "names": lambda net: list(dict(net.named_children())),
+    "modules": lambda net: [n for n, _ in net.named_modules()],
+    "attribute": lambda net: repr(getattr(net, "0")),
+    "no attribute": lambda net: hasattr(net, "weight"),
+    "dir": lambda net: sorted(n for n in dir(net) if not n.startswith("_")),
+    "sum": lambda net: repr(list(net + nn.Sequential(nn.ReLU()))),
+    "product": lambda net: repr(list(net * 2)),
+    "in-place product": lambda net: repr(list(net.__imul__(2))),
+    "right product": lambda net: repr(list(2 * net)),
+    "pop": lambda net: repr((net.pop(1), list(net))),
+    "insert": lambda net: repr(list(net.insert(0, nn.Identity()))),
+    "extend": lambda net: repr(list(net.extend(nn.Sequential(nn.ReLU(), nn.Tanh())))),
+    "append": lambda net: repr(list(net.append(nn.ReLU()))),
+    "add_module": lambda net: (net.add_module("tail", nn.ReLU()), repr(list(net))),
+    "register_module": lambda net: (net.register_module("tail", nn.ReLU()), repr(list(net))),
+    "delete": lambda net: (net.__delitem__(1), repr(list(net.named_children()))),
+    "get_submodule": lambda net: repr((net.get_submodule("2"), net.get_parameter("2.bias").shape)),
+    "extra_state": lambda net: list(net.state_dict(prefix="a.")),
+    "train": lambda net: net.train(False).training,
+    "wrong index": lambda net: net[17],
+    "wrong child": lambda net: net.append(3),
+    "wrong state": lambda net: net.load_state_dict({"0.weight": torch.ones(2)}),
+    "no argument": lambda net: net(),
+    "two arguments": lambda net: net(rows(), rows()),
+    "wrong keyword": lambda net: net(x=rows()),
+}
+
+
+@pytest.mark.parametrize("case", LISTS)
+def test_as_a_list(case: str) -> None:
+    """The same answer, or the same error but for the class's name."""
+    found = []
+    for net in pair("deep"):
+        try:
+            found.append(LISTS[case](net))
+        except Exception as error:
+            found.append(f"{type(error).__name__}: {error}".replace("_by_hand", "forward"))
+    assert found[0] == found[1]
+
+
+def test_what_it_is() -> None:
+    ours, theirs = pair("deep")
+    assert isinstance(ours, nn.Sequential) and repr(ours) == repr(theirs)
+    assert type(ours[:2]) is manualbp.Sequential and is_by_hand(ours[:2](rows()))
+    assert type(ours + theirs) is type(ours * 2) is nn.Sequential  # how nn.Sequential writes them
+    named = manualbp.Sequential(OrderedDict(one=nn.Linear(6, 3), two=nn.Tanh()))
+    assert repr(named.one) == repr(nn.Linear(6, 3)) and is_by_hand(named.double()(rows()))
+    assert hash(ours) != hash(theirs) and ours != theirs and bool(ours)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_forward_called_directly(name: str) -> None:
+    """As some wrappers do; also nn.Sequential's own forward on ours."""
+    ours, theirs = pair(name)
+    torch.manual_seed(0)
+    found = ours.forward(rows())
+    torch.manual_seed(0)
+    assert unequal(found, theirs.forward(rows())) == ""
+
+
+def test_subclasses_with_a_forward_of_their_own() -> None:
+    """super().forward, and one that walks over the children."""
+
+    def classes(base: type[nn.Module]) -> list[type[nn.Module]]:
+        class Scaled(base):  # type: ignore[valid-type, misc]
+            def forward(self, x: Tensor) -> Tensor:
+                return 2 * super().forward(x)
+
+        class Walking(base):  # type: ignore[valid-type, misc]
+            def forward(self, x: Tensor) -> Tensor:
+                for child in self.children():
+                    x = child(x)
+                return x
+
+        return [Scaled, Walking]
+
+    for ours, theirs in zip(classes(manualbp.Sequential), classes(nn.Sequential), strict=True):
+        twin = pair("deep")[1]
+        made = ours(*copy.deepcopy(list(twin)))
+        assert unequal(backpropagated(made), backpropagated(theirs(*twin))) == ""
+
+
+def in_a_process(net: nn.Module, queue: Any) -> None:
+    torch.set_num_threads(1)
+    net(rows()).pow(2).sum().backward()
+    with torch.no_grad():
+        for p in net.parameters():
+            p -= 0.1 * p.grad  # in shared memory
+    queue.put(float(net(rows()).detach().sum()))
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_shared_with_a_process() -> None:
+    """Bit-exact: a forked process trains the shared parameters, as Hogwild does."""
+    found = []
+    for net in pair("deep"):
+        net.share_memory()
+        context = torch.multiprocessing.get_context("fork")
+        queue = context.SimpleQueue()
+        process = context.Process(target=in_a_process, args=(net, queue))
+        process.start()
+        process.join(60)
+        assert process.exitcode == 0
+        found.append([torch.tensor(queue.get()), *net.parameters()])
+    assert unequal(*found) == ""
+
+
+def test_reloaded_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bit-exact: objects of the modules from before an autoreload go on, and mix with new ones."""
+    ours, theirs = pair("deep")
+    before = {n: m for n, m in sys.modules.items() if n.split(".")[0] == "manualbp"}
+    for name in before:
+        monkeypatch.delitem(sys.modules, name)
+    again = importlib.import_module("manualbp")
+    assert again is not manualbp
+    assert unequal(backpropagated(ours), backpropagated(theirs)) == ""
+    mixed = again.Sequential(ours, again.Sequential(*copy.deepcopy(list(theirs))))
+    twin = nn.Sequential(copy.deepcopy(theirs), copy.deepcopy(theirs))
+    for net in (mixed, twin):
+        net.zero_grad()
+    assert unequal(backpropagated(mixed), backpropagated(twin)) == ""
+
+
+def test_single_file_reload() -> None:
+    """importlib.reload of one module after the other, as notebooks do."""
+    ours, theirs = pair("deep")
+    saved = dict(vars(manualbp.sequential))
+    try:
+        importlib.reload(manualbp.sequential)
+        made = manualbp.sequential.Sequential(*ours)
+        assert unequal(backpropagated(made), backpropagated(theirs)) == ""
+    finally:
+        vars(manualbp.sequential).update(saved)
+    assert Path(manualbp.sequential.__file__).exists()
