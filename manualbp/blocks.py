@@ -88,7 +88,7 @@ def _made(cls: type[nn.Module], reading: Reading) -> type[nn.Module]:
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
         if not args and list(kwargs) == [reading.argument]:
             args, kwargs = (kwargs[reading.argument],), {}
-        patched = cls.forward is not as_read
+        patched = cls.forward is not as_read or not reading.holds()
         if len(args) != 1 or kwargs or patched or not unobserved(args[0]):
             return cls.forward(self, *args, **kwargs)
         return call(self, args[0]) if reading is SEQUENTIAL else _run(self, reading, cls, args[0])
@@ -138,7 +138,11 @@ def _inner(module: nn.Module) -> Iterator[nn.Module]:
     leaf = not type(module).__module__.startswith("torch.") and not list(module.children())
     if leaf and unhooked(module):
         reading = read(type(module).forward)
-        if not isinstance(reading, str) and not reading.gate and not reading.residual:
+        if (
+            not isinstance(reading, str)
+            and not (reading.gate or reading.residual)
+            and reading.holds()
+        ):
             yield from resolve(module, reading.steps) or [module]
             return
     yield module

@@ -15,6 +15,7 @@ is a result that is read twice, or never: each step is done once.
 from __future__ import annotations
 
 import ast
+import functools
 import inspect
 import textwrap
 from collections.abc import Callable
@@ -50,6 +51,18 @@ class Reading(NamedTuple):
     steps: Steps
     gate: tuple[Steps, Steps] | None = None  # in the order of evaluation
     residual: bool = False
+    functions: tuple[tuple[str, Any], ...] = ()  # the dotted names it uses, what they stood for
+    names: dict[str, Any] = {}  # noqa: RUF012  # where they are looked up
+
+    def holds(self) -> bool:
+        """Whether the names still stand for what they stood for when they were read."""
+        return all(_found(name, self.names) is function for name, function in self.functions)
+
+
+def _found(name: str, names: dict[str, Any]) -> Any:
+    """The object that a dotted name stands for."""
+    first, *rest = name.split(".")
+    return functools.reduce(lambda o, part: getattr(o, part, None), rest, names.get(first))
 
 
 def read(forward: Callable[..., Any]) -> Reading | str:
@@ -133,6 +146,7 @@ class _Reader:
         self.locals = forward.__code__.co_varnames
         self.values = {argument: _Value()}
         self.taken = 0  # steps so far
+        self.functions: list[tuple[str, Any]] = []
 
     def block(self, body: list[ast.stmt]) -> Reading:
         for statement in body:
@@ -141,7 +155,8 @@ class _Reader:
             if isinstance(statement, ast.Return) and statement.value is not None:
                 result = self.value(statement.value)
                 self.drop(*self.values)
-                return Reading(self.argument, *result[:3])
+                functions = tuple(self.functions)
+                return Reading(self.argument, *result[:3], functions, self.globals)
             if not (
                 isinstance(statement, ast.Assign)
                 and len(statement.targets) == 1
@@ -195,9 +210,11 @@ class _Reader:
     def step(self, function: ast.expr) -> str | nn.Module:
         if isinstance(function, ast.Attribute) and self.is_own(function.value):
             return function.attr
-        known = module_of(self.found(function))
+        found = self.found(function)
+        known = module_of(found)
         if known is None:
             raise _not_read(function)
+        self.functions.append((ast.unparse(function), found))
         return known()
 
     def is_own(self, node: ast.expr) -> bool:
@@ -205,10 +222,11 @@ class _Reader:
 
     def found(self, node: ast.expr) -> Any:
         """The object a dotted name stands for in the module that defines the block."""
-        if isinstance(node, ast.Name) and node.id not in self.locals:
-            return self.globals.get(node.id)
-        if isinstance(node, ast.Attribute):
-            return getattr(self.found(node.value), node.attr, None)
+        first = node
+        while isinstance(first, ast.Attribute):
+            first = first.value
+        if isinstance(first, ast.Name) and first.id not in self.locals:
+            return _found(ast.unparse(node), self.globals)
         return None
 
 

@@ -280,6 +280,18 @@ def test_classes_patched_before_and_after(monkeypatch: pytest.MonkeyPatch) -> No
     same_numbers(gated_twin, gated_model)
 
 
+def test_functions_patched_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As some libraries patch torch.nn.functional, or a module's names; bit-exact."""
+    twin, model = twins(Functions)
+    act_twin, act_model = twins(Gated, SiLUActivation())
+    same_numbers(twin, model)
+    same_numbers(act_twin, act_model)
+    monkeypatch.setattr("torch.nn.functional.silu", torch.sin)
+    monkeypatch.setattr("torch.nn.functional.relu", torch.cos)
+    same_numbers(act_twin, act_model)
+    same_numbers(twin, model)
+
+
 def test_overridden_on_the_instance() -> None:
     twin, model = twins(Plain)
     for net in (twin, model):
