@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import copy
-import io
 import itertools
-import pickle
-from collections import OrderedDict
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 from torch.nn.utils.parametrizations import weight_norm
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -126,12 +122,6 @@ def test_children_it_cannot_do_are_called(children) -> None:  # type: ignore[no-
     assert differing(*results) == []
 
 
-def hooked(model: nn.Sequential) -> nn.Sequential:
-    model[0].register_full_backward_hook(lambda module, g_in, g_out: (g_in[0] * 2,))
-    model[1].register_forward_hook(lambda module, args, output: output + 1)
-    return model
-
-
 def test_patched_classes_are_called(monkeypatch: pytest.MonkeyPatch) -> None:
     """As some quantization and adapter code patches them; bit-exact."""
     model, twin, x = twins()
@@ -142,84 +132,10 @@ def test_patched_classes_are_called(monkeypatch: pytest.MonkeyPatch) -> None:
     assert differing(gradients(model, x), gradients(twin, x)) == []
 
 
-def overridden(model: nn.Sequential) -> nn.Sequential:
-    model[1].forward = lambda z: torch.cos(z)
-    return model
-
-
-@pytest.mark.parametrize("change", [hooked, overridden])
-def test_changed_children_are_called(change) -> None:  # type: ignore[no-untyped-def]
-    torch.manual_seed(0)
-    model = manualbp.MLP((5, 8, 3), "tanh", dtype=torch.float64)
-    twin = change(autograd_twin(model))
-    change(model)
-    x = torch.randn(4, 5, dtype=torch.float64, requires_grad=True)
-    assert differing(gradients(model, x), gradients(twin, x)) == []
-
-
-def test_global_hook_sees_every_child() -> None:
-    model, seen = manualbp.MLP((5, 8, 3)), []
-    handle = nn.modules.module.register_module_forward_hook(lambda m, a, o: seen.append(type(m)))
-    try:
-        model(torch.randn(4, 5))
-    finally:
-        handle.remove()
-    assert seen == [nn.Linear, nn.ReLU, nn.Linear, manualbp.MLP]
-
-
 def twins() -> tuple[manualbp.MLP, nn.Sequential, Tensor]:
     torch.manual_seed(0)
     model = manualbp.MLP((5, 8, 3), "tanh", dtype=torch.float64)
     return model, autograd_twin(model), torch.randn(4, 5, dtype=torch.float64)
-
-
-def test_transforms() -> None:
-    """torch.func and forward mode run PyTorch's modules: bit-exact."""
-    model, twin, x = twins()
-    for transform in (
-        lambda net: torch.func.grad(lambda x: net(x).sum())(x),
-        lambda net: torch.func.vmap(net)(x),
-        lambda net: torch.func.vmap(torch.func.jacrev(net))(x),
-        lambda net: torch.func.jacfwd(net)(x[0]),
-        lambda net: torch.func.hessian(lambda x: net(x).sum())(x[0]),
-        lambda net: torch.func.jvp(net, (x,), (x,))[1],
-        lambda net: torch.autograd.functional.jacobian(net, x),
-    ):
-        assert torch.equal(transform(model), transform(twin))
-    with forward_ad.dual_level():
-        dual = forward_ad.make_dual(x, x)
-        ours, theirs = (forward_ad.unpack_dual(net(dual)).tangent for net in (model, twin))
-    assert torch.equal(ours, theirs)
-
-
-def test_autocast() -> None:
-    model, twin, x = twins()
-    model, twin, x = model.float(), twin.float(), x.float()
-    with torch.autocast("cpu", torch.bfloat16):
-        ours, theirs = model(x), twin(x)
-    assert ours.dtype is torch.bfloat16 and torch.equal(ours, theirs)
-
-
-def test_no_graph_wanted() -> None:
-    model, twin, x = twins()
-    for mode in (torch.no_grad, torch.inference_mode):
-        with mode():
-            assert torch.equal(model(x), twin(x))
-    model.requires_grad_(False)
-    assert model(x).grad_fn is None
-
-
-def test_compilers_and_tracers() -> None:
-    """The graph they see is nn.Sequential's; bit-exact."""
-    model, twin, x = twins()
-    scripted = torch.jit.script(model)
-    assert torch.equal(scripted(x), twin(x))
-    assert torch.equal(torch.fx.symbolic_trace(model)(x), twin(x))
-    exported = torch.export.export(model, (x,)).module()
-    assert torch.equal(exported(x), twin(x))
-    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
-    ours = {name.removeprefix("_orig_mod."): t for name, t in gradients(compiled, x).items()}
-    assert differing(ours, gradients(twin, x)) == []
 
 
 def test_other_tensors_fall_back() -> None:
@@ -324,22 +240,6 @@ def test_keyword_input() -> None:
     assert is_by_hand(model(input=x)) and torch.equal(model(input=x), twin(input=x))
 
 
-def test_life_of_a_module() -> None:
-    model, twin, x = twins()
-    expected = twin(x)
-    named = OrderedDict(first=nn.Linear(5, 8), act=nn.Tanh())
-    assert list(manualbp.Sequential(named).state_dict()) == ["first.weight", "first.bias"]
-    for copied in (copy.deepcopy(model), pickle.loads(pickle.dumps(model)), hand_twin(model)):
-        assert torch.equal(copied(x), expected) and is_by_hand(copied(x))
-    file = io.BytesIO()
-    torch.save(model.state_dict(), file)
-    file.seek(0)
-    twin.load_state_dict(torch.load(file, weights_only=True))
-    assert repr(model[1:]) == repr(twin[1:]) and type(model[1:]) is manualbp.Sequential
-    model.append(nn.Linear(3, 2, dtype=torch.float64))
-    assert is_by_hand(model(x)) and model(x).shape == (4, 2)
-
-
 def test_mlp_builds_what_it_says() -> None:
     model = manualbp.MLP((64, 128, 10), "leaky_relu", "sigmoid", bias=False)
     kinds = [type(m) for m in model]
@@ -370,30 +270,6 @@ def test_subclasses_are_called() -> None:
     twin = nn.Sequential(Scaled(5, 8), nn.Tanh(), nn.Linear(8, 3))
     model, x = hand_twin(twin), torch.randn(4, 5, requires_grad=True)
     assert differing(gradients(model, x), gradients(twin, x)) == []
-
-
-HOOKS = ("forward_hook", "forward_pre_hook", "full_backward_hook", "full_backward_pre_hook")
-
-
-@pytest.mark.parametrize("index", [0, 1])
-@pytest.mark.parametrize("kind", HOOKS)
-def test_every_hook_on_a_child_is_called(kind: str, index: int) -> None:
-    model, seen = manualbp.MLP((5, 8, 3)), []
-    getattr(model[index], f"register_{kind}")(lambda *args: seen.append(kind))
-    model(torch.randn(4, 5, requires_grad=True)).sum().backward()
-    assert seen == [kind]
-
-
-@pytest.mark.parametrize("kind", HOOKS)
-def test_every_global_hook_sees_the_children(kind: str) -> None:
-    model, seen = manualbp.MLP((5, 8, 3)), set()
-    register = getattr(nn.modules.module, f"register_module_{kind}")
-    handle = register(lambda module, *args: seen.add(type(module)))
-    try:
-        model(torch.randn(4, 5, requires_grad=True)).sum().backward()
-    finally:
-        handle.remove()
-    assert {nn.Linear, nn.ReLU} <= seen
 
 
 class Recording(torch.overrides.TorchFunctionMode):

@@ -54,6 +54,34 @@ def test_module_hooks(name: str) -> None:
     assert unequal(*found) == ""
 
 
+HOOKS = ("forward_hook", "forward_pre_hook", "full_backward_hook", "full_backward_pre_hook")
+
+
+@pytest.mark.parametrize("kind", HOOKS)
+@pytest.mark.parametrize("name", ["deep", "layernorm", "gated", "block"])
+def test_every_hook_alone(name: str, kind: str) -> None:
+    """On any child, or on all modules: it is called as often, and the children with it."""
+    for index in (0, 1, None):
+        counts = []
+        for net in pair(name):
+            seen: list[str] = []
+
+            def note(module: nn.Module, *args: Any, seen: list[str] = seen) -> None:
+                seen.append(type(module).__name__)
+
+            child = net if index is None else list(net.children())[index]
+            register = getattr(child, f"register_{kind}")
+            if index is None:
+                register = getattr(nn.modules.module, f"register_module_{kind}")
+            handle = register(note)
+            try:
+                net(rows(grad=True)).sum().backward()
+            finally:
+                handle.remove()
+            counts.append([kind for kind in seen if kind not in ("GatedMLP", "Gate")])
+        assert counts[0] == counts[1] != []
+
+
 def test_planted_blindness_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """A chain that passes over its children's hooks: the test above must see it."""
     monkeypatch.setattr(run, "plain_module", lambda module: type(module) in layers.MODULES)
@@ -100,6 +128,22 @@ def test_tensor_hooks(name: str) -> None:
         order = sorted(range(len(seen)), key=lambda i: str((seen[i].shape, seen[i].sum().item())))
         found.append([[seen[i] for i in order], output.grad, [p.grad for p in net.parameters()]])
     assert unequal(*found, rtol=0) == ""
+
+
+def test_patched_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """nn.Module.__call__ in other hands, as tracers and counters do it: every child is called."""
+    right, found = nn.Module.__call__, []
+    for net in pair("deep"):
+        seen: list[str] = []
+
+        def call(self: Any, *args: Any, seen: list[str] = seen) -> Any:
+            seen.append(type(self).__name__)
+            return right(self, *args)
+
+        monkeypatch.setattr(nn.Module, "__call__", call)
+        net(rows())
+        found.append(seen)
+    assert found[0] == found[1] and len(found[0]) == 6
 
 
 def test_optimizer_in_backward() -> None:

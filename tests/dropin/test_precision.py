@@ -223,9 +223,29 @@ def test_default_device() -> None:
     finally:
         torch.set_default_device(None)  # type: ignore[arg-type]
     assert output.device.type == "meta" and output.shape == (4, 6)
-    with torch.device("cpu"):  # a mode that sees every factory function
-        ours, theirs = pair("dropout")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_inside_a_default_device(name: str) -> None:
+    """Bit-exact; the mode that sets it sees every function, and the backward stays by hand."""
+    with torch.device("cpu"):
+        ours, theirs = pair(name)
         assert unequal(backpropagated(ours), backpropagated(theirs)) == ""
+        assert is_by_hand(ours(rows())) or name == "unknown"
+        with torch.overrides.BaseTorchFunctionMode():
+            assert not is_by_hand(ours(rows()))
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_losses_inside_a_default_device(reduction: str) -> None:
+    """Bit-exact, whatever device the constants of a loss would land on."""
+    x, y = torch.randn(4, 3, requires_grad=True), torch.rand(4, 3).softmax(-1)
+    found = []
+    for home in (manualbp, nn):
+        with torch.device("meta"):
+            cost = home.CrossEntropyLoss(label_smoothing=0.1, reduction=reduction)(x, y)
+            found.append([cost.detach(), *torch.autograd.grad(cost, x, torch.ones_like(cost))])
+    assert unequal(*found) == ""
 
 
 def test_default_dtype() -> None:

@@ -13,6 +13,7 @@ from torch import Tensor, func, nn
 from torch.autograd import forward_ad
 
 import manualbp
+from manualbp.function import Chain
 from manualbp.layers import Linear
 from tests.dropin.nets import NAMES, is_by_hand, pair, rows, unequal
 
@@ -154,6 +155,24 @@ def test_by_hand(name: str, transform: str) -> None:
     """torch.autograd.functional; bit-exact at first order, else to rounding."""
     function, rtol = BY_HAND[transform]
     assert unequal(*both(name, transform, function), rtol=rtol) == ""
+
+
+def test_which_run_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every one in the second table, none in the first."""
+    right, calls = Chain.forward, []
+
+    def spy(ctx: Any, *args: Any) -> Any:
+        calls.append(1)
+        return right(ctx, *args)
+
+    monkeypatch.setattr(Chain, "forward", staticmethod(spy))
+    for transform in FALLEN_BACK:
+        FALLEN_BACK[transform](pair("deep")[0], rows())
+    assert calls == []
+    for transform in BY_HAND:
+        calls.clear()
+        BY_HAND[transform][0](pair("deep")[0], rows())
+        assert calls, transform
 
 
 def orders(net: Net, x: Tensor) -> list[Tensor | None]:
