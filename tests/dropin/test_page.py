@@ -7,14 +7,15 @@ import re
 from pathlib import Path
 
 TESTS = Path(__file__).parents[1]
+FOLDERS = ("dropin", "clients", ".")
 PAGE = (TESTS.parent / "docs" / "drop-in.md").read_text()
 
 
 def missing(page: str) -> list[str]:
-    """The tests a page names that are not in tests/dropin or tests."""
+    """The tests a page names that are nowhere."""
     wrong = []
     for file, name in re.findall(r"`(test_\w+\.py)::(\w+)", page):
-        paths = [p for p in (TESTS / "dropin" / file, TESTS / file) if p.exists()]
+        paths = [p for p in (TESTS / folder / file for folder in FOLDERS) if p.exists()]
         tree = [node for path in paths for node in ast.parse(path.read_text()).body]
         if name not in [node.name for node in tree if isinstance(node, ast.FunctionDef)]:
             wrong.append(f"{file}::{name}")
