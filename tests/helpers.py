@@ -1,9 +1,11 @@
-"""Shared by the tests: PyTorch's twin of a model, and one forward and backward pass."""
+"""Shared by the tests: PyTorch's twin of a model, one forward and backward pass, what it keeps."""
 
 from __future__ import annotations
 
 import copy
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 import manualbp
@@ -44,3 +46,21 @@ def differing(candidate: dict[str, Tensor], reference: dict[str, Tensor]) -> lis
             )
         )
     ]
+
+
+def kept_bytes(net: nn.Module, x: Tensor) -> tuple[int, int]:
+    """Of distinct storages kept for backward: all, and without those that were there before."""
+    before = {t.untyped_storage().data_ptr() for t in (x, *net.parameters(), *net.buffers())}
+    storages: dict[int, Any] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        storages[storage.data_ptr()] = storage
+        return tensor
+
+    torch.manual_seed(0)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        output = net(x)
+    del output
+    new = sum(s.nbytes() for pointer, s in storages.items() if pointer not in before)
+    return sum(s.nbytes() for s in storages.values()), new

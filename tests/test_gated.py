@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import manualbp
 from manualbp import gated
 from manualbp.layers import Elementwise, Linear
-from tests.test_function import saved_by
+from tests.helpers import kept_bytes
 from tests.test_layers import passed, second, unequal
 from tests.test_sequential import make_cotangent, make_input
 
@@ -107,7 +107,7 @@ def test_frozen_in_every_combination(activation: str) -> None:
         g = torch.randn(4, 5, dtype=torch.float64)
         assert by_hand(model(x))
         assert unequal(passed(model, x, g), passed(twin, x, g)) == [], (wants_x, flags)
-        assert saved_by(model, x) <= saved_by(twin, x), (wants_x, flags)
+        assert kept_bytes(model, x)[0] <= kept_bytes(twin, x)[0], (wants_x, flags)
         if any((wants_x, flags[0], flags[2], flags[4])):  # else PyTorch has no second order
             for ours, theirs in zip(second(model, x), second(twin, x), strict=True):
                 assert (ours is None) == (theirs is None), (wants_x, flags)
@@ -175,8 +175,8 @@ def test_memory() -> None:
         model = manualbp.GatedMLP(8, 64, activation)
         hidden = 32 * 64 * 4
         weights = x.nbytes + model.down_proj.weight.nbytes
-        assert saved_by(model, x) == weights + 2 * hidden
-        assert saved_by(Llama(model), x) == weights + theirs * hidden
+        assert kept_bytes(model, x)[0] == weights + 2 * hidden
+        assert kept_bytes(Llama(model), x)[0] == weights + theirs * hidden
 
 
 def test_weights_load_from_a_block() -> None:

@@ -15,7 +15,7 @@ import manualbp
 from manualbp import layers
 from manualbp.layers import BatchNorm, Cache, Dropout, Layer, LayerNorm, Needs, RMSNorm
 from manualbp.parity.tolerance import bit_identical
-from tests.test_function import saved_by
+from tests.helpers import kept_bytes
 from tests.test_sequential import make_cotangent, make_input
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
@@ -166,7 +166,7 @@ def test_frozen_in_every_combination(kind: str) -> None:
         x = torch.randn(7, 5, dtype=torch.float64, requires_grad=wants_x)
         g = torch.randn(7, 5, dtype=torch.float64)
         assert unequal(passed(model, x, g), passed(twin, x, g)) == []
-        assert saved_by(model, x) <= saved_by(twin, x)
+        assert kept_bytes(model, x)[0] <= kept_bytes(twin, x)[0]
         for ours, theirs in zip(second(model, x), second(twin, x), strict=True):
             assert (ours is None) == (theirs is None)
             if ours is not None:
@@ -318,7 +318,7 @@ def test_memory_is_below_pytorchs() -> None:
                            (nn.BatchNorm1d(32), 1.0)):  # fmt: skip
         twin = nn.Sequential(nn.Linear(32, 32), layer, nn.Linear(32, 32))
         model = manualbp.Sequential(*twin)
-        activations = saved_by(model, x) - x.nbytes, saved_by(twin, x) - x.nbytes
+        activations = kept_bytes(model, x)[0] - x.nbytes, kept_bytes(twin, x)[0] - x.nbytes
         assert activations[0] <= at_most * activations[1], layer
 
 
@@ -409,7 +409,7 @@ def test_activations_in_place(act: type[nn.Module]) -> None:
     model, x = manualbp.Sequential(*copy.deepcopy(list(twin))), torch.randn(17, 5)
     g = torch.randn(17, 5)
     assert unequal(passed(model, x, g), passed(twin, x, g)) == []
-    assert saved_by(model, x) <= saved_by(twin, x)
+    assert kept_bytes(model, x)[0] <= kept_bytes(twin, x)[0]
 
 
 def test_batched_cotangents_and_hooks_on_what_is_kept() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytest
 import torch
@@ -14,25 +13,7 @@ from torch import Tensor, nn
 import manualbp
 from manualbp.layers import RMSNorm
 from tests.dropin.nets import Gate, Skip
-
-
-def kept_bytes(net: nn.Module, x: Tensor) -> tuple[int, int]:
-    """Of distinct storages kept for backward: all, and without those that were there before."""
-    before = {t.untyped_storage().data_ptr() for t in (x, *net.parameters(), *net.buffers())}
-    storages: dict[int, Any] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        storages[storage.data_ptr()] = storage
-        return tensor
-
-    torch.manual_seed(0)
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        output = net(x)
-    del output
-    new = sum(s.nbytes() for pointer, s in storages.items() if pointer not in before)
-    return sum(s.nbytes() for s in storages.values()), new
-
+from tests.helpers import kept_bytes
 
 Activations = list[Callable[[], nn.Module]]
 SOME: Activations = [nn.Tanh, nn.GELU, lambda: nn.ELU(inplace=True)]
