@@ -41,6 +41,18 @@ class Sequential(nn.Sequential):
     def _by_hand(self, input):  # type: ignore[no-untyped-def]
         return call(self, input)
 
+    def __add__(self, other):  # type: ignore[no-untyped-def]
+        return _as_ours(super().__add__(other))
+
+    def __mul__(self, other):  # type: ignore[no-untyped-def]
+        return _as_ours(super().__mul__(other))
+
+
+def _as_ours(chain: nn.Sequential) -> nn.Sequential:
+    """nn.Sequential names itself in these operators."""
+    chain.__class__ = Sequential
+    return chain
+
 
 class Residual(Sequential):
     """o = x + f(x), f the children in order;  dC/dx = dC/do + what comes down through f.

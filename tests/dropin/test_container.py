@@ -65,7 +65,7 @@ def test_what_it_is() -> None:
     ours, theirs = pair("deep")
     assert isinstance(ours, nn.Sequential) and repr(ours) == repr(theirs)
     assert type(ours[:2]) is manualbp.Sequential and is_by_hand(ours[:2](rows()))
-    assert type(ours + theirs) is type(ours * 2) is nn.Sequential  # how nn.Sequential writes them
+    assert type(ours + theirs) is type(ours * 2) is type(2 * ours) is manualbp.Sequential
     mlp = manualbp.MLP((6, 9, 3))
     assert type(mlp[1:]) is manualbp.Sequential and repr(mlp[1:]) == repr(nn.Sequential(*mlp)[1:])
     named = manualbp.Sequential(OrderedDict(one=nn.Linear(6, 3), two=nn.Tanh()))
