@@ -7,6 +7,7 @@ known ones through one hand-written Function, every other module as it is.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -102,6 +103,8 @@ def gather(modules: Iterable[nn.Module]) -> Iterator[Run | nn.Module]:
             continue
         run.modules.append(module)
         layer, theta = found
+        if isinstance(layer, layers.Elementwise) and layers.in_place(module):
+            layer = replace(layer, in_place=run.layers[-1] is layers.LINEAR)
         if layer is not None:
             run.layers.append(layer)
             run.thetas.append(theta)

@@ -15,9 +15,14 @@ aten = torch.ops.aten
 
 @dataclass(frozen=True)
 class Elementwise(Layer):
-    """a = f(z);  dC/dz = dC/da * f'(z), f' from z or a, as the activation needs (BP1, BP2)."""
+    """a = f(z);  dC/dz = dC/da * f'(z), f' from z or a, as the activation needs (BP1, BP2).
+
+    Behind a Linear, z of more than two dimensions is a view of (N, O) for PyTorch. Where it works
+    ``in_place`` on that it copies delta to row-major first, and all behind it rounds by that.
+    """
 
     activation: Activation
+    in_place: bool = False  # and directly behind a Linear
     by_r_operator = True
 
     def forward(self, h: Tensor, theta: Theta, needs: Needs) -> tuple[Tensor, Cache]:
@@ -27,10 +32,10 @@ class Elementwise(Layer):
         return a, Cache(a=a) if self.activation.needs == "a" else Cache(h=h)
 
     def backward(self, delta: Tensor, cache: Cache, needs: Needs) -> Theta:
-        return (self.activation.backward(delta, self._read(cache)),)
+        return (self.activation.backward(self._laid_out(delta), self._read(cache)),)
 
     def recorded(self, delta: Tensor, cache: Cache, needs: Needs) -> Theta:
-        return (self.activation.recorded.backward(delta, self._read(cache)),)
+        return (self.activation.recorded.backward(self._laid_out(delta), self._read(cache)),)
 
     def formula(self, delta: Tensor, cache: Cache, needs: Needs) -> Theta:
         return (self.activation.formula(delta, self._read(cache)),)
@@ -44,6 +49,9 @@ class Elementwise(Layer):
         rule = self.activation.recorded
         tangent, read = rule.double_backward(v, delta, self._read(cache))
         return tangent, Cache(a=read) if self.activation.needs == "a" else Cache(h=read)
+
+    def _laid_out(self, delta: Tensor) -> Tensor:
+        return delta.contiguous() if self.in_place and delta.dim() > 2 else delta
 
     def _read(self, cache: Cache) -> Tensor:
         return kept(cache.a if self.activation.needs == "a" else cache.h)

@@ -93,7 +93,8 @@ class RMSNorm(Layer):
             grad_gamma = _sum(delta * (h * rstd), _rows_of(h, over))
         if needs.h:
             g = delta if gamma is None else delta * gamma
-            grad_r = (g * h).sum(over, keepdim=True)
+            wide = tuple(d for d in over if h.shape[d] != 1)  # a sum of one loses the sign of -0
+            grad_r = _sum(g * h, wide, keepdim=True)
             grad_mean = -0.5 * grad_r * rstd.pow(3)
             grad_square = grad_mean.expand(h.shape) / math.prod(self.shape)
             grad_h = g * rstd + grad_square * (2 * h)
@@ -198,9 +199,9 @@ def _formula(
     )
 
 
-def _sum(x: Tensor, rows: tuple[int, ...]) -> Tensor:
+def _sum(x: Tensor, rows: tuple[int, ...], keepdim: bool = False) -> Tensor:
     """Over those dimensions; sum(()) would be over all."""
-    return x.sum(rows) if rows else x
+    return x.sum(rows, keepdim=keepdim) if rows else x
 
 
 def _rows_of(h: Tensor, over: tuple[int, ...]) -> tuple[int, ...]:
