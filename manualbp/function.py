@@ -8,8 +8,8 @@ Double backward: whatever is kept of the activations leaves the Function as an o
 beside o, though nobody sees it. So, kept, it carries its graph: where autograd records the backward
 pass (``create_graph=True``), the recursion depends on x, W and b through it, right to any order and
 with nothing computed twice. Kept as plain tensors, activations would count as constants, silently
-wrong. ``Recursion`` is the recorded backward pass; its own backward is written by hand once more,
-the R-operator of ``backprop.double_backward``, and from there PyTorch's operators carry on.
+wrong. From there the recursion's own operators have derivatives. ``Recursion`` has one written by
+hand, the R-operator of ``backprop.double_backward``; it runs where it was measured to be faster.
 """
 
 from __future__ import annotations
@@ -88,7 +88,8 @@ def _recorded(
 ) -> Gradients:  # fmt: skip
     """The backward pass in a graph that is being recorded."""
     if (
-        not all(layer.by_r_operator for layer in layers)
+        not any(layer.prefers_r_operator(c) for layer, c in zip(layers, caches, strict=True))
+        or not all(layer.by_r_operator for layer in layers)
         or torch._C._are_functorch_transforms_active()  # these look inside a program
         or forward_ad._current_level >= 0
     ):

@@ -18,11 +18,36 @@ from tests.helpers import autograd_twin
 SMOOTH = [a for a in ACTIVATIONS if a not in ("relu", "leaky_relu", "hardtanh")]
 
 
+@pytest.fixture
+def r_operator(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second order by hand everywhere, not only where it is faster."""
+    for activation in ACTIVATIONS.values():
+        monkeypatch.setattr(type(activation), "r_operator_from", 0, raising=False)
+
+
+@pytest.fixture(params=["recorded", "r_operator"])
+def second_order(request: pytest.FixtureRequest) -> None:
+    """Both ways to it."""
+    if request.param == "r_operator":
+        request.getfixturevalue("r_operator")
+
+
+def test_r_operator_runs_where_it_is_faster() -> None:
+    for activation, rows, node in (
+        ("gelu_tanh", 2**13, "RecursionBackward"), ("gelu_tanh", 2**12, None), ("tanh", 2**13, None)
+    ):  # fmt: skip
+        model = manualbp.MLP((2, 8, 1), activation)
+        x = torch.randn(rows, 2, requires_grad=True)
+        (g,) = torch.autograd.grad(model(x).sum(), x, create_graph=True)
+        assert (type(g.grad_fn).__name__ == "RecursionBackward") == (node is not None)
+
+
 def mlp(activation: str = "tanh", bias: bool = True) -> manualbp.MLP:
     torch.manual_seed(0)
     return manualbp.MLP((3, 4, 2), activation, "sigmoid", bias=bias, dtype=torch.float64)
 
 
+@pytest.mark.usefixtures("second_order")
 @pytest.mark.parametrize("activation", SMOOTH)
 def test_gradcheck_of_both_orders(activation: str) -> None:
     """PyTorch's own tolerances; with respect to the input and all parameters."""
@@ -51,6 +76,7 @@ def derivatives(model: nn.Module, x: Tensor, order: int) -> list[Tensor]:
     return found + [p.grad for p in model.parameters() if p.grad is not None]
 
 
+@pytest.mark.usefixtures("second_order")
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_third_order_like_autograd(activation: str) -> None:
     """fp64, relative 1e-9: three nested recursions of formulas that agree to 8 ulp."""
@@ -78,6 +104,7 @@ def test_saved_activations_alone_would_be_wrong(monkeypatch: pytest.MonkeyPatch)
         test_third_order_like_autograd("tanh")
 
 
+@pytest.mark.usefixtures("r_operator")
 @pytest.mark.parametrize("owner", [Linear, Elementwise])
 def test_planted_fault_in_the_second_order_is_caught(
     owner: type, monkeypatch: pytest.MonkeyPatch
@@ -94,6 +121,7 @@ def test_planted_fault_in_the_second_order_is_caught(
         test_gradcheck_of_both_orders("tanh")
 
 
+@pytest.mark.usefixtures("second_order")
 @pytest.mark.parametrize(
     "frozen", ["0.weight", "0.bias", "2.weight", "2.bias", "4.weight", "4.bias"]
 )
@@ -131,6 +159,7 @@ def test_tied_layers() -> None:
     assert torch.equal(linear.bias.grad, first.bias.grad)
 
 
+@pytest.mark.usefixtures("second_order")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_recorded_gradients_have_the_same_bits(activation: str, dtype: torch.dtype) -> None:
@@ -151,6 +180,7 @@ def test_recorded_gradients_have_the_same_bits(activation: str, dtype: torch.dty
             assert torch.equal(ours.nan_to_num(7.0), theirs.nan_to_num(7.0))
 
 
+@pytest.mark.usefixtures("second_order")
 def test_piecewise_linear_second_order_is_zero_not_missing() -> None:
     """A gradient penalty leaves zeros where autograd leaves zeros."""
     torch.manual_seed(0)
@@ -163,6 +193,7 @@ def test_piecewise_linear_second_order_is_zero_not_missing() -> None:
         assert net[0].bias.grad is not None and not net[0].bias.grad.any()
 
 
+@pytest.mark.usefixtures("second_order")
 def test_recorded_backward_inside_autocast() -> None:
     """Bit-exact: the products of the backward pass are cast, the forward's activations are not."""
     torch.manual_seed(0)
@@ -200,6 +231,7 @@ def test_gradients_nobody_asks_for_are_not_computed(monkeypatch: pytest.MonkeyPa
     ]  # fmt: skip
 
 
+@pytest.mark.usefixtures("second_order")
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_third_order_at_kinks(activation: str) -> None:
     """Like autograd's where a branch changes; fp64, 8 ulp of 2."""
@@ -217,6 +249,7 @@ def test_third_order_at_kinks(activation: str) -> None:
         torch.testing.assert_close(*found, rtol=0, atol=16 * 2.3e-16)
 
 
+@pytest.mark.usefixtures("second_order")
 def test_recorded_backward_inside_transforms() -> None:
     """vmap and forward mode over a create_graph backward; fp64, relative 1e-12."""
     model = mlp("silu")

@@ -34,6 +34,7 @@ class GELU(Activation):
     """
 
     needs = "z"
+    r_operator_from = 2**18
 
     def f(self, z: Tensor) -> Tensor:
         return F.gelu(z)
@@ -58,6 +59,7 @@ class GELUTanh(Activation):
     """
 
     needs = "z"
+    r_operator_from = 2**16
 
     def f(self, z: Tensor) -> Tensor:
         return F.gelu(z, approximate="tanh")
@@ -106,8 +108,3 @@ class RecordedSiLU(SiLU):
     def backward(self, delta: Tensor, z: Tensor) -> Tensor:
         s = torch.sigmoid(z)
         return delta * s * (1 + z * (1 - s))
-
-    def double_backward(self, v: Tensor, delta: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-        s = torch.sigmoid(z)  # once for f' and f''
-        n = 1 - s
-        return v * (s * (1 + z * n)), v * delta * (s * n * (2 + z * (n - s)))

@@ -63,6 +63,10 @@ class Layer(ABC):
     devices: ClassVar[tuple[str, ...]] = ("cpu", "cuda")  # where it has autograd's bits
     dtypes: ClassVar[tuple[torch.dtype, ...] | None] = None  # None: every floating dtype
 
+    def prefers_r_operator(self, cache: Cache) -> bool:
+        """Whether ``double_backward`` was measured to be faster than PyTorch's second order."""
+        return False
+
     def output_shape(self, shape: Shape, theta: Theta) -> Shape | None:
         """The shape of a for an h of ``shape``; None where torch.nn has an error to tell."""
         return shape

@@ -25,6 +25,10 @@ class Elementwise(Layer):
     in_place: bool = False  # and directly behind a Linear
     by_r_operator = True
 
+    def prefers_r_operator(self, cache: Cache) -> bool:
+        least, read = self.activation.r_operator_from, cache.h if cache.a is None else cache.a
+        return least is not None and read is not None and read.numel() >= least
+
     def forward(self, h: Tensor, theta: Theta, needs: Needs) -> tuple[Tensor, Cache]:
         a = self.activation.f(h)
         if not needs.h:
