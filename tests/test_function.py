@@ -18,20 +18,6 @@ from tests.helpers import autograd_twin
 SMOOTH = [a for a in ACTIVATIONS if a not in ("relu", "leaky_relu", "hardtanh")]
 
 
-@pytest.fixture
-def r_operator(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second order by hand everywhere, not only where it is faster."""
-    for activation in ACTIVATIONS.values():
-        monkeypatch.setattr(type(activation), "r_operator_from", 0, raising=False)
-
-
-@pytest.fixture(params=["recorded", "r_operator"])
-def second_order(request: pytest.FixtureRequest) -> None:
-    """Both ways to it."""
-    if request.param == "r_operator":
-        request.getfixturevalue("r_operator")
-
-
 def test_r_operator_runs_where_it_is_faster() -> None:
     for activation, rows, node in (
         ("gelu_tanh", 2**13, "RecursionBackward"), ("gelu_tanh", 2**12, None), ("tanh", 2**13, None)

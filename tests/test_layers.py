@@ -304,6 +304,12 @@ def test_planted_constant_r_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
         test_gradcheck_of_both_orders("rmsnorm")
 
 
+@pytest.mark.usefixtures("r_operator")
+def test_dropout_in_an_r_operator() -> None:
+    test_gradcheck_of_both_orders("dropout")
+
+
+@pytest.mark.usefixtures("r_operator")
 def test_planted_missing_dropout_tangent_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Dropout, "double_backward", lambda self, *args: (None, Cache()))
     with pytest.raises((RuntimeError, AssertionError)):
