@@ -96,12 +96,14 @@ def backward(
     deltas: list[Tensor | None] = [None] * len(layers)
     delta: Tensor | None = None
     for i in reversed(range(len(layers))):
+        ours = delta is not None and by == "backward"  # not the caller's, and not recorded
         delta = total(delta, injected[i])
         if not needs[i]:
             return Gradients(None, thetas, deltas)
         if delta is not None:
             deltas[i] = delta
-            delta, *theta = getattr(layers[i], by)(delta, caches[i], needs[i])
+            rule = layers[i].backward_over if ours else getattr(layers[i], by)
+            delta, *theta = rule(delta, caches[i], needs[i])
             thetas[i] = tuple(theta)
     return Gradients(delta, thetas, deltas)
 

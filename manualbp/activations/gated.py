@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from manualbp.activations.base import Activation
+from manualbp.activations.base import Activation, kernel
 
 aten = torch.ops.aten
 
@@ -46,8 +46,8 @@ class GELU(Activation):
     def second_derivative(self, z: Tensor) -> Tensor:
         return (2 - z * z) * _density(z)
 
-    def backward(self, delta: Tensor, z: Tensor) -> Tensor:
-        return aten.gelu_backward(delta, z, approximate="none")
+    def backward(self, delta: Tensor, z: Tensor, into: Tensor | None = None) -> Tensor:
+        return kernel(aten.gelu_backward, into, delta, z, approximate="none")
 
 
 @dataclass(frozen=True)
@@ -72,8 +72,8 @@ class GELUTanh(Activation):
         t, du, ddu = _tanh_u(z.clamp(-30, 30))  # where t is -1 or 1, before u' overflows
         return (1 - t * t) * (du + 0.5 * z * (ddu - 2 * t * du * du))
 
-    def backward(self, delta: Tensor, z: Tensor) -> Tensor:
-        return aten.gelu_backward(delta, z, approximate="tanh")
+    def backward(self, delta: Tensor, z: Tensor, into: Tensor | None = None) -> Tensor:
+        return kernel(aten.gelu_backward, into, delta, z, approximate="tanh")
 
 
 @dataclass(frozen=True)
@@ -93,8 +93,8 @@ class SiLU(Activation):
         s = torch.sigmoid(z)
         return s * (1 - s) * (2 + z * (1 - 2 * s))
 
-    def backward(self, delta: Tensor, z: Tensor) -> Tensor:
-        return aten.silu_backward(delta, z)
+    def backward(self, delta: Tensor, z: Tensor, into: Tensor | None = None) -> Tensor:
+        return kernel(aten.silu_backward, into, delta, z)
 
     @property
     def recorded(self) -> Activation:
@@ -105,6 +105,6 @@ class SiLU(Activation):
 class RecordedSiLU(SiLU):
     """SiLU under ``create_graph=True``, where PyTorch runs an expression instead of its kernel."""
 
-    def backward(self, delta: Tensor, z: Tensor) -> Tensor:
+    def backward(self, delta: Tensor, z: Tensor, into: Tensor | None = None) -> Tensor:
         s = torch.sigmoid(z)
         return delta * s * (1 + z * (1 - s))

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from manualbp.activations.base import Activation
+from manualbp.activations.base import Activation, kernel
 
 aten = torch.ops.aten
 
@@ -25,7 +25,7 @@ class Identity(Activation):
     def derivative(self, a: Tensor) -> Tensor:
         return torch.ones_like(a)
 
-    def backward(self, delta: Tensor, a: Tensor) -> Tensor:
+    def backward(self, delta: Tensor, a: Tensor, into: Tensor | None = None) -> Tensor:
         return delta
 
 
@@ -41,8 +41,8 @@ class ReLU(Activation):
     def derivative(self, a: Tensor) -> Tensor:
         return (a > 0).to(a.dtype)
 
-    def backward(self, delta: Tensor, a: Tensor) -> Tensor:
-        return aten.threshold_backward(delta, a, 0)
+    def backward(self, delta: Tensor, a: Tensor, into: Tensor | None = None) -> Tensor:
+        return kernel(aten.threshold_backward, into, delta, a, 0)
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,8 @@ class LeakyReLU(Activation):
     def derivative(self, z: Tensor) -> Tensor:
         return torch.where(z > 0, torch.ones_like(z), self.negative_slope)
 
-    def backward(self, delta: Tensor, z: Tensor) -> Tensor:
-        return aten.leaky_relu_backward(delta, z, self.negative_slope, False)
+    def backward(self, delta: Tensor, z: Tensor, into: Tensor | None = None) -> Tensor:
+        return kernel(aten.leaky_relu_backward, into, delta, z, self.negative_slope, False)
 
 
 @dataclass(frozen=True)
@@ -79,8 +79,8 @@ class ELU(Activation):
     def second_derivative(self, z: Tensor) -> Tensor:
         return torch.where(z < 0, self.alpha * torch.exp(z.clamp(max=0)), 0.0)
 
-    def backward(self, delta: Tensor, z: Tensor) -> Tensor:
-        return aten.elu_backward(delta, self.alpha, 1, 1, False, z)
+    def backward(self, delta: Tensor, z: Tensor, into: Tensor | None = None) -> Tensor:
+        return kernel(aten.elu_backward, into, delta, self.alpha, 1, 1, False, z)
 
 
 SELU_ALPHA = 1.6732632423543772848170429916717
@@ -105,5 +105,5 @@ class SELU(Activation):
     def second_derivative(self, z: Tensor) -> Tensor:
         return torch.where(z < 0, SELU_SCALE * SELU_ALPHA * torch.exp(z.clamp(max=0)), 0.0)
 
-    def backward(self, delta: Tensor, z: Tensor) -> Tensor:
-        return aten.elu_backward(delta, SELU_ALPHA, SELU_SCALE, 1, False, z)
+    def backward(self, delta: Tensor, z: Tensor, into: Tensor | None = None) -> Tensor:
+        return kernel(aten.elu_backward, into, delta, SELU_ALPHA, SELU_SCALE, 1, False, z)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from manualbp.activations.base import Activation
+from manualbp.activations.base import Activation, kernel
 
 aten = torch.ops.aten
 
@@ -28,8 +28,8 @@ class Sigmoid(Activation):
     def second_derivative(self, a: Tensor) -> Tensor:
         return 1 - 2 * a
 
-    def backward(self, delta: Tensor, a: Tensor) -> Tensor:
-        return aten.sigmoid_backward(delta, a)
+    def backward(self, delta: Tensor, a: Tensor, into: Tensor | None = None) -> Tensor:
+        return kernel(aten.sigmoid_backward, into, delta, a)
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,8 @@ class Tanh(Activation):
     def second_derivative(self, a: Tensor) -> Tensor:
         return -2 * a
 
-    def backward(self, delta: Tensor, a: Tensor) -> Tensor:
-        return aten.tanh_backward(delta, a)
+    def backward(self, delta: Tensor, a: Tensor, into: Tensor | None = None) -> Tensor:
+        return kernel(aten.tanh_backward, into, delta, a)
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,8 @@ class Hardtanh(Activation):
     def derivative(self, z: Tensor) -> Tensor:
         return ((z > self.min_val) & (z < self.max_val)).to(z.dtype)
 
-    def backward(self, delta: Tensor, z: Tensor) -> Tensor:
-        return aten.hardtanh_backward(delta, z, self.min_val, self.max_val)
+    def backward(self, delta: Tensor, z: Tensor, into: Tensor | None = None) -> Tensor:
+        return kernel(aten.hardtanh_backward, into, delta, z, self.min_val, self.max_val)
 
 
 @dataclass(frozen=True)
@@ -90,5 +90,5 @@ class Softplus(Activation):
         s = torch.sigmoid(self.beta * z)
         return torch.where(self.beta * z < self.threshold, self.beta * s * (1 - s), 0.0)
 
-    def backward(self, delta: Tensor, z: Tensor) -> Tensor:
-        return aten.softplus_backward(delta, z, self.beta, self.threshold)
+    def backward(self, delta: Tensor, z: Tensor, into: Tensor | None = None) -> Tensor:
+        return kernel(aten.softplus_backward, into, delta, z, self.beta, self.threshold)

@@ -83,6 +83,10 @@ class Layer(ABC):
     def backward(self, delta: Tensor, cache: Cache, needs: Needs) -> Theta:
         """dC/dh and dC/dtheta, each None if not wanted; rounded as autograd rounds."""
 
+    def backward_over(self, delta: Tensor, cache: Cache, needs: Needs) -> Theta:
+        """The same, free to write over delta, which nobody else reads."""
+        return self.backward(delta, cache, needs)
+
     def recorded(self, delta: Tensor, cache: Cache, needs: Needs) -> Theta:
         """The same in a graph that is being recorded, where autograd may round differently."""
         return self.backward(delta, cache, needs)

@@ -38,6 +38,12 @@ class Elementwise(Layer):
     def backward(self, delta: Tensor, cache: Cache, needs: Needs) -> Theta:
         return (self.activation.backward(self._laid_out(delta), self._read(cache)),)
 
+    def backward_over(self, delta: Tensor, cache: Cache, needs: Needs) -> Theta:
+        """Saves a tensor of delta's size; in other layouts the kernel may choose another for it."""
+        delta, read = self._laid_out(delta), self._read(cache)
+        plain = delta.is_contiguous() and read.is_contiguous() and delta.dtype is read.dtype
+        return (self.activation.backward(delta, read, delta if plain and _alone(delta) else None),)
+
     def recorded(self, delta: Tensor, cache: Cache, needs: Needs) -> Theta:
         return (self.activation.recorded.backward(self._laid_out(delta), self._read(cache)),)
 
@@ -59,6 +65,16 @@ class Elementwise(Layer):
 
     def _read(self, cache: Cache) -> Tensor:
         return kept(cache.a if self.activation.needs == "a" else cache.h)
+
+
+def _alone(delta: Tensor) -> bool:
+    """Whether it is one tensor, not a batch of them under vmap, and nobody records what is done."""
+    return not (
+        torch.is_grad_enabled()
+        or torch.compiler.is_compiling()
+        or torch._C._are_functorch_transforms_active()
+        or torch._C._functorch.is_legacy_batchedtensor(delta)  # is_grads_batched's
+    )
 
 
 @dataclass(frozen=True)
