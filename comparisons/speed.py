@@ -1,8 +1,12 @@
 """How long a step takes, side by side in one process: nn.Sequential under autograd, and by hand.
 
+    exact      manualbp.Sequential as it is: the bits of autograd
+    fast       the same with manualbp.set_mode("fast")
+    one pass   manualbp.FusedLoss: forward, loss and backward over tiles of rows
+
 The arms take turns, round after round, so that what slows the machine down slows all of them. A
-figure is the median over the rounds; a ratio is the median of each round's own ratio, with the
-quartiles of those as its spread.
+figure is the median over the rounds; a ratio is the median of each round's own ratio, with half
+the distance of their quartiles as its spread.
 """
 
 from __future__ import annotations
@@ -24,7 +28,8 @@ from comparisons import cli
 from comparisons.progress import track
 from manualbp.parity.report import print_table
 
-AUTOGRAD, MANUAL = "autograd", "manual"
+AUTOGRAD, EXACT, FAST, ONE_PASS = "autograd", "exact", "fast", "one pass"
+OURS = (EXACT, FAST, ONE_PASS)
 Step = Callable[[nn.Module, Tensor, Tensor], Tensor]
 
 
@@ -109,35 +114,42 @@ def run(args: argparse.Namespace) -> int:
     rounds = args.rounds or (5 if args.quick else 15)
     seconds = 0.1 if args.quick else 0.4
     rows = [row for row in ROWS if args.step in (None, row.step)]
-    lines = []
-    for row in track(rows, "measuring"):
-        times = measure(arms(row, args.seed), rounds, seconds)
-        lines.append([row.step, row.net, f"{row.batch:,}", row.activation, *cells(times)])
+    times = [measure(arms(row, args.seed), rounds, seconds) for row in track(rows, "measuring")]
+    lines = [
+        [row.step, row.net, f"{row.batch:,}", row.activation, *cells(found)]
+        for row, found in zip(rows, times, strict=True)
+    ]
     print_table(
         "Speed: one step (forward, loss, backward), float32 on CPU",
-        ["step", "widths", "batch", "activation", "autograd,\nms", "manual,\nms",
-         "autograd /\nmanual", "quartiles"],
+        ["step", "widths", "batch", "activation", "autograd,\nms", *(f"{a},\nms" for a in OURS),
+         *(f"autograd /\n{a}" for a in OURS)],
         lines,
     )  # fmt: skip
+    print(geometric_means(rows, times))
     print(f"{rounds} interleaved rounds; {machine()}")
     return 0
 
 
 def arms(row: Row, seed: int = 0) -> dict[str, Callable[[], None]]:
-    """The step on nn.Sequential, and on our Sequential with equal weights."""
+    """The step on nn.Sequential, and on ours in every way there is, with equal weights."""
     torch.manual_seed(seed)
     ours = manualbp.MLP(row.widths, row.activation)
-    theirs = nn.Sequential(*copy.deepcopy(list(ours)))
+    fast, theirs = copy.deepcopy(ours), nn.Sequential(*copy.deepcopy(list(ours)))
+    manualbp.set_mode("fast", fast)
     x, y = torch.randn(row.batch, row.widths[0]), torch.randn(row.batch, row.widths[-1])
 
-    def step(model: nn.Module) -> Callable[[], None]:
+    def step(model: nn.Module, cost: Step = STEPS[row.step]) -> Callable[[], None]:
         def one() -> None:
             model.zero_grad()
-            STEPS[row.step](model, x, y).backward()  # type: ignore[no-untyped-call]
+            cost(model, x, y).backward()  # type: ignore[no-untyped-call]
 
         return one
 
-    return {AUTOGRAD: step(theirs), MANUAL: step(ours)}
+    found = {AUTOGRAD: step(theirs), EXACT: step(ours), FAST: step(fast)}
+    if row.step == "training":
+        one_pass = manualbp.FusedLoss(copy.deepcopy(ours), manualbp.MSELoss())
+        found[ONE_PASS] = step(one_pass, lambda cost, x, y: cost(x, y))
+    return found
 
 
 def measure(
@@ -167,15 +179,38 @@ def measure(
 
 
 def cells(times: Mapping[str, Sequence[float]]) -> list[str]:
-    """Medians in milliseconds, the ratio, and the quartiles of the ratio."""
-    ratios = [a / b for a, b in zip(times[AUTOGRAD], times[MANUAL], strict=True)]
-    low, _, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else [ratios[0]] * 3
-    medians = [1e3 * statistics.median(times[name]) for name in (AUTOGRAD, MANUAL)]
-    return [
-        *(f"{value:.3f}" if value < 10 else f"{value:.1f}" for value in medians),
-        f"{statistics.median(ratios):.2f}",
-        f"{low:.2f} to {high:.2f}",
-    ]
+    """Medians in milliseconds; autograd's time over each of ours, with its spread."""
+    milliseconds, ratios = [_number(1e3 * statistics.median(times[AUTOGRAD]))], []
+    for name in OURS:
+        if name not in times:
+            milliseconds.append("-")
+            ratios.append("-")
+            continue
+        each = [a / b for a, b in zip(times[AUTOGRAD], times[name], strict=True)]
+        low, _, high = statistics.quantiles(each, n=4) if len(each) > 1 else [each[0]] * 3
+        milliseconds.append(_number(1e3 * statistics.median(times[name])))
+        ratios.append(f"{statistics.median(each):.2f} ±{(high - low) / 2:.2f}")
+    return milliseconds + ratios
+
+
+def geometric_means(rows: Sequence[Row], times: Sequence[Mapping[str, Sequence[float]]]) -> str:
+    """Of autograd's time over each of ours, over the rows of each step."""
+    lines = []
+    for step in dict.fromkeys(row.step for row in rows):
+        words = []
+        for name in OURS:
+            found = [
+                t for row, t in zip(rows, times, strict=True) if row.step == step and name in t
+            ]
+            ratios = [statistics.median(t[AUTOGRAD]) / statistics.median(t[name]) for t in found]
+            if ratios:
+                words.append(f"{name} {statistics.geometric_mean(ratios):.2f}")
+        lines.append(f"{step}: autograd / ours, geometric mean: {', '.join(words)}")
+    return "\n".join(lines)
+
+
+def _number(value: float) -> str:
+    return f"{value:.3f}" if value < 10 else f"{value:.1f}"
 
 
 def machine() -> str:

@@ -3,11 +3,13 @@
 The data flow, in order:
 
     activations   a = f(z) and f'
+    gemm          which routine computes a product: exact or fast
     layers        a = f(h; theta) and its backward: Linear, activation, dropout, normalizations
     backprop      the recursion over the layers, down for the gradients, up for the second order
     function      the recursion as one torch.autograd.Function
     run           which modules make a chain, and the call that runs it
     sequential    Sequential, Residual, MLP: drop-in for nn.Sequential
+    fused         FusedLoss: forward, loss and backward in one pass over tiles of rows
     gated         GatedMLP: the transformers' gated MLP
     convert       convert(model), explain(model): the same for models that are already there
     losses        C(o, y) and dC/do
@@ -28,7 +30,9 @@ from manualbp.criterion import (
     SmoothL1Loss,
 )
 from manualbp.descent import GradientDescent
+from manualbp.fused import FusedLoss
 from manualbp.gated import GatedMLP
+from manualbp.gemm import set_mode
 from manualbp.sequential import MLP, Residual, Sequential
 
 __version__ = "0.1.0"
@@ -37,6 +41,7 @@ __all__ = [
     "MLP",
     "BCEWithLogitsLoss",
     "CrossEntropyLoss",
+    "FusedLoss",
     "GatedMLP",
     "GradientDescent",
     "HuberLoss",
@@ -47,4 +52,5 @@ __all__ = [
     "SmoothL1Loss",
     "convert",
     "explain",
+    "set_mode",
 ]

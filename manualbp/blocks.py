@@ -17,6 +17,7 @@ from torch import nn
 from manualbp.eligible import unhooked, unobserved
 from manualbp.forward_source import Reading, Steps, module_of, read
 from manualbp.gated import gated
+from manualbp.gemm import fast
 from manualbp.run import call
 
 
@@ -91,7 +92,9 @@ def _made(cls: type[nn.Module], reading: Reading) -> type[nn.Module]:
         patched = cls.forward is not as_read or not reading.holds()
         if len(args) != 1 or kwargs or patched or not unobserved(args[0]):
             return cls.forward(self, *args, **kwargs)
-        return call(self, args[0]) if reading is SEQUENTIAL else _run(self, reading, cls, args[0])
+        if reading is SEQUENTIAL:
+            return call(self, args[0], fast=fast(self))
+        return _run(self, reading, cls, args[0])
 
     # torch.compile counts recompilations per code object: each class has its own.
     code: Any = forward
@@ -111,7 +114,7 @@ def _run(block: nn.Module, reading: Reading, cls: Any, x: Any) -> Any:
     """What the reading says, with today's children."""
     steps = resolve(block, reading.steps)
     if steps is not None and reading.gate is None:
-        return call(steps, x, reading.residual)
+        return call(steps, x, reading.residual, fast(block))
     left, right = (resolve(block, side) for side in reading.gate or ((), ()))
     output = None
     if steps is not None and left is not None and right is not None:

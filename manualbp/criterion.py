@@ -107,6 +107,12 @@ def _by_hand(loss: losses.Loss, o: Tensor, y: Tensor) -> bool:
     )
 
 
+def loss_of(module: nn.Module) -> losses.Loss | None:
+    """The loss that a module of torch.nn or of ours computes; None for any other."""
+    build = _LOSSES.get(type(module))
+    return build(module) if build else None
+
+
 class MSELoss(nn.MSELoss):
     """C = mean (o - y)^2,  dC/do = 2 (o - y) / n: nn.MSELoss by hand."""
 
@@ -115,7 +121,7 @@ class MSELoss(nn.MSELoss):
         if torch.jit.is_scripting():  # type: ignore[attr-defined]
             return F.mse_loss(input, target, reduction=self.reduction)
         else:
-            return _cost(losses.MSE(self.reduction), super().forward, input, target)
+            return _cost(_LOSSES[nn.MSELoss](self), super().forward, input, target)
 
 
 class L1Loss(nn.L1Loss):
@@ -126,7 +132,7 @@ class L1Loss(nn.L1Loss):
         if torch.jit.is_scripting():  # type: ignore[attr-defined]
             return F.l1_loss(input, target, reduction=self.reduction)
         else:
-            return _cost(losses.L1(self.reduction), super().forward, input, target)
+            return _cost(_LOSSES[nn.L1Loss](self), super().forward, input, target)
 
 
 class HuberLoss(nn.HuberLoss):
@@ -137,8 +143,7 @@ class HuberLoss(nn.HuberLoss):
         if torch.jit.is_scripting():  # type: ignore[attr-defined]
             return F.huber_loss(input, target, reduction=self.reduction, delta=self.delta)
         else:
-            loss = losses.Huber(self.reduction, self.delta)
-            return _cost(loss, super().forward, input, target)
+            return _cost(_LOSSES[nn.HuberLoss](self), super().forward, input, target)
 
 
 class SmoothL1Loss(nn.SmoothL1Loss):
@@ -149,8 +154,7 @@ class SmoothL1Loss(nn.SmoothL1Loss):
         if torch.jit.is_scripting():  # type: ignore[attr-defined]
             return F.smooth_l1_loss(input, target, reduction=self.reduction, beta=self.beta)
         else:
-            loss = losses.SmoothL1(self.reduction, self.beta)
-            return _cost(loss, super().forward, input, target)
+            return _cost(_LOSSES[nn.SmoothL1Loss](self), super().forward, input, target)
 
 
 class BCEWithLogitsLoss(nn.BCEWithLogitsLoss):
@@ -163,8 +167,7 @@ class BCEWithLogitsLoss(nn.BCEWithLogitsLoss):
                 input, target, self.weight, pos_weight=self.pos_weight, reduction=self.reduction
             )
         else:
-            loss = losses.BCEWithLogits(self.reduction, self.weight, self.pos_weight)
-            return _cost(loss, super().forward, input, target)
+            return _cost(_LOSSES[nn.BCEWithLogitsLoss](self), super().forward, input, target)
 
 
 class CrossEntropyLoss(nn.CrossEntropyLoss):
@@ -178,7 +181,24 @@ class CrossEntropyLoss(nn.CrossEntropyLoss):
                 reduction=self.reduction, label_smoothing=self.label_smoothing,
             )  # fmt: skip
         else:
-            loss = CrossEntropy(
-                self.reduction, self.weight, self.ignore_index, self.label_smoothing
-            )
-            return _cost(loss, super().forward, input, target)
+            return _cost(_LOSSES[nn.CrossEntropyLoss](self), super().forward, input, target)
+
+
+_LOSSES: dict[type[nn.Module], Callable[[Any], losses.Loss]] = {
+    nn.MSELoss: lambda m: losses.MSE(m.reduction),
+    nn.L1Loss: lambda m: losses.L1(m.reduction),
+    nn.HuberLoss: lambda m: losses.Huber(m.reduction, m.delta),
+    nn.SmoothL1Loss: lambda m: losses.SmoothL1(m.reduction, m.beta),
+    nn.BCEWithLogitsLoss: lambda m: losses.BCEWithLogits(m.reduction, m.weight, m.pos_weight),
+    nn.CrossEntropyLoss: lambda m: CrossEntropy(
+        m.reduction, m.weight, m.ignore_index, m.label_smoothing
+    ),
+}
+_LOSSES |= {
+    MSELoss: _LOSSES[nn.MSELoss],
+    L1Loss: _LOSSES[nn.L1Loss],
+    HuberLoss: _LOSSES[nn.HuberLoss],
+    SmoothL1Loss: _LOSSES[nn.SmoothL1Loss],
+    BCEWithLogitsLoss: _LOSSES[nn.BCEWithLogitsLoss],
+    CrossEntropyLoss: _LOSSES[nn.CrossEntropyLoss],
+}

@@ -62,6 +62,9 @@ class CrossEntropy(Loss):
     def tensors(self) -> tuple[Tensor | None, ...]:
         return (self.weight,)
 
+    def count(self, o: Tensor, y: Tensor) -> Tensor | int:
+        return _samples(o) if y.is_floating_point() else self._count(y)
+
     def check(self, o: Tensor, y: Tensor) -> None:
         indices, probabilities = tuple(o.shape[:-1]), tuple(o.shape)
         if y.is_floating_point():

@@ -38,8 +38,8 @@ class Chain(torch.autograd.Function):
     def forward(ctx: Any, layers: Sequence[Layer], skip: Tensor | None, *tensors: Any) -> Any:
         *parameters, x = tensors
         *wants, wants_x = ctx.needs_input_grad[2:]
-        needs = backprop.needs_of(wants_x, _by_layer(layers, wants))
-        o, caches = backprop.forward(x, layers, _by_layer(layers, parameters), needs)
+        needs = backprop.needs_of(wants_x, by_layer(layers, wants))
+        o, caches = backprop.forward(x, layers, by_layer(layers, parameters), needs)
         ctx.save_for_backward(*(t for cache in caches for t in cache.tensors()))
         ctx.layers = layers
         ctx.caches = [cache.emptied() for cache in caches]
@@ -54,12 +54,12 @@ class Chain(torch.autograd.Function):
         grad_output, *grad_hidden = grad_outputs
         caches = [cache.filled(saved) for cache in ctx.caches]
         wants_skip, *wants, wants_x = wanted(ctx, ctx.needs_input_grad[1:], ctx.present)
-        needs = backprop.needs_of(wants_x, _by_layer(ctx.layers, wants))
+        needs = backprop.needs_of(wants_x, by_layer(ctx.layers, wants))
         injected = [None] * (len(caches) - 1) + [grad_output]
         for i, grad in zip(ctx.hidden, grad_hidden, strict=True):
             injected[i] = total(injected[i], grad)
         if torch.is_grad_enabled():
-            trained = _by_layer(ctx.layers, ctx.needs_input_grad[2:-1])
+            trained = by_layer(ctx.layers, ctx.needs_input_grad[2:-1])
             weights = [theta[0] if theta else False for theta in trained]
             caches = list(map(as_at_forward, ctx.layers, caches, weights))
             grad_input, thetas, _ = _recorded(injected, ctx.layers, caches, needs)
@@ -98,7 +98,7 @@ def _recorded(
     empty = [cache.emptied() for cache in caches]
     grad_input, *rest = Recursion.apply(layers, empty, needs, *injected, *tensors)  # type: ignore[no-untyped-call]
     count = sum(layer.parameters for layer in layers)
-    return Gradients(grad_input, _by_layer(layers, rest[:count]), [])
+    return Gradients(grad_input, by_layer(layers, rest[:count]), [])
 
 
 class Recursion(torch.autograd.Function):
@@ -137,7 +137,7 @@ class Recursion(torch.autograd.Function):
         v_deltas: list[Tensor | None] = [None] * count
         for i, v in zip(ctx.found, rest[len(rest) - len(ctx.found) :], strict=True):
             v_deltas[i] = v
-        v_thetas = _by_layer(layers, rest[: len(rest) - len(ctx.found)])
+        v_thetas = by_layer(layers, rest[: len(rest) - len(ctx.found)])
         asked = iter(wanted(ctx, ctx.needs_input_grad[3:], ctx.present)[count:])
         flags = [cache.filled(asked) for cache in ctx.caches]
         needs = [Needs(bool(flag.h or flag.a), tuple(map(bool, flag.theta))) for flag in flags]
@@ -193,7 +193,7 @@ def flat(layers: Sequence[Layer], thetas: Sequence[Theta]) -> Iterator[Any]:
         yield from reversed(theta) if isinstance(layer, Linear) else theta
 
 
-def _by_layer(layers: Sequence[Layer], values: Sequence[Any]) -> list[Any]:
+def by_layer(layers: Sequence[Layer], values: Sequence[Any]) -> list[Any]:
     """Back from ``flat``: a tuple for each layer, first layer first."""
     found, end = [], len(values)
     for layer in layers:

@@ -83,6 +83,10 @@ class Loss(ABC):
         """Weights that the gradient reads."""
         return ()
 
+    def count(self, o: Tensor, y: Tensor) -> Tensor | int:
+        """n, over how much the mean is taken: everything in o."""
+        return o.numel()
+
     @property
     def _code(self) -> int:
         return REDUCTIONS.index(self.reduction)

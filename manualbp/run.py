@@ -6,22 +6,26 @@ known ones through one hand-written Function, every other module as it is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from manualbp import layers
+from manualbp import gemm, layers
 from manualbp.eligible import alike, distributed, plain_module, unobserved
 from manualbp.function import Chain, flat
 from manualbp.layers import Layer, Theta
 
 
-def call(modules: Iterable[nn.Module], x: Any, residual: bool = False) -> Any:
-    """f(x), the modules in order; with ``residual`` x + f(x)."""
-    steps = list(gather(modules)) if unobserved(x) else list(modules)
+def call(
+    modules: Sequence[nn.Module] | nn.Sequential, x: Any, residual: bool = False, fast: bool = False
+) -> Any:
+    """f(x), the modules in order; with ``residual`` x + f(x); ``fast`` or exact (gemm.py)."""
+    steps: list[Run | nn.Module] = list(modules)
+    if unobserved(x) and not (fast and gemm.small(modules, x)):
+        steps = list(gather(modules, fast))
     if residual and len(steps) == 1 and isinstance(steps[0], Run):
         return steps[0](x, residual)
     h = x
@@ -69,13 +73,14 @@ class Run(NamedTuple):
             and alike([x, *parameters, *buffers])
             and any(t.requires_grad for t in (x, *parameters))
             and (layers.row_major(x) or (x.dim() == 2 and not self._has(layers.RMSNorm)))
-            and self._fits(x, residual)
+            and self.fits(x, residual)
         )
 
     def _has(self, kind: type[Layer]) -> bool:
         return any(isinstance(layer, kind) for layer in self.layers)
 
-    def _fits(self, x: Tensor, residual: bool) -> bool:
+    def fits(self, x: Tensor, residual: bool = False) -> bool:
+        """Whether the shapes chain, and every layer takes this device and dtype."""
         shape: tuple[int, ...] = x.shape
         for layer, theta in zip(self.layers, self.thetas, strict=True):
             fitting = layer.output_shape(shape, theta)
@@ -87,7 +92,7 @@ class Run(NamedTuple):
         return shape == x.shape or not residual
 
 
-def gather(modules: Iterable[nn.Module]) -> Iterator[Run | nn.Module]:
+def gather(modules: Iterable[nn.Module], fast: bool = False) -> Iterator[Run | nn.Module]:
     """The modules, with those that can make a chain gathered into runs."""
     run = Run([], [], [])
     for module in modules:
@@ -97,7 +102,7 @@ def gather(modules: Iterable[nn.Module]) -> Iterator[Run | nn.Module]:
             or (layers.in_place(module) and not (run.layers and run.thetas[-1]))
             or (isinstance(found[0], layers.RMSNorm) and not run.layers)
         ):
-            yield from _closed(run)
+            yield from _closed(run, fast)
             run = Run([], [], [])
             yield module
             continue
@@ -108,12 +113,13 @@ def gather(modules: Iterable[nn.Module]) -> Iterator[Run | nn.Module]:
         if layer is not None:
             run.layers.append(layer)
             run.thetas.append(theta)
-    yield from _closed(run)
+    yield from _closed(run, fast)
 
 
-def _closed(run: Run) -> Iterator[Run | nn.Module]:
+def _closed(run: Run, fast: bool) -> Iterator[Run | nn.Module]:
     """The run, if there is a matrix product in it to win anything by."""
     if any(layer is layers.LINEAR for layer in run.layers):
-        yield run
+        chain = layers.fastened(run.layers, run.thetas) if fast else (run.layers, run.thetas)
+        yield Run(run.modules, *chain)
     else:
         yield from run.modules

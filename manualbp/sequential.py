@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from manualbp import activations
+from manualbp.gemm import fast
 from manualbp.run import call
 
 
@@ -39,7 +40,7 @@ class Sequential(nn.Sequential):
 
     @torch.jit.unused
     def _by_hand(self, input):  # type: ignore[no-untyped-def]
-        return call(self, input)
+        return call(self, input, fast=fast(self))
 
     def __add__(self, other):  # type: ignore[no-untyped-def]
         return _as_ours(super().__add__(other))
@@ -71,7 +72,7 @@ class Residual(Sequential):
 
     @torch.jit.unused
     def _by_hand(self, input):  # type: ignore[no-untyped-def]
-        return call(self, input, residual=True)
+        return call(self, input, True, fast(self))
 
 
 class MLP(Sequential):

@@ -1,0 +1,197 @@
+"""Forward, loss and backward in one pass over tiles of rows: activations stay in the cache.
+
+    for each tile of rows:   o = f_L(... f_1(x)),   C += C(o, y),   dC/do,   the delta recursion,
+                             dC/dW += delta^T h,    dC/db += sum_n delta
+
+The gradients are there when the loss is; ``backward`` only multiplies them by its cotangent. Memory
+is that of the parameters and O(tile_rows * widths), whatever the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from manualbp import backprop, gemm, losses
+from manualbp.criterion import loss_of
+from manualbp.cross_entropy import CrossEntropy, LogSoftmax
+from manualbp.eligible import alike, unhooked, unobserved
+from manualbp.function import by_layer, flat
+from manualbp.layers import Elementwise, Layer, LayerNorm, Needs, Theta
+from manualbp.layers.linear import Linear
+from manualbp.run import Run, gather
+from manualbp.sequential import Sequential
+
+# What a tile's activations may take, and the rows that products need to be fast, as measured.
+CACHE_BYTES, LEAST_ROWS = 2**23, 2048
+
+
+class FusedLoss(nn.Module):
+    """C(model(x), y) with all its first derivatives, computed tile by tile.
+
+        fused = manualbp.FusedLoss(model, nn.CrossEntropyLoss())
+        loss = fused(x, y);  loss.backward()
+
+    Args:
+        model: nn.Sequential or ours, of Linear, activations and LayerNorm.
+        loss: one of our losses or its torch.nn original, with reduction "mean" or "sum".
+        tile_rows: rows of a tile; by default as many as keep their activations in the cache.
+
+    Equal to ``loss(model(x), y)`` up to rounding: sums over rows run tile by tile. Where that form
+    cannot serve (other layers, training dropout, torch.compile, autocast, hooks, ...), or where
+    there is too little to win, that very expression runs. Under no_grad only the loss is computed.
+    Derivatives of the gradients are an error: use ``loss(model(x), y)`` for them.
+
+    Raises:
+        ValueError: tile_rows below 1.
+    """
+
+    def __init__(self, model: nn.Module, loss: nn.Module, tile_rows: int | None = None) -> None:
+        super().__init__()
+        if tile_rows is not None and tile_rows < 1:
+            raise ValueError(f"tile_rows must be at least 1, got {tile_rows}; None chooses it")
+        self.model, self.loss, self.tile_rows = model, loss, tile_rows
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        """C, a scalar."""
+        if self.tile_rows is None and gemm.small(self.model.children(), input):
+            return self.loss(self.model(input), target)
+        loss, run = loss_of(self.loss), _chain(self.model)
+        if loss is None or run is None or not _serves(run, loss, input, target):
+            return self.loss(self.model(input), target)
+        chain, thetas = run.layers, run.thetas
+        rows = self.tile_rows or tile_rows(input.shape[1], thetas)
+        parameters = list(flat(chain, thetas))
+        if not (torch.is_grad_enabled() and _trains(parameters, input)):
+            needs = backprop.needs_of(False, [(False,) * len(theta) for theta in thetas])
+            return one_pass(chain, thetas, needs, loss, rows, input, target)[0]
+        return Fused.apply(chain, loss, rows, target, *parameters, input)  # type: ignore[no-untyped-call]
+
+
+def _trains(parameters: Sequence[Tensor | None], x: Tensor) -> bool:
+    return any(t is not None and t.requires_grad for t in (*parameters, x))
+
+
+def tile_rows(inputs: int, thetas: Sequence[Theta]) -> int:
+    """How many rows' activations fit the cache, as a power of two, and at least LEAST_ROWS."""
+    widths = inputs + sum(theta[0].shape[0] for theta in thetas if theta and theta[0] is not None)
+    fitting = CACHE_BYTES // (4 * widths)
+    return max(LEAST_ROWS, 2 ** max(fitting.bit_length() - 1, 0))
+
+
+class Fused(torch.autograd.Function):
+    """``Fused.apply(layers, loss, rows, y, *flat(layers, thetas), x)``."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, chain: Sequence[Layer], loss: losses.Loss, rows: int, y: Tensor, *tensors: Any
+    ) -> Tensor:
+        *parameters, x = tensors
+        *wants, wants_x = ctx.needs_input_grad[4:]
+        needs = backprop.needs_of(wants_x, by_layer(chain, wants))
+        thetas = by_layer(chain, parameters)
+        cost, grad_input, gradients = one_pass(chain, thetas, needs, loss, rows, x, y)
+        found = (*flat(chain, [tuple(sums) for sums in gradients]), grad_input)
+        ctx.save_for_backward(*found)
+        return cost
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:
+        (grad,) = grad_outputs
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "FusedLoss has no second derivatives: expected backward without create_graph=True; "
+                "use loss(model(x), y) for them"
+            )
+        found = ctx.saved_tensors
+        return None, None, None, None, *(None if g is None else grad * g for g in found)
+
+
+def one_pass(
+    chain: Sequence[Layer], thetas: Sequence[Theta], needs: Sequence[Needs], loss: losses.Loss,
+    rows: int, x: Tensor, y: Tensor,
+) -> tuple[Tensor, Tensor | None, list[list[Tensor | None]]]:  # fmt: skip
+    """C, dC/dx and every dC/dtheta, None where not wanted."""
+    summed = replace(loss, reduction="sum")
+    scale = x.new_ones(())
+    if loss.reduction == "mean":
+        scale = scale / loss.count(_outputs(x, thetas), y)
+    cost = x.new_zeros(())
+    grad_input = torch.empty_like(x) if needs[0].h else None
+    gradients: list[list[Tensor | None]] = [[None] * len(theta) for theta in thetas]
+    for start in range(0, len(x), rows):
+        tile = slice(start, start + rows)
+        o, caches = backprop.forward(x[tile], chain, thetas, needs)
+        part, delta = _loss(summed, scale, o, y[tile])
+        cost += part
+        if not any(needs):
+            continue
+        injected = [None] * (len(chain) - 1) + [delta]
+        found = backprop.backward(injected, chain, caches, needs)
+        if grad_input is not None and found.input is not None:
+            grad_input[tile] = found.input
+        for sums, theta in zip(gradients, found.thetas, strict=True):
+            for i, gradient in enumerate(theta):
+                sums[i] = _added(sums[i], gradient)
+    return cost * scale, grad_input, [[_rounded(g, x) for g in sums] for sums in gradients]
+
+
+def _added(sums: Tensor | None, gradient: Tensor | None) -> Tensor | None:
+    """The running sum; of vectors in float64, which autograd sums in one go and thus better."""
+    if gradient is None:
+        return sums
+    if sums is None:
+        return gradient.double() if gradient.dim() == 1 else gradient
+    return sums.add_(gradient)
+
+
+def _rounded(gradient: Tensor | None, x: Tensor) -> Tensor | None:
+    return None if gradient is None else gradient.to(x.dtype)
+
+
+def _loss(loss: losses.Loss, scale: Tensor, o: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """The sum of the errors, and scale * its gradient."""
+    if isinstance(loss, CrossEntropy):
+        log_p = LogSoftmax().forward(o)
+        delta = LogSoftmax().backward(loss.backward(scale, log_p, y), log_p)
+        return loss.forward(log_p, y), delta
+    return loss.forward(o, y), loss.backward(scale, o, y)
+
+
+def _outputs(x: Tensor, thetas: Sequence[Theta]) -> Tensor:
+    """Of the shape of o, without its memory."""
+    last = next(theta[0] for theta in reversed(thetas) if theta and theta[0] is not None)
+    return x.new_empty(()).expand(len(x), last.shape[0])
+
+
+def _chain(model: nn.Module) -> Run | None:
+    """The one chain that the model is, if it is one and its rows do not depend on each other."""
+    own = getattr(type(model), "forward", None) in (Sequential.forward, nn.Sequential.forward)
+    if not isinstance(model, nn.Sequential) or not own or not unhooked(model):
+        return None
+    steps = list(gather(model, fast=True))
+    if len(steps) != 1 or not isinstance(steps[0], Run):
+        return None
+    rowwise = all(isinstance(layer, (Linear, Elementwise, LayerNorm)) for layer in steps[0].layers)
+    return steps[0] if rowwise else None
+
+
+def _serves(run: Run, loss: losses.Loss, x: Any, y: Any) -> bool:
+    with torch.enable_grad():  # under no_grad as well: there only the loss is wanted
+        plain = unobserved(x)
+    if not plain or x.dim() != 2 or not isinstance(y, Tensor) or len(x) == 0 or len(y) != len(x):
+        return False
+    weights = [w for w in loss.tensors() if w is not None]
+    o = _outputs(x, run.thetas)
+    fits = run.fits(x) and not y.requires_grad and loss.reduction != "none"
+    if not fits or any(w.dim() > 1 or w.requires_grad for w in weights) or not loss.serves(o, y):
+        return False
+    loss.check(o, y)
+    if x.dtype not in (torch.float32, torch.float64):  # a sum of many tiles needs their digits
+        return False
+    tensors = [x, *(t for theta in run.thetas for t in theta if t is not None), *weights]
+    return alike([*tensors, *([y] if y.is_floating_point() else [])]) and y.device == x.device
