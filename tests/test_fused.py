@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import copy
+import pickle
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 import manualbp
 from manualbp import fused, layers
@@ -199,3 +202,33 @@ def test_planted_faults_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     ):
         monkeypatch.setattr(fused, "one_pass", change)
         assert apart(net, nn.MSELoss(), x, y) > 1e-6
+
+
+def test_compiled_copied_and_inside_other_modes() -> None:
+    """Under compilers and transforms the expression runs; copies and files go on by one pass."""
+    net, loss = model(), nn.MSELoss()
+    x, y = torch.randn(ROWS, 16), torch.randn(ROWS, 5)
+    cost = manualbp.FusedLoss(net, loss, 512)
+    expected = loss(net(x), y)
+    compiled = torch.compile(cost, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x, y), expected)
+    batched = torch.func.vmap(cost)(x.view(2, -1, 16), y.view(2, -1, 5))
+    torch.testing.assert_close(batched.mean(), expected)
+    for twin in (copy.deepcopy(cost), pickle.loads(pickle.dumps(cost))):
+        assert type(twin(x, y).grad_fn).__name__ == "FusedBackward"
+        assert torch.equal(twin(x, y), cost(x, y))
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
+def test_data_parallel() -> None:
+    """fp64, as without it: one process."""
+    net, x, y = model().double(), torch.randn(ROWS, 16).double(), torch.randn(ROWS, 5).double()
+    cost = manualbp.FusedLoss(net, nn.MSELoss(), 512)
+    alone = passed(cost, net, x, y)
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        together = passed(DistributedDataParallel(cost), net, x, y)
+    finally:
+        dist.destroy_process_group()
+    for name, g in alone.items():
+        assert g is together[name] is None or torch.equal(g, together[name])  # type: ignore[arg-type]
