@@ -48,10 +48,15 @@ class FusedLoss(nn.Module):
 
     Raises:
         ValueError: tile_rows below 1.
+        TypeError: model or loss is no nn.Module.
     """
 
     def __init__(self, model: nn.Module, loss: nn.Module, tile_rows: int | None = None) -> None:
         super().__init__()
+        for name, part in (("model", model), ("loss", loss)):
+            if not isinstance(part, nn.Module):
+                kind = type(part).__name__
+                raise TypeError(f"{name} must be an nn.Module, got {kind}; pass a module")
         if tile_rows is not None and tile_rows < 1:
             raise ValueError(f"tile_rows must be at least 1, got {tile_rows}; None chooses it")
         self.model, self.loss, self.tile_rows = model, loss, tile_rows

@@ -35,12 +35,16 @@ class set_mode:  # a function to its users, like torch.set_grad_enabled
 
     Raises:
         ValueError: an unknown mode.
+        TypeError: ``model`` is no nn.Module.
     """
 
     def __init__(self, mode: str, model: nn.Module | None = None) -> None:
         global _mode
         if mode not in MODES:
             raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
+        if not isinstance(model, (nn.Module, type(None))):
+            kind = type(model).__name__
+            raise TypeError(f"model must be an nn.Module, got {kind}; pass the model itself")
         self._before = _mode
         if model is None:
             _mode = mode

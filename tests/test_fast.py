@@ -97,6 +97,8 @@ def test_modes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert runs_fast(copy.deepcopy(model), monkeypatch) and not runs_fast(other, monkeypatch)
     with pytest.raises(ValueError, match="mode must be one of exact, fast, got 'fastest'"):
         manualbp.set_mode("fastest")
+    with pytest.raises(TypeError, match=r"model must be an nn\.Module, got list"):
+        manualbp.set_mode("fast", [model])
     assert gemm._mode == "exact"
 
 

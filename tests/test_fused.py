@@ -179,6 +179,8 @@ def test_errors() -> None:
     cost = manualbp.FusedLoss(net, manualbp.MSELoss(), 512)
     with pytest.raises(ValueError, match="tile_rows must be at least 1, got 0"):
         manualbp.FusedLoss(net, nn.MSELoss(), 0)
+    with pytest.raises(TypeError, match=r"loss must be an nn\.Module, got function"):
+        manualbp.FusedLoss(net, nn.functional.mse_loss)
     with pytest.raises(ValueError, match=r"target of MSE must be \(64, 5\)"):
         cost(x, y[:, :1])
     with pytest.raises(RuntimeError, match=r"no second derivatives.*use loss\(model"):
