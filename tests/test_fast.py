@@ -73,6 +73,21 @@ def test_second_order(activation: str) -> None:
         torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-14)
 
 
+def test_backward_inside_autocast() -> None:
+    """Products of bfloat16, as autograd's are then: relative 3 % of each tensor's norm."""
+    torch.manual_seed(0)
+    twin = nn.Sequential(nn.Linear(64, 128), nn.LayerNorm(128), nn.ReLU(), nn.Linear(128, 16))
+    model = manualbp.Sequential(*copy.deepcopy(list(twin)))
+    manualbp.set_mode("fast", model)
+    x, found = torch.randn(2048, 64, requires_grad=True), []
+    for net in (model, twin):
+        output = net(x).square().sum()
+        with torch.autocast("cpu", torch.bfloat16):
+            found.append(torch.autograd.grad(output, [x, *net.parameters()]))
+    for ours, theirs in zip(*found, strict=True):
+        assert ours.dtype is theirs.dtype and (ours - theirs).norm() < 0.03 * theirs.norm()
+
+
 def runs_fast(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> bool:
     seen = []
     right = FastLinear.forward

@@ -58,9 +58,13 @@ class FastLinear(Linear):
 
     def _products(self, delta: Tensor, cache: Cache, needs: Needs) -> Theta:
         g = rows(delta)
-        grad_h = gemm.input_gradient(g, kept(cache.extra[0])) if needs.h else None
+        grad_h = None
+        if needs.h:
+            w = kept(cache.extra[0])
+            grad_h = gemm.input_gradient(g, w).view(cache.layout.shape)
+            grad_h = grad_h.to(w.dtype)  # inside autocast it may be another
         return (
-            None if grad_h is None else grad_h.view(cache.layout.shape),
+            grad_h,
             gemm.weight_gradient(g, rows(kept(cache.h))) if needs.theta[0] else None,
             g.sum(0) if needs.theta[1] else None,
         )
