@@ -73,8 +73,10 @@ def test_second_order(activation: str) -> None:
         torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-14)
 
 
-def test_backward_inside_autocast() -> None:
+@pytest.mark.parametrize("onednn", [True, False])
+def test_backward_inside_autocast(onednn: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Products of bfloat16, as autograd's are then: relative 3 % of each tensor's norm."""
+    monkeypatch.setattr(gemm, "AVAILABLE", gemm.AVAILABLE and onednn)
     torch.manual_seed(0)
     twin = nn.Sequential(nn.Linear(64, 128), nn.LayerNorm(128), nn.ReLU(), nn.Linear(128, 16))
     model = manualbp.Sequential(*copy.deepcopy(list(twin)))
