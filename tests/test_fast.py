@@ -78,7 +78,7 @@ def test_backward_inside_autocast(onednn: bool, monkeypatch: pytest.MonkeyPatch)
     """Products of bfloat16, as autograd's are then: relative 3 % of each tensor's norm."""
     monkeypatch.setattr(gemm, "AVAILABLE", gemm.AVAILABLE and onednn)
     torch.manual_seed(0)
-    twin = nn.Sequential(nn.Linear(64, 128), nn.LayerNorm(128), nn.ReLU(), nn.Linear(128, 16))
+    twin = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.LayerNorm(128), nn.Linear(128, 16))
     model = manualbp.Sequential(*copy.deepcopy(list(twin)))
     manualbp.set_mode("fast", model)
     x, found = torch.randn(2048, 64, requires_grad=True), []
