@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from manualbp.blocks import Block, by_hand, is_sequential, resolve
-from manualbp.eligible import refusal, unhooked
+from manualbp.eligible import refusal
 from manualbp.forward_source import read
 from manualbp.gated import GatedMLP, gate_refusal
 from manualbp.run import Run, gather
@@ -121,7 +121,7 @@ def _refusal(module: nn.Module) -> str | None:
 def _ours(name: str, module: nn.Module) -> Entry:
     """Which steps of a module of ours go by hand, and why the others do not."""
     kind = type(module).__name__
-    if not unhooked(module) and "forward" in module.__dict__:
+    if "forward" in module.__dict__:
         return Entry(name, kind, False, "forward is overridden on this instance")
     if isinstance(module, Block) and module.original.forward is not module.as_read:
         return Entry(name, kind, False, "its class's forward was replaced")

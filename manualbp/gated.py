@@ -150,9 +150,10 @@ def gated(
     left: Sequence[nn.Module], right: Sequence[nn.Module], rest: Sequence[nn.Module], x: Any
 ) -> Tensor | None:
     """rest(left(x) * right(x)), left first, by hand; None where that cannot serve."""
-    if not unobserved(x) or gate_refusal(left, right, rest) is not None:
+    found = _layers(left, right, rest) if unobserved(x) else "observed"
+    if isinstance(found, str):
         return None
-    gate, up, after = _layers(left), _layers(right), _layers(rest)
+    gate, up, after = found
     swap = len(gate) == 1
     if swap:
         gate, up = up, gate
@@ -172,23 +173,29 @@ def gated(
 def gate_refusal(
     left: Sequence[nn.Module], right: Sequence[nn.Module], rest: Sequence[nn.Module]
 ) -> str | None:
-    """Why rest(left(x) * right(x)) is not done by hand; None if it is.
+    """Why rest(left(x) * right(x)) is not done by hand; None if it is."""
+    found = _layers(left, right, rest)
+    return found if isinstance(found, str) else None
 
-    One side has to be a Linear and an activation, the other a Linear; ``rest`` begins with one.
+
+def _layers(*sides: Sequence[nn.Module]) -> list[list[tuple[Any, Any]]] | str:
+    """The layers of left, right and rest, without those that do nothing; or why they do not serve.
+
+    One side has to be a Linear and an activation, the other a Linear; rest begins with one.
     """
-    for module in (*left, *right, *rest):
-        if not plain_module(module) or layers.from_module(module) is None:
-            return f"{type(module).__name__}: {refusal(module)}"
-    kinds = [[type(layer) for layer, _ in _layers(m)] for m in (left, right, rest)]
-    if sorted(kinds[:2], key=len) != [[layers.Linear], [layers.Linear, Elementwise]]:
+    found: list[list[tuple[Any, Any]]] = []
+    for side in sides:
+        found.append([])
+        for module in side:
+            layer = layers.from_module(module) if plain_module(module) else None
+            if layer is None:
+                return f"{type(module).__name__}: {refusal(module)}"
+            if layer[0] is not None:
+                found[-1].append(layer)
+    left, right, rest = ([type(layer) for layer, _ in side] for side in found)
+    if sorted((left, right), key=len) != [[layers.Linear], [layers.Linear, Elementwise]]:
         return "the two sides of the gate are not a Linear with an activation and a Linear"
-    return None if kinds[2][:1] == [layers.Linear] else "no Linear directly behind the gate"
-
-
-def _layers(modules: Sequence[nn.Module]) -> list[tuple[Any, Any]]:
-    """The layers of known modules, without those that do nothing."""
-    found = (layers.from_module(module) for module in modules)
-    return [layer for layer in found if layer is not None and layer[0] is not None]
+    return found if rest[:1] == [layers.Linear] else "no Linear directly behind the gate"
 
 
 def _split(values: Sequence[Any], swap: bool) -> tuple[Any, Any, Any]:

@@ -1,4 +1,4 @@
-"""Shared by the tests: PyTorch's twin of a model, one forward and backward pass, what it keeps."""
+"""Shared by the tests: PyTorch's twin of a model, one pass, what it keeps, a training."""
 
 from __future__ import annotations
 
@@ -64,3 +64,17 @@ def kept_bytes(net: nn.Module, x: Tensor) -> tuple[int, int]:
     del output
     new = sum(s.nbytes() for pointer, s in storages.items() if pointer not in before)
     return sum(s.nbytes() for s in storages.values()), new
+
+
+def fitted(
+    model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor, steps: int
+) -> dict[str, Tensor]:
+    """Every loss of a classifier trained on one batch, and the weights at the end."""
+    losses = []
+    for _ in range(steps):
+        loss = nn.functional.cross_entropy(model(x), y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.detach())
+    return {"losses": torch.stack(losses), **model.state_dict()}

@@ -12,7 +12,7 @@ from timm.layers import Mlp
 from torch import Tensor, nn
 
 import manualbp
-from tests.helpers import differing
+from tests.helpers import differing, fitted
 
 pytestmark = pytest.mark.clients
 
@@ -33,14 +33,7 @@ def trained(by_hand: bool, drop: float = 0.0) -> dict[str, Tensor]:
     model = vit(by_hand, drop)
     x, y = torch.randn(16, 3, 32, 32), torch.randint(0, 5, (16,))
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    losses = []
-    for _ in range(STEPS):
-        loss = nn.functional.cross_entropy(model(x), y)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.detach())
-    return {"losses": torch.stack(losses), **model.state_dict()}
+    return fitted(model, optimizer, x, y, STEPS)
 
 
 @pytest.mark.parametrize("drop", [0.0, 0.1])

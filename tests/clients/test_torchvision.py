@@ -12,7 +12,7 @@ from torchvision.models import VisionTransformer
 from torchvision.ops import MLP
 
 import manualbp
-from tests.helpers import differing
+from tests.helpers import differing, fitted
 
 pytestmark = pytest.mark.clients
 
@@ -51,14 +51,7 @@ def trained(make: Callable[[], nn.Module], by_hand: bool) -> dict[str, Tensor]:
         manualbp.convert(model)
     x, y = torch.randn(16, 3, 16, 16), torch.randint(0, 5, (16,))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    losses = []
-    for _ in range(STEPS):
-        loss = nn.functional.cross_entropy(model(x), y)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.detach())
-    return {"losses": torch.stack(losses), **model.state_dict()}
+    return fitted(model, optimizer, x, y, STEPS)
 
 
 @pytest.mark.parametrize("make", MODELS)
