@@ -17,6 +17,7 @@ are exchanged, and every process acts on what was exchanged. Only the first one 
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import time
@@ -247,6 +248,9 @@ def joined() -> Iterator[Group]:
     if not (dist.is_available() and dist.is_torchelastic_launched()):
         yield Group()
         return
+    # Imported while a group exists, this module keeps it in default arguments for ever. The threads
+    # of a group that was not freed abort some processes that end, with SIGABRT instead of a code.
+    importlib.import_module("torch.distributed.nn.functional")
     local = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
     dist.init_process_group("gloo")
     group = Launched(dist.get_rank(), dist.get_world_size(), *local)
