@@ -95,16 +95,18 @@ def backward(
     thetas: list[Theta] = [(None,) * len(need.theta) for need in needs]
     deltas: list[Tensor | None] = [None] * len(layers)
     delta: Tensor | None = None
+    rule: str = by
     for i in reversed(range(len(layers))):
-        ours = delta is not None and by == "backward"  # not the caller's, and not recorded
-        delta = total(delta, injected[i])
         if not needs[i]:
             return Gradients(None, thetas, deltas)
-        if delta is not None:
-            deltas[i] = delta
-            rule = layers[i].backward_over if ours else getattr(layers[i], by)
-            delta, *theta = rule(delta, caches[i], needs[i])
-            thetas[i] = tuple(theta)
+        delta = total(delta, injected[i])
+        if delta is None:
+            continue
+        deltas[i] = delta
+        found = getattr(layers[i], rule)(delta, caches[i], needs[i])
+        delta, thetas[i] = found[0], found[1:]
+        if by == "backward" and delta is not None:
+            rule = "backward_over"  # from here on delta is not the caller's, and not recorded
     return Gradients(delta, thetas, deltas)
 
 

@@ -14,7 +14,7 @@ hand, the R-operator of ``backprop.double_backward``; it runs where it was measu
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -36,11 +36,10 @@ class Chain(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, layers: Sequence[Layer], skip: Tensor | None, *tensors: Any) -> Any:
-        *parameters, x = tensors
-        *wants, wants_x = ctx.needs_input_grad[2:]
-        needs = backprop.needs_of(wants_x, by_layer(layers, wants))
-        o, caches = backprop.forward(x, layers, by_layer(layers, parameters), needs)
-        ctx.save_for_backward(*(t for cache in caches for t in cache.tensors()))
+        x, wants = tensors[-1], ctx.needs_input_grad
+        needs = backprop.needs_of(wants[-1], by_layer(layers, wants[2:-1]))
+        o, caches = backprop.forward(x, layers, by_layer(layers, tensors[:-1]), needs)
+        ctx.save_for_backward(*[t for cache in caches for t in cache.tensors()])
         ctx.layers = layers
         ctx.caches = [cache.emptied() for cache in caches]
         ctx.present = [t is not None for t in (skip, *tensors)]
@@ -53,11 +52,12 @@ class Chain(torch.autograd.Function):
         saved = iter(ctx.saved_tensors)  # raises, in autograd's words, if freed or edited in place
         grad_output, *grad_hidden = grad_outputs
         caches = [cache.filled(saved) for cache in ctx.caches]
-        wants_skip, *wants, wants_x = wanted(ctx, ctx.needs_input_grad[1:], ctx.present)
-        needs = backprop.needs_of(wants_x, by_layer(ctx.layers, wants))
+        wants = wanted(ctx, ctx.needs_input_grad[1:], ctx.present)
+        needs = backprop.needs_of(wants[-1], by_layer(ctx.layers, wants[1:-1]))
         injected = [None] * (len(caches) - 1) + [grad_output]
         for i, grad in zip(ctx.hidden, grad_hidden, strict=True):
-            injected[i] = total(injected[i], grad)
+            if grad is not None:
+                injected[i] = total(injected[i], grad)
         if torch.is_grad_enabled():
             trained = by_layer(ctx.layers, ctx.needs_input_grad[2:-1])
             weights = [theta[0] if theta else False for theta in trained]
@@ -65,7 +65,7 @@ class Chain(torch.autograd.Function):
             grad_input, thetas, _ = _recorded(injected, ctx.layers, caches, needs)
         else:
             grad_input, thetas, _ = backprop.backward(injected, ctx.layers, caches, needs)
-        grad_skip = grad_output if wants_skip else None
+        grad_skip = grad_output if wants[0] else None
         return None, grad_skip, *flat(ctx.layers, thetas), grad_input
 
 
@@ -151,14 +151,12 @@ class Recursion(torch.autograd.Function):
 
 def _hidden(caches: Sequence[Cache], residual: bool) -> tuple[list[int], list[Tensor]]:
     """The layers whose output some cache holds, and those outputs; o itself leaves anyway."""
-    indices, found = [], []
-    for i, cache in enumerate(caches):
-        last = i == len(caches) - 1
-        a = cache.a if last or cache.a is not None else caches[i + 1].h
-        if a is not None and (residual or not last):
-            indices.append(i)
-            found.append(a)
-    return indices, found
+    read = [cache.h for cache in caches[1:]] + [None]
+    outputs = [h if cache.a is None else cache.a for cache, h in zip(caches, read, strict=True)]
+    if not residual:
+        outputs[-1] = None
+    indices = [i for i, a in enumerate(outputs) if a is not None]
+    return indices, [a for a in outputs if a is not None]
 
 
 def wanted(ctx: Any, needs: Sequence[bool], present: Sequence[bool]) -> list[bool]:
@@ -171,33 +169,35 @@ def wanted(ctx: Any, needs: Sequence[bool], present: Sequence[bool]) -> list[boo
     """
     if torch.compiler.is_compiling():  # compiled autograd, which cannot ask, prunes by itself
         return list(needs)
-    nodes = (node for node, _ in ctx.next_functions)
-    there = (next(nodes) if found else None for found in present)
+    nodes = iter(ctx.next_functions)
+    there = [next(nodes)[0] if found else None for found in present]
     return [need and _runs(node) for need, node in zip(needs, there, strict=True)]
 
 
 def _runs(node: Any) -> bool:
     try:
-        return bool(torch._C._will_engine_execute_node(node))
+        return torch._C._will_engine_execute_node(node)
     except RuntimeError:  # how it answers for a leaf that autograd.grad was asked for
         return True
 
 
-def flat(layers: Sequence[Layer], thetas: Sequence[Theta]) -> Iterator[Any]:
+def flat(layers: Sequence[Layer], thetas: Sequence[Theta]) -> list[Any]:
     """What is per parameter, in the order in which autograd comes back to it.
 
     That is the last layer first, and of a Linear the bias first: so gradients of a tied weight are
     added up, and so data-parallel training lays them into its buckets.
     """
+    found: list[Any] = []
     for layer, theta in zip(reversed(layers), reversed(thetas), strict=True):
-        yield from reversed(theta) if isinstance(layer, Linear) else theta
+        found += theta[::-1] if layer.last_first else theta
+    return found
 
 
 def by_layer(layers: Sequence[Layer], values: Sequence[Any]) -> list[Any]:
     """Back from ``flat``: a tuple for each layer, first layer first."""
     found, end = [], len(values)
     for layer in layers:
-        theta = values[end - layer.parameters : end]
-        found.append(tuple(reversed(theta) if isinstance(layer, Linear) else theta))
-        end -= layer.parameters
+        theta = tuple(values[end - layer.parameters : end]) if layer.parameters else ()
+        found.append(theta[::-1] if layer.last_first else theta)
+        end -= len(theta)
     return found

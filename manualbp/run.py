@@ -72,23 +72,25 @@ class Run(NamedTuple):
             bool(parameters)
             and alike([x, *parameters, *buffers])
             and any(t.requires_grad for t in (x, *parameters))
-            and (layers.row_major(x) or (x.dim() == 2 and not self._has(layers.RMSNorm)))
+            and self._laid_out(x)
             and self.fits(x, residual)
         )
 
-    def _has(self, kind: type[Layer]) -> bool:
-        return any(isinstance(layer, kind) for layer in self.layers)
+    def _laid_out(self, x: Tensor) -> bool:
+        return layers.row_major(x) or (
+            x.dim() == 2 and not any(type(layer) is layers.RMSNorm for layer in self.layers)
+        )
 
     def fits(self, x: Tensor, residual: bool = False) -> bool:
         """Whether the shapes chain, and every layer takes this device and dtype."""
-        shape: tuple[int, ...] = x.shape
+        shape: tuple[int, ...] | None = x.shape
+        device, dtype = x.device.type, x.dtype
         for layer, theta in zip(self.layers, self.thetas, strict=True):
-            fitting = layer.output_shape(shape, theta)
-            if fitting is None or x.device.type not in layer.devices:
+            if device not in layer.devices or (layer.dtypes and dtype not in layer.dtypes):
                 return False
-            if layer.dtypes is not None and x.dtype not in layer.dtypes:
+            shape = layer.output_shape(shape, theta)
+            if shape is None:
                 return False
-            shape = fitting
         return shape == x.shape or not residual
 
 
@@ -97,10 +99,11 @@ def gather(modules: Iterable[nn.Module], fast: bool = False) -> Iterator[Run | n
     run = Run([], [], [])
     for module in modules:
         found = layers.from_module(module) if plain_module(module) else None
+        over = layers.in_place(module)
         if (
             found is None
-            or (layers.in_place(module) and not (run.layers and run.thetas[-1]))
-            or (isinstance(found[0], layers.RMSNorm) and not run.layers)
+            or (over and not (run.layers and run.thetas[-1]))
+            or (type(found[0]) is layers.RMSNorm and not run.layers)
         ):
             yield from _closed(run, fast)
             run = Run([], [], [])
@@ -108,7 +111,7 @@ def gather(modules: Iterable[nn.Module], fast: bool = False) -> Iterator[Run | n
             continue
         run.modules.append(module)
         layer, theta = found
-        if isinstance(layer, layers.Elementwise) and layers.in_place(module):
+        if over and isinstance(layer, layers.Elementwise):
             layer = replace(layer, in_place=run.layers[-1] is layers.LINEAR)
         if layer is not None:
             run.layers.append(layer)

@@ -7,6 +7,7 @@ subclass may compute something else.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 from torch import nn
@@ -33,7 +34,7 @@ def from_module(module: nn.Module) -> tuple[Layer | None, Theta] | None:
 
 def in_place(module: nn.Module) -> bool:
     """Whether it writes over its input: right only where nobody else reads that."""
-    return bool(getattr(module, "inplace", False))
+    return bool(module.__dict__.get("inplace", False))
 
 
 # Working in place, autograd differentiates these from a instead of z, and rounds differently.
@@ -42,9 +43,12 @@ _READ_RESULT = (nn.ELU, nn.SELU, nn.LeakyReLU)
 
 def _activation(module: Any) -> tuple[Layer | None, Theta] | None:
     f = activations.from_module(module)
-    if f is None or (isinstance(module, _READ_RESULT) and module.inplace):
+    if f is None or (type(module) in _READ_RESULT and module.inplace):
         return None  # of a form not known here
-    return None if isinstance(f, activations.Identity) else Elementwise(f), ()
+    return None if type(f) is activations.Identity else _elementwise(f), ()
+
+
+_elementwise = lru_cache(Elementwise)  # equal ones are one: they are asked for in every call
 
 
 def _dropout(m: Any) -> tuple[Layer | None, Theta] | None:

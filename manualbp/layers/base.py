@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -23,6 +24,9 @@ class Needs(NamedTuple):
         return self.h or any(self.theta)
 
 
+_NONE = tuple((None,) * count for count in range(8))
+
+
 class Cache(NamedTuple):
     """What the backward pass of a layer reads. A tensor that nobody will read is None."""
 
@@ -38,13 +42,13 @@ class Cache(NamedTuple):
 
     def emptied(self) -> Cache:
         """The same without its tensors."""
-        return Cache(None, None, (None,) * len(self.theta), (None,) * len(self.extra), self.layout)
+        return Cache(None, None, _NONE[len(self.theta)], _NONE[len(self.extra)], self.layout)
 
     def filled(self, tensors: Iterator[Any]) -> Cache:
         """The same with other tensors."""
         h, a = next(tensors), next(tensors)
-        theta = tuple([next(tensors) for _ in self.theta])
-        return Cache(h, a, theta, tuple([next(tensors) for _ in self.extra]), self.layout)
+        theta = tuple(islice(tensors, len(self.theta)))
+        return Cache(h, a, theta, tuple(islice(tensors, len(self.extra))), self.layout)
 
     def padded(self, like: Cache) -> Theta:
         """``tensors`` with None for what this cache lacks and the other has."""
@@ -59,6 +63,7 @@ class Layer(ABC):
     """
 
     parameters: ClassVar[int] = 0  # how many theta has
+    last_first: ClassVar[bool] = False  # whether autograd comes back to theta's last one first
     by_r_operator: ClassVar[bool] = False  # whether ``double_backward`` is written
     devices: ClassVar[tuple[str, ...]] = ("cpu", "cuda")  # where it has autograd's bits
     dtypes: ClassVar[tuple[torch.dtype, ...] | None] = None  # None: every floating dtype

@@ -32,6 +32,8 @@ def row_major(x: Tensor) -> bool:
 
     For others F.linear may choose batched products, which round differently.
     """
+    if x.dim() == 2:
+        return x.stride() == (max(x.shape[1], 1), 1)
     stride = 1
     for size, found in zip(reversed(x.shape), reversed(x.stride()), strict=True):
         if found != stride:
@@ -48,12 +50,13 @@ class Linear(Layer):
     """
 
     parameters = 2
+    last_first = True
     by_r_operator = True
 
     def output_shape(self, shape: Shape, theta: Theta) -> Shape | None:
         """Also None for a bias laid out oddly: F.linear then sums its gradient in another order."""
         weight, bias = theta
-        if weight is None or weight.dim() != 2 or shape[-1:] != weight.shape[1:]:
+        if weight is None or weight.dim() != 2 or not shape or shape[-1] != weight.shape[1]:
             return None
         out = weight.shape[0]
         if bias is not None and (bias.shape != (out,) or not bias.is_contiguous()):
@@ -62,17 +65,17 @@ class Linear(Layer):
 
     def forward(self, h: Tensor, theta: Theta, needs: Needs) -> tuple[Tensor, Cache]:
         weight, bias = kept(theta[0]), theta[1]
-        z = own(F.linear(h, weight, bias))
-        flat = rows(h)
-        layout = Layout(
-            h.shape,
-            flat.stride(0) == 1 and flat.stride(1) == flat.size(0),
-            weight.stride(1) == 1 and weight.stride(0) == weight.size(1),
-        )
-        read = (weight if needs.h else None, None)  # b is in no derivative
+        z = F.linear(h, weight, bias)
+        if h.dim() != 2:
+            z = own(z)
+        shape, flat = h.shape, rows(h)
+        column_major = flat.stride() == (1, flat.shape[0])
+        layout = Layout(shape, column_major, weight.stride() == (weight.shape[1], 1))
+        read_h = h if needs.theta[0] else None  # b is in no derivative
+        if not needs.h:
+            return z, Cache(read_h, None, (None, None), (None,), layout)
         # W once more, as it is now: W.data may be another tensor's when backward comes.
-        values = (weight.detach() if needs.h else None,)
-        return z, Cache(h if needs.theta[0] else None, None, read, values, layout)
+        return z, Cache(read_h, None, (weight, None), (weight.detach(),), layout)
 
     def backward(self, delta: Tensor, cache: Cache, needs: Needs) -> Theta:
         """dC/dh = delta W,  dC/dW = delta^T h,  dC/db = sum_n delta.
