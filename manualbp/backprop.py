@@ -79,7 +79,7 @@ def backward(
     layers: Sequence[Layer],
     caches: Sequence[Cache],
     needs: Sequence[Needs],
-    by: Literal["backward", "recorded", "formula"] = "backward",
+    by: Literal["backward", "backward_over", "recorded", "formula"] = "backward",
 ) -> Gradients:
     """delta_{l-1}, dC/dtheta_l from delta_l, last layer first, to where no gradient is wanted.
 
@@ -90,7 +90,8 @@ def backward(
         caches: what ``forward`` returned.
         needs: the gradients wanted.
         by: the method of each layer that runs: ``backward`` and, where autograd records,
-            ``recorded`` round like autograd, ``formula`` is the written expression.
+            ``recorded`` round like autograd, ``formula`` is the written expression;
+            ``backward_over`` may write over what was injected.
     """
     thetas: list[Theta] = [(None,) * len(need.theta) for need in needs]
     deltas: list[Tensor | None] = [None] * len(layers)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from manualbp import losses
 from manualbp.cross_entropy import CrossEntropy, LogSoftmax
 from manualbp.eligible import alike, unobserved
+from manualbp.gemm import fast
 from manualbp.rule import Rule, differentiable
 
 
@@ -68,8 +69,13 @@ def _through(
     return rule.backward(grad, x, *rest)
 
 
-def _cost(loss: losses.Loss, own_forward: Callable[[Any, Any], Any], o: Any, y: Any) -> Any:
-    """C by hand where a graph is wanted and nothing observes; else torch.nn's own forward."""
+def _cost(
+    module: nn.Module, loss: losses.Loss, own_forward: Callable[[Any, Any], Any], o: Any, y: Any
+) -> Any:
+    """C by hand where a graph is wanted and nothing observes; else torch.nn's own forward.
+
+    In fast mode that runs as well: it has the same kernels, and no Python between them.
+    """
     if isinstance(o, torch.fx.Proxy) or isinstance(y, torch.fx.Proxy):
         return own_forward(o, y)
     if not (isinstance(o, Tensor) and isinstance(y, Tensor)):
@@ -81,7 +87,7 @@ def _cost(loss: losses.Loss, own_forward: Callable[[Any, Any], Any], o: Any, y: 
     if serves:
         loss.check(o, y)
     try:
-        if serves and _by_hand(loss, o, y):
+        if serves and not fast(module) and _by_hand(loss, o, y):
             if isinstance(loss, CrossEntropy):
                 o = LogP.apply(o)  # type: ignore[no-untyped-call]
             return Cost.apply(loss, o, y, *loss.tensors())  # type: ignore[no-untyped-call]
@@ -121,7 +127,7 @@ class MSELoss(nn.MSELoss):
         if torch.jit.is_scripting():  # type: ignore[attr-defined]
             return F.mse_loss(input, target, reduction=self.reduction)
         else:
-            return _cost(_LOSSES[nn.MSELoss](self), super().forward, input, target)
+            return _cost(self, _LOSSES[nn.MSELoss](self), super().forward, input, target)
 
 
 class L1Loss(nn.L1Loss):
@@ -132,7 +138,7 @@ class L1Loss(nn.L1Loss):
         if torch.jit.is_scripting():  # type: ignore[attr-defined]
             return F.l1_loss(input, target, reduction=self.reduction)
         else:
-            return _cost(_LOSSES[nn.L1Loss](self), super().forward, input, target)
+            return _cost(self, _LOSSES[nn.L1Loss](self), super().forward, input, target)
 
 
 class HuberLoss(nn.HuberLoss):
@@ -143,7 +149,7 @@ class HuberLoss(nn.HuberLoss):
         if torch.jit.is_scripting():  # type: ignore[attr-defined]
             return F.huber_loss(input, target, reduction=self.reduction, delta=self.delta)
         else:
-            return _cost(_LOSSES[nn.HuberLoss](self), super().forward, input, target)
+            return _cost(self, _LOSSES[nn.HuberLoss](self), super().forward, input, target)
 
 
 class SmoothL1Loss(nn.SmoothL1Loss):
@@ -154,7 +160,7 @@ class SmoothL1Loss(nn.SmoothL1Loss):
         if torch.jit.is_scripting():  # type: ignore[attr-defined]
             return F.smooth_l1_loss(input, target, reduction=self.reduction, beta=self.beta)
         else:
-            return _cost(_LOSSES[nn.SmoothL1Loss](self), super().forward, input, target)
+            return _cost(self, _LOSSES[nn.SmoothL1Loss](self), super().forward, input, target)
 
 
 class BCEWithLogitsLoss(nn.BCEWithLogitsLoss):
@@ -167,7 +173,7 @@ class BCEWithLogitsLoss(nn.BCEWithLogitsLoss):
                 input, target, self.weight, pos_weight=self.pos_weight, reduction=self.reduction
             )
         else:
-            return _cost(_LOSSES[nn.BCEWithLogitsLoss](self), super().forward, input, target)
+            return _cost(self, _LOSSES[nn.BCEWithLogitsLoss](self), super().forward, input, target)
 
 
 class CrossEntropyLoss(nn.CrossEntropyLoss):
@@ -181,7 +187,7 @@ class CrossEntropyLoss(nn.CrossEntropyLoss):
                 reduction=self.reduction, label_smoothing=self.label_smoothing,
             )  # fmt: skip
         else:
-            return _cost(_LOSSES[nn.CrossEntropyLoss](self), super().forward, input, target)
+            return _cost(self, _LOSSES[nn.CrossEntropyLoss](self), super().forward, input, target)
 
 
 _LOSSES: dict[type[nn.Module], Callable[[Any], losses.Loss]] = {

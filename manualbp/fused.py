@@ -22,6 +22,7 @@ from manualbp.cross_entropy import CrossEntropy, LogSoftmax
 from manualbp.eligible import alike, unhooked, unobserved
 from manualbp.function import by_layer, flat
 from manualbp.layers import Elementwise, Layer, LayerNorm, Needs, Theta
+from manualbp.layers.elementwise import alone
 from manualbp.layers.linear import Linear
 from manualbp.run import Run, gather
 from manualbp.sequential import Sequential
@@ -63,14 +64,17 @@ class FusedLoss(nn.Module):
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """C, a scalar."""
-        if self.tile_rows is None and gemm.small(self.model.children(), input):
+        if torch.compiler.is_compiling():
             return self.loss(self.model(input), target)
+        if self.tile_rows is None and gemm.small(self.model._modules.values(), input):
+            with gemm.set_mode("fast"):  # PyTorch's own modules
+                return self.loss(self.model(input), target)
         loss, run = loss_of(self.loss), _chain(self.model)
         if loss is None or run is None or not _serves(run, loss, input, target):
             return self.loss(self.model(input), target)
         chain, thetas = run.layers, run.thetas
         rows = self.tile_rows or tile_rows(input.shape[1], thetas)
-        parameters = list(flat(chain, thetas))
+        parameters = flat(chain, thetas)
         if not (torch.is_grad_enabled() and _trains(parameters, input)):
             needs = backprop.needs_of(False, [(False,) * len(theta) for theta in thetas])
             return one_pass(chain, thetas, needs, loss, rows, input, target)[0]
@@ -95,13 +99,11 @@ class Fused(torch.autograd.Function):
     def forward(
         ctx: Any, chain: Sequence[Layer], loss: losses.Loss, rows: int, y: Tensor, *tensors: Any
     ) -> Tensor:
-        *parameters, x = tensors
-        *wants, wants_x = ctx.needs_input_grad[4:]
-        needs = backprop.needs_of(wants_x, by_layer(chain, wants))
-        thetas = by_layer(chain, parameters)
+        x, wants = tensors[-1], ctx.needs_input_grad
+        needs = backprop.needs_of(wants[-1], by_layer(chain, wants[4:-1]))
+        thetas = by_layer(chain, tensors[:-1])
         cost, grad_input, gradients = one_pass(chain, thetas, needs, loss, rows, x, y)
-        found = (*flat(chain, [tuple(sums) for sums in gradients]), grad_input)
-        ctx.save_for_backward(*found)
+        ctx.save_for_backward(*flat(chain, gradients), grad_input)
         return cost
 
     @staticmethod
@@ -113,14 +115,23 @@ class Fused(torch.autograd.Function):
                 "use loss(model(x), y) for them"
             )
         found = ctx.saved_tensors
-        return None, None, None, None, *(None if g is None else grad * g for g in found)
+        if not _is_one(grad):
+            found = [None if g is None else grad * g for g in found]
+        return None, None, None, None, *found
+
+
+def _is_one(grad: Tensor) -> bool:
+    """Whether nothing is to be multiplied, as after ``loss.backward()``; a GPU is not asked."""
+    return grad.device.type == "cpu" and alone(grad) and grad.item() == 1
 
 
 def one_pass(
     chain: Sequence[Layer], thetas: Sequence[Theta], needs: Sequence[Needs], loss: losses.Loss,
     rows: int, x: Tensor, y: Tensor,
-) -> tuple[Tensor, Tensor | None, list[list[Tensor | None]]]:  # fmt: skip
+) -> tuple[Tensor, Tensor | None, list[Theta]]:  # fmt: skip
     """C, dC/dx and every dC/dtheta, None where not wanted."""
+    if len(x) <= rows:
+        return _tile(chain, thetas, needs, loss, x.new_ones(()), x, y)
     summed = replace(loss, reduction="sum")
     scale = x.new_ones(())
     if loss.reduction == "mean":
@@ -130,19 +141,28 @@ def one_pass(
     gradients: list[list[Tensor | None]] = [[None] * len(theta) for theta in thetas]
     for start in range(0, len(x), rows):
         tile = slice(start, start + rows)
-        o, caches = backprop.forward(x[tile], chain, thetas, needs)
-        part, delta = _loss(summed, scale, o, y[tile])
+        part, below, found = _tile(chain, thetas, needs, summed, scale, x[tile], y[tile])
         cost += part
-        if not any(needs):
-            continue
-        injected = [None] * (len(chain) - 1) + [delta]
-        found = backprop.backward(injected, chain, caches, needs)
-        if grad_input is not None and found.input is not None:
-            grad_input[tile] = found.input
-        for sums, theta in zip(gradients, found.thetas, strict=True):
+        if grad_input is not None and below is not None:
+            grad_input[tile] = below
+        for sums, theta in zip(gradients, found, strict=True):
             for i, gradient in enumerate(theta):
                 sums[i] = _added(sums[i], gradient)
-    return cost * scale, grad_input, [[_rounded(g, x) for g in sums] for sums in gradients]
+    return cost * scale, grad_input, [tuple(_rounded(g, x) for g in sums) for sums in gradients]
+
+
+def _tile(
+    chain: Sequence[Layer], thetas: Sequence[Theta], needs: Sequence[Needs], loss: losses.Loss,
+    scale: Tensor, x: Tensor, y: Tensor,
+) -> tuple[Tensor, Tensor | None, list[Theta]]:  # fmt: skip
+    """C of these rows, and its gradients times ``scale``."""
+    o, caches = backprop.forward(x, chain, thetas, needs)
+    if not any(needs):
+        return _cost(loss, o, y), None, [()] * len(chain)
+    cost, delta = _loss(loss, scale, o, y)
+    injected = [None] * (len(chain) - 1) + [delta]
+    below, found, _ = backprop.backward(injected, chain, caches, needs, "backward_over")
+    return cost, below, found
 
 
 def _added(sums: Tensor | None, gradient: Tensor | None) -> Tensor | None:
@@ -158,8 +178,12 @@ def _rounded(gradient: Tensor | None, x: Tensor) -> Tensor | None:
     return None if gradient is None else gradient.to(x.dtype)
 
 
+def _cost(loss: losses.Loss, o: Tensor, y: Tensor) -> Tensor:
+    return loss.forward(LogSoftmax().forward(o) if isinstance(loss, CrossEntropy) else o, y)
+
+
 def _loss(loss: losses.Loss, scale: Tensor, o: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """The sum of the errors, and scale * its gradient."""
+    """C, and scale * its gradient."""
     if isinstance(loss, CrossEntropy):
         log_p = LogSoftmax().forward(o)
         delta = LogSoftmax().backward(loss.backward(scale, log_p, y), log_p)
@@ -191,9 +215,10 @@ def _serves(run: Run, loss: losses.Loss, x: Any, y: Any) -> bool:
     if not plain or x.dim() != 2 or not isinstance(y, Tensor) or len(x) == 0 or len(y) != len(x):
         return False
     weights = [w for w in loss.tensors() if w is not None]
+    if not run.fits(x) or y.requires_grad or loss.reduction == "none":
+        return False
     o = _outputs(x, run.thetas)
-    fits = run.fits(x) and not y.requires_grad and loss.reduction != "none"
-    if not fits or any(w.dim() > 1 or w.requires_grad for w in weights) or not loss.serves(o, y):
+    if any(w.dim() > 1 or w.requires_grad for w in weights) or not loss.serves(o, y):
         return False
     loss.check(o, y)
     if x.dtype not in (torch.float32, torch.float64):  # a sum of many tiles needs their digits

@@ -1,8 +1,13 @@
 """Which routine computes the matrix products of a layer: the policy, and the products.
 
 exact   ATen's, in autograd's order: the bits of nn.Linear
-fast    oneDNN's inner product, where it was measured to be the faster one, with bias and activation
-        in the same pass; ATen's elsewhere
+fast    for each kind of product the routine that is faster on this processor, ATen's or oneDNN's,
+        which adds the bias and takes some activations in the same pass
+
+Which one is faster depends on the processor (ATen's runs AVX2 code on AMD's), so it is measured:
+the first product that is large enough has both timed on small samples, in about 0.1 s. The choice
+then stands for the process, since other routines round differently. ``policy()`` shows it, and
+``pin`` takes one instead, for runs that are to be repeated to the bit.
 
 oneDNN is reached through ``torch.ops.mkldnn._linear_pointwise``, as PyTorch's own compiler does. It
 is private, so it is tried once here; where it is missing, fast runs ATen's products.
@@ -10,7 +15,8 @@ is private, so it is tried once here; where it is missing, fast runs ATen's prod
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Any
 
@@ -70,11 +76,11 @@ def fast(module: nn.Module) -> bool:
     return (module.__dict__.get("manualbp_mode") or _mode) == "fast"
 
 
-def small(modules: Iterable[nn.Module], x: Any) -> bool:
+def small(modules: Iterable[nn.Module | None], x: Any) -> bool:
     """Whether PyTorch's own forward and backward take less time than Python's steps by hand."""
     if not isinstance(x, Tensor) or x.dim() == 0:
         return False
-    weights = sum(m.weight.numel() for m in modules if type(m) is nn.Linear)
+    weights = sum([m.in_features * m.out_features for m in modules if type(m) is nn.Linear])
     return x.numel() // max(x.shape[-1], 1) * weights < LEAST_WORK
 
 
@@ -87,48 +93,129 @@ def _works() -> bool:
         return False
 
 
-def _onednn(x: Tensor, w: Tensor, b: Tensor | None, activation: str) -> Tensor:
+def _onednn(x: Tensor, w: Tensor, b: Tensor | None = None, activation: str = "none") -> Tensor:
     return torch.ops.mkldnn._linear_pointwise(x, w, b, activation, [], "")
 
 
 AVAILABLE = torch.backends.mkldnn.is_available() and _works()  # type: ignore[no-untyped-call]
 
+# All are a product X Y^T; these are X and Y, of h (N, I), W (O, I) and g (N, O).
+PRODUCTS: dict[str, Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]] = {
+    "forward": lambda h, w, g: (h, w),
+    "input gradient": lambda h, w, g: (g, w.t()),
+    "weight gradient": lambda h, w, g: (g.t(), h.t()),
+}
+ROUTINES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "ATen": lambda x, y: x.mm(y.t()),
+    "oneDNN": _onednn,
+}
+# N, I, O; a layer counts as wide from WIDE on, in its narrower side.
+SAMPLES, WIDE = {"narrow": (4096, 64, 64), "wide": (512, 512, 512)}, 256
+Policy = Mapping[str, str]
+_policy: dict[str, str] | None = None
 
-def suits(x: Tensor, weight: Tensor) -> bool:
-    """Whether oneDNN is the faster one for x W^T; x (N, I), W (O, I)."""
-    return (
-        AVAILABLE
-        and x.dtype is torch.float32
-        and x.device.type == "cpu"
-        and weight.shape[0] >= 16
-        and x.numel() * weight.shape[0] >= 2**21
+
+def policy() -> dict[str, str]:
+    """The routine of every kind of product: {"forward, narrow": "oneDNN", ...}."""
+    global _policy
+    if _policy is None:
+        _policy = {
+            f"{product}, {shape}": _fastest(product, *size) if AVAILABLE else "ATen"
+            for product in PRODUCTS
+            for shape, size in SAMPLES.items()
+        }
+    return dict(_policy)
+
+
+def pin(choice: Policy | str) -> None:
+    """Take these routines from now on: one name for all, or what ``policy()`` returned.
+
+    Raises:
+        ValueError: an unknown product or routine.
+    """
+    global _policy
+    found = dict.fromkeys(_kinds(), choice) if isinstance(choice, str) else dict(choice)
+    for kind, routine in found.items():
+        if kind not in _kinds() or routine not in ROUTINES:
+            raise ValueError(
+                f"expected products out of {', '.join(_kinds())} and routines out of "
+                f"{', '.join(ROUTINES)}, got {kind!r}: {routine!r}"
+            )
+    missing = [kind for kind in _kinds() if kind not in found]
+    if missing:
+        raise ValueError(f"expected a routine for every product, got none for {missing[0]!r}")
+    _policy = found
+
+
+def _kinds() -> list[str]:
+    return [f"{product}, {shape}" for product in PRODUCTS for shape in SAMPLES]
+
+
+def _fastest(product: str, rows: int, inputs: int, outputs: int) -> str:
+    """The routine with the shortest of several runs, which take turns."""
+    # No random numbers: the user's are not ours to draw.
+    h, w, g = (
+        torch.full(size, 0.5, device="cpu", dtype=torch.float32)
+        for size in ((rows, inputs), (outputs, inputs), (rows, outputs))
     )
+    x, y = PRODUCTS[product](h, w, g)
+    best = dict.fromkeys(ROUTINES, float("inf"))
+    for turn in range(1 + TURNS):
+        for name, routine in ROUTINES.items():
+            start = time.perf_counter()
+            routine(x, y)
+            if turn:  # the first one also warms up
+                best[name] = min(best[name], time.perf_counter() - start)
+    return "oneDNN" if best["oneDNN"] * LEAST_GAIN < best["ATen"] else "ATen"
+
+
+def chosen(product: str, x: Tensor, inputs: int, outputs: int) -> str:
+    """The routine for a product of this size; x is any factor of it."""
+    rows = x.numel() // max(inputs if product == "forward" else outputs, 1)
+    if (
+        rows * inputs * outputs < 2**21
+        or min(inputs, outputs) < 16
+        or not AVAILABLE
+        or x.dtype is not torch.float32
+        or x.device.type != "cpu"
+    ):
+        return "ATen"
+    wide = min(inputs, outputs) >= WIDE
+    return (_policy or policy())[f"{product}, {'wide' if wide else 'narrow'}"]
 
 
 def linear(h: Tensor, weight: Tensor, bias: Tensor | None, activation: str = "none") -> Tensor:
     """f(h W^T + b), f by its name in oneDNN."""
-    if not suits(h, weight):
+    outputs, inputs = weight.shape
+    if chosen("forward", h, inputs, outputs) == "ATen":
         z = F.linear(h, weight, bias)
     elif activation in IN_ONE_PASS:
         return _onednn(h, weight, bias, activation)
     else:
-        z = _onednn(h, weight, bias, "none")
+        z = _onednn(h, weight, bias)
     return z if activation == "none" else ATEN[activation](z)
 
 
 def input_gradient(g: Tensor, weight: Tensor) -> Tensor:
     """g W."""
-    return _onednn(g, weight.t(), None, "none") if suits(g, weight.t()) else g.mm(weight)
+    outputs, inputs = weight.shape
+    if chosen("input gradient", g, inputs, outputs) == "ATen":
+        return g.mm(weight)
+    return _onednn(g, weight.t())
 
 
 def weight_gradient(g: Tensor, h: Tensor) -> Tensor:
-    """g^T h: over long batches ATen's product is the faster one."""
-    return g.t().mm(h)
+    """g^T h."""
+    if chosen("weight gradient", g, h.shape[1], g.shape[1]) == "ATen":
+        return g.t().mm(h)
+    return _onednn(g.t(), h.t())
 
 
 # Multiplications of a forward pass below which a step by hand takes longer than PyTorch's own,
 # since its Python takes longer than the products.
 LEAST_WORK = 2**25
+# How often a sample is timed, and how much faster a routine must be to be taken for it.
+TURNS, LEAST_GAIN = 7, 1.05
 
 IN_ONE_PASS = ("tanh", "sigmoid")  # its ReLU makes 0 of NaN
 ATEN = {"relu": torch.relu_, "tanh": torch.tanh_, "sigmoid": torch.sigmoid_}

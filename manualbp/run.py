@@ -83,14 +83,15 @@ class Run(NamedTuple):
 
     def fits(self, x: Tensor, residual: bool = False) -> bool:
         """Whether the shapes chain, and every layer takes this device and dtype."""
-        shape: tuple[int, ...] | None = x.shape
+        shape: tuple[int, ...] = x.shape
         device, dtype = x.device.type, x.dtype
         for layer, theta in zip(self.layers, self.thetas, strict=True):
-            if device not in layer.devices or (layer.dtypes and dtype not in layer.dtypes):
+            fitting = layer.output_shape(shape, theta)
+            if fitting is None or device not in layer.devices:
                 return False
-            shape = layer.output_shape(shape, theta)
-            if shape is None:
+            if layer.dtypes is not None and dtype not in layer.dtypes:
                 return False
+            shape = fitting
         return shape == x.shape or not residual
 
 

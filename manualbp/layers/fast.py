@@ -32,13 +32,11 @@ class FastLinear(Linear):
         name = "none" if f is None else OVER_Z[type(f)]
         a = gemm.linear(rows(h), weight, theta[1], name)
         a = a if h.dim() == 2 else own(a.view(*h.shape[:-1], weight.shape[0]))
-        return a, Cache(
-            h if needs.theta[0] else None,
-            a if f is not None and needs else None,
-            (weight if needs.h else None, None),
-            (weight.detach() if needs.h else None,),
-            Layout(h.shape, False, True),
-        )
+        read_h, read_a = h if needs.theta[0] else None, None if f is None or not needs else a
+        layout = Layout(h.shape, False, True)
+        if not needs.h:
+            return a, Cache(read_h, read_a, (None, None), (None,), layout)
+        return a, Cache(read_h, read_a, (weight, None), (weight.detach(),), layout)
 
     def backward(self, delta: Tensor, cache: Cache, needs: Needs) -> Theta:
         if self.activation is not None:
@@ -61,8 +59,11 @@ class FastLinear(Linear):
         grad_h = None
         if needs.h:
             w = kept(cache.extra[0])
-            grad_h = gemm.input_gradient(g, w).view(cache.layout.shape)
-            grad_h = grad_h.to(w.dtype)  # inside autocast it may be another
+            grad_h = gemm.input_gradient(g, w)
+            if delta.dim() != 2:
+                grad_h = grad_h.view(cache.layout.shape)
+            if grad_h.dtype is not w.dtype:  # by autocast
+                grad_h = grad_h.to(w.dtype)
         return (
             grad_h,
             gemm.weight_gradient(g, rows(kept(cache.h))) if needs.theta[0] else None,

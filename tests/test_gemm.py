@@ -1,0 +1,105 @@
+"""Which routine runs a product: measured, shown, pinned; and that all compute the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from manualbp import gemm
+
+
+@pytest.fixture(autouse=True)
+def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gemm, "_policy", None)
+
+
+@pytest.mark.parametrize("routine", gemm.ROUTINES)
+@pytest.mark.parametrize(("inputs", "outputs"), [(64, 48), (300, 260)], ids=["narrow", "wide"])
+def test_routines_compute_the_formulas(inputs: int, outputs: int, routine: str) -> None:
+    """fp32 sums of up to 600 products of size 1: relative 1e-5 of the largest."""
+    gemm.pin(routine)
+    torch.manual_seed(0)
+    h, g = torch.randn(600, inputs), torch.randn(600, outputs)
+    w, b = torch.randn(outputs, inputs) / inputs**0.5, torch.randn(outputs)
+    for got, expected in (
+        (gemm.linear(h, w, b), h.double() @ w.T.double() + b),
+        (gemm.linear(h, w, b, "relu"), (h.double() @ w.T.double() + b).relu()),
+        (gemm.linear(h, w, None, "tanh"), (h.double() @ w.T.double()).tanh()),
+        (gemm.input_gradient(g, w), g.double() @ w.double()),
+        (gemm.weight_gradient(g, h), g.T.double() @ h.double()),
+    ):
+        assert got.shape == expected.shape
+        assert (got - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+def counted(monkeypatch: pytest.MonkeyPatch, seconds: dict[str, float]) -> list[str]:
+    """A clock that goes on by what the routine called costs; the calls are returned."""
+    now, calls = [0.0], []
+
+    def costing(name: str) -> Callable[[Tensor, Tensor], Tensor]:
+        def run(x: Tensor, y: Tensor) -> Tensor:
+            calls.append(name)
+            now[0] += seconds[name]
+            return x
+
+        return run
+
+    monkeypatch.setattr(gemm, "ROUTINES", {name: costing(name) for name in seconds})
+    monkeypatch.setattr(gemm.time, "perf_counter", lambda: now[0])
+    return calls
+
+
+@pytest.mark.skipif(not gemm.AVAILABLE, reason="oneDNN's linear is not in this build of PyTorch")
+@pytest.mark.parametrize(("onednn", "taken"), [(0.5, "oneDNN"), (0.99, "ATen"), (2.0, "ATen")])
+def test_the_faster_one_is_taken(
+    onednn: float, taken: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = counted(monkeypatch, {"ATen": 1.0, "oneDNN": onednn})
+    assert set(gemm.policy().values()) == {taken}
+    assert calls[:4] == ["ATen", "oneDNN"] * 2  # in turn
+    count = len(calls)
+    assert gemm.policy() == gemm.policy() and len(calls) == count  # fixed for the process
+
+
+def test_nothing_random_is_drawn() -> None:
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    gemm.policy()
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_pinned_is_taken_and_shown() -> None:
+    gemm.pin("ATen")
+    assert set(gemm.policy().values()) == {"ATen"}
+    choice = {**gemm.policy(), "forward, wide": "oneDNN"}
+    gemm.pin(choice)
+    assert gemm.policy() == choice
+    x = torch.zeros(512, 512)
+    assert gemm.chosen("forward", x, 512, 512) == ("oneDNN" if gemm.AVAILABLE else "ATen")
+    assert gemm.chosen("forward", torch.zeros(8192, 64), 64, 64) == "ATen"
+
+
+SMALL_OR_ODD = [
+    torch.zeros(4, 512),
+    torch.zeros(0, 512),
+    torch.zeros(10**5, 8),
+    torch.zeros(512, 512, dtype=torch.float64),
+    torch.zeros(512, 512, device="meta"),
+]
+
+
+@pytest.mark.parametrize("x", SMALL_OR_ODD, ids=["few", "none", "thin", "float64", "meta"])
+def test_others_are_atens(x: Tensor) -> None:
+    gemm.pin("oneDNN")
+    assert gemm.chosen("forward", x, x.shape[1], 512) == "ATen"
+
+
+def test_bad_pins_change_nothing() -> None:
+    gemm.pin("ATen")
+    for bad in ("MKL", {"forward, narrow": "ATen"}, {**gemm.policy(), "sideways": "ATen"}):
+        with pytest.raises(ValueError, match="expected"):
+            gemm.pin(bad)
+    assert set(gemm.policy().values()) == {"ATen"}
