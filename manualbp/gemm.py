@@ -93,25 +93,36 @@ def _works() -> bool:
         return False
 
 
-def _onednn(x: Tensor, w: Tensor, b: Tensor | None = None, activation: str = "none") -> Tensor:
+def _onednn(x: Tensor, w: Tensor, b: Tensor | None, activation: str) -> Tensor:
     return torch.ops.mkldnn._linear_pointwise(x, w, b, activation, [], "")
 
 
 AVAILABLE = torch.backends.mkldnn.is_available() and _works()  # type: ignore[no-untyped-call]
 
-# All are a product X Y^T; these are X and Y, of h (N, I), W (O, I) and g (N, O).
-PRODUCTS: dict[str, Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]] = {
-    "forward": lambda h, w, g: (h, w),
-    "input gradient": lambda h, w, g: (g, w.t()),
-    "weight gradient": lambda h, w, g: (g.t(), h.t()),
-}
-ROUTINES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "ATen": lambda x, y: x.mm(y.t()),
-    "oneDNN": _onednn,
+# The kinds of products, all X Y^T; these are X, Y, the bias and the activation, for h (N, I),
+# W (O, I), b (O,) and g (N, O). Some f cost more than a narrow product, so they are a kind of their
+# own.
+Factors = tuple[Tensor, Tensor, Tensor | None, str]
+PRODUCTS: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor], Factors]] = {
+    "forward": lambda h, w, b, g: (h, w, b, "none"),
+    "forward with tanh": lambda h, w, b, g: (h, w, b, "tanh"),
+    "input gradient": lambda h, w, b, g: (g, w.t(), None, "none"),
+    "weight gradient": lambda h, w, b, g: (g.t(), h.t(), None, "none"),
 }
 # N, I, O; a layer counts as wide from WIDE on, in its narrower side.
 SAMPLES, WIDE = {"narrow": (4096, 64, 64), "wide": (512, 512, 512)}, 256
-Policy = Mapping[str, str]
+KINDS = [f"{product}, {shape}" for product in PRODUCTS for shape in SAMPLES]
+
+
+def _aten(x: Tensor, y: Tensor, b: Tensor | None, activation: str) -> Tensor:
+    z = F.linear(x, y, b)
+    return z if activation == "none" else OVER_Z[activation](z)
+
+
+ROUTINES: dict[str, Callable[[Tensor, Tensor, Tensor | None, str], Tensor]] = {
+    "ATen": _aten,
+    "oneDNN": _onednn,
+}
 _policy: dict[str, str] | None = None
 
 
@@ -127,88 +138,77 @@ def policy() -> dict[str, str]:
     return dict(_policy)
 
 
-def pin(choice: Policy | str) -> None:
+def pin(choice: Mapping[str, str] | str) -> None:
     """Take these routines from now on: one name for all, or what ``policy()`` returned.
 
     Raises:
-        ValueError: an unknown product or routine.
+        ValueError: an unknown product or routine, or a product without one.
     """
     global _policy
-    found = dict.fromkeys(_kinds(), choice) if isinstance(choice, str) else dict(choice)
-    for kind, routine in found.items():
-        if kind not in _kinds() or routine not in ROUTINES:
+    found = dict.fromkeys(KINDS, choice) if isinstance(choice, str) else dict(choice)
+    for kind in dict.fromkeys([*KINDS, *found]):
+        if kind not in KINDS or found.get(kind) not in ROUTINES:
             raise ValueError(
-                f"expected products out of {', '.join(_kinds())} and routines out of "
-                f"{', '.join(ROUTINES)}, got {kind!r}: {routine!r}"
+                f"expected a routine out of {', '.join(ROUTINES)} for each of {'; '.join(KINDS)}, "
+                f"got {found.get(kind)!r} for {kind!r}; policy() returns a complete choice"
             )
-    missing = [kind for kind in _kinds() if kind not in found]
-    if missing:
-        raise ValueError(f"expected a routine for every product, got none for {missing[0]!r}")
     _policy = found
-
-
-def _kinds() -> list[str]:
-    return [f"{product}, {shape}" for product in PRODUCTS for shape in SAMPLES]
 
 
 def _fastest(product: str, rows: int, inputs: int, outputs: int) -> str:
     """The routine with the shortest of several runs, which take turns."""
     # No random numbers: the user's are not ours to draw.
-    h, w, g = (
-        torch.full(size, 0.5, device="cpu", dtype=torch.float32)
-        for size in ((rows, inputs), (outputs, inputs), (rows, outputs))
-    )
-    x, y = PRODUCTS[product](h, w, g)
+    sizes = (rows, inputs), (outputs, inputs), (outputs,), (rows, outputs)
+    h, w, b, g = (torch.full(s, 0.5, device="cpu", dtype=torch.float32) for s in sizes)
+    factors = PRODUCTS[product](h, w, b, g)
     best = dict.fromkeys(ROUTINES, float("inf"))
     for turn in range(1 + TURNS):
         for name, routine in ROUTINES.items():
             start = time.perf_counter()
-            routine(x, y)
+            routine(*factors)
             if turn:  # the first one also warms up
                 best[name] = min(best[name], time.perf_counter() - start)
     return "oneDNN" if best["oneDNN"] * LEAST_GAIN < best["ATen"] else "ATen"
 
 
-def chosen(product: str, x: Tensor, inputs: int, outputs: int) -> str:
-    """The routine for a product of this size; x is any factor of it."""
-    rows = x.numel() // max(inputs if product == "forward" else outputs, 1)
+def chosen(product: str, x: Tensor, rows: int, inputs: int, outputs: int) -> str:
+    """The routine for a product of this size, whose factor X is ``x``."""
+    columns = inputs if product == "input gradient" else outputs
+    if product == "forward with tanh":
+        small = rows * outputs < 2**14
+    else:
+        small = rows * inputs * outputs < 2**21
     if (
-        rows * inputs * outputs < 2**21
-        or min(inputs, outputs) < 16
-        or not AVAILABLE
-        or x.dtype is not torch.float32
-        or x.device.type != "cpu"
-    ):
+        small or columns < 16 or not AVAILABLE
+        or x.dtype is not torch.float32 or x.device.type != "cpu"
+    ):  # fmt: skip
         return "ATen"
     wide = min(inputs, outputs) >= WIDE
     return (_policy or policy())[f"{product}, {'wide' if wide else 'narrow'}"]
 
 
 def linear(h: Tensor, weight: Tensor, bias: Tensor | None, activation: str = "none") -> Tensor:
-    """f(h W^T + b), f by its name in oneDNN."""
-    outputs, inputs = weight.shape
-    if chosen("forward", h, inputs, outputs) == "ATen":
-        z = F.linear(h, weight, bias)
-    elif activation in IN_ONE_PASS:
-        return _onednn(h, weight, bias, activation)
-    else:
-        z = _onednn(h, weight, bias)
-    return z if activation == "none" else ATEN[activation](z)
+    """f(h W^T + b), f the identity or one of OVER_Z."""
+    fused = activation in IN_ONE_PASS
+    product = "forward with tanh" if fused else "forward"
+    if chosen(product, h, h.shape[0], weight.shape[1], weight.shape[0]) == "ATen":
+        return _aten(h, weight, bias, activation)
+    z = _onednn(h, weight, bias, activation if fused else "none")
+    return z if fused or activation == "none" else OVER_Z[activation](z)
 
 
 def input_gradient(g: Tensor, weight: Tensor) -> Tensor:
     """g W."""
-    outputs, inputs = weight.shape
-    if chosen("input gradient", g, inputs, outputs) == "ATen":
+    if chosen("input gradient", g, g.shape[0], weight.shape[1], weight.shape[0]) == "ATen":
         return g.mm(weight)
-    return _onednn(g, weight.t())
+    return _onednn(g, weight.t(), None, "none")
 
 
 def weight_gradient(g: Tensor, h: Tensor) -> Tensor:
     """g^T h."""
-    if chosen("weight gradient", g, h.shape[1], g.shape[1]) == "ATen":
+    if chosen("weight gradient", g, g.shape[0], h.shape[1], g.shape[1]) == "ATen":
         return g.t().mm(h)
-    return _onednn(g.t(), h.t())
+    return _onednn(g.t(), h.t(), None, "none")
 
 
 # Multiplications of a forward pass below which a step by hand takes longer than PyTorch's own,
@@ -218,4 +218,4 @@ LEAST_WORK = 2**25
 TURNS, LEAST_GAIN = 7, 1.05
 
 IN_ONE_PASS = ("tanh", "sigmoid")  # its ReLU makes 0 of NaN
-ATEN = {"relu": torch.relu_, "tanh": torch.tanh_, "sigmoid": torch.sigmoid_}
+OVER_Z = {"relu": torch.relu_, "tanh": torch.tanh_, "sigmoid": torch.sigmoid_}

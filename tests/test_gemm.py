@@ -39,8 +39,8 @@ def counted(monkeypatch: pytest.MonkeyPatch, seconds: dict[str, float]) -> list[
     """A clock that goes on by what the routine called costs; the calls are returned."""
     now, calls = [0.0], []
 
-    def costing(name: str) -> Callable[[Tensor, Tensor], Tensor]:
-        def run(x: Tensor, y: Tensor) -> Tensor:
+    def costing(name: str) -> Callable[..., Tensor]:
+        def run(x: Tensor, *_: object) -> Tensor:
             calls.append(name)
             now[0] += seconds[name]
             return x
@@ -78,23 +78,24 @@ def test_pinned_is_taken_and_shown() -> None:
     gemm.pin(choice)
     assert gemm.policy() == choice
     x = torch.zeros(512, 512)
-    assert gemm.chosen("forward", x, 512, 512) == ("oneDNN" if gemm.AVAILABLE else "ATen")
-    assert gemm.chosen("forward", torch.zeros(8192, 64), 64, 64) == "ATen"
+    assert gemm.chosen("forward", x, 512, 512, 512) == ("oneDNN" if gemm.AVAILABLE else "ATen")
+    assert gemm.chosen("forward", torch.zeros(8192, 64), 8192, 64, 64) == "ATen"
 
 
-SMALL_OR_ODD = [
-    torch.zeros(4, 512),
-    torch.zeros(0, 512),
-    torch.zeros(10**5, 8),
-    torch.zeros(512, 512, dtype=torch.float64),
-    torch.zeros(512, 512, device="meta"),
-]
+SMALL_OR_ODD = {
+    "few": (torch.zeros(4, 512), 512),
+    "none": (torch.zeros(0, 512), 512),
+    "thin": (torch.zeros(10**5, 64), 8),
+    "float64": (torch.zeros(512, 512, dtype=torch.float64), 512),
+    "meta": (torch.zeros(512, 512, device="meta"), 512),
+}
 
 
-@pytest.mark.parametrize("x", SMALL_OR_ODD, ids=["few", "none", "thin", "float64", "meta"])
-def test_others_are_atens(x: Tensor) -> None:
+@pytest.mark.parametrize("case", SMALL_OR_ODD)
+def test_others_are_atens(case: str) -> None:
     gemm.pin("oneDNN")
-    assert gemm.chosen("forward", x, x.shape[1], 512) == "ATen"
+    x, outputs = SMALL_OR_ODD[case]
+    assert gemm.chosen("forward", x, *x.shape, outputs) == "ATen"
 
 
 def test_bad_pins_change_nothing() -> None:
