@@ -66,6 +66,16 @@ def forward(
     return x, caches
 
 
+def caches_of(
+    x: Tensor, layers: Sequence[Layer], thetas: Sequence[Theta], needs: Sequence[Needs]
+) -> list[Cache]:
+    """The caches of ``forward`` alone: o is not computed where no backward reads it."""
+    if layers[-1].reads_forward():
+        return forward(x, layers, thetas, needs)[1]
+    h, caches = forward(x, layers[:-1], thetas[:-1], needs[:-1])
+    return [*caches, layers[-1].cache(h, thetas[-1], needs[-1])]
+
+
 class Gradients(NamedTuple):
     """dC/dx and every dC/dtheta, None where not wanted; and every delta that was found."""
 

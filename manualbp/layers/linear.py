@@ -61,9 +61,13 @@ class Linear(Layer):
         return (*shape[:-1], out)
 
     def forward(self, h: Tensor, theta: Theta, needs: Needs) -> tuple[Tensor, Cache]:
-        weight, bias = kept(theta[0]), theta[1]
-        z = own(F.linear(h, weight, bias))
-        flat = rows(h)
+        return own(F.linear(h, kept(theta[0]), theta[1])), self.cache(h, theta, needs)
+
+    def reads_forward(self) -> bool:
+        return False
+
+    def cache(self, h: Tensor, theta: Theta, needs: Needs) -> Cache:
+        weight, flat = kept(theta[0]), rows(h)
         layout = Layout(
             h.shape,
             flat.stride(0) == 1 and flat.stride(1) == flat.size(0),
@@ -72,7 +76,7 @@ class Linear(Layer):
         read = (weight if needs.h else None, None)  # b is in no derivative
         # W once more, as it is now: W.data may be another tensor's when backward comes.
         values = (weight.detach() if needs.h else None,)
-        return z, Cache(h if needs.theta[0] else None, None, read, values, layout)
+        return Cache(h if needs.theta[0] else None, None, read, values, layout)
 
     def backward(self, delta: Tensor, cache: Cache, needs: Needs) -> Theta:
         """dC/dh = delta W,  dC/dW = delta^T h,  dC/db = sum_n delta.
