@@ -44,6 +44,11 @@ def everything(thetas: Sequence[Theta]) -> list[Needs]:
     return needs_of(True, [tuple([t is not None for t in theta]) for theta in thetas])
 
 
+def nothing(thetas: Sequence[Theta]) -> list[Needs]:
+    """No gradient at all: so forward keeps nothing."""
+    return [Needs(False, (False,) * len(theta)) for theta in thetas]
+
+
 def forward(
     x: Tensor,
     layers: Sequence[Layer],

@@ -21,13 +21,10 @@ from manualbp.criterion import loss_of
 from manualbp.cross_entropy import CrossEntropy, LogSoftmax
 from manualbp.eligible import alike, unhooked, unobserved
 from manualbp.function import by_layer, flat
-from manualbp.layers import Elementwise, Layer, LayerNorm, Needs, Theta
-from manualbp.layers.linear import Linear
+from manualbp.layers import Layer, Needs, Theta
 from manualbp.run import Run, gather
 from manualbp.sequential import Sequential
-
-# What a tile's activations may take, and the rows that products need to be fast, as measured.
-CACHE_BYTES, LEAST_ROWS = 2**23, 2048
+from manualbp.tiles import Sums, keeping, rowwise, slices, tile_rows
 
 
 class FusedLoss(nn.Module):
@@ -68,24 +65,17 @@ class FusedLoss(nn.Module):
         loss, run = loss_of(self.loss), _chain(self.model)
         if loss is None or run is None or not _serves(run, loss, input, target):
             return self.loss(self.model(input), target)
-        chain, thetas = run.layers, run.thetas
+        chain, thetas = keeping(run.layers), run.thetas
         rows = self.tile_rows or tile_rows(input.shape[1], thetas)
         parameters = list(flat(chain, thetas))
         if not (torch.is_grad_enabled() and _trains(parameters, input)):
-            needs = backprop.needs_of(False, [(False,) * len(theta) for theta in thetas])
+            needs = backprop.nothing(thetas)
             return one_pass(chain, thetas, needs, loss, rows, input, target)[0]
         return Fused.apply(chain, loss, rows, target, *parameters, input)  # type: ignore[no-untyped-call]
 
 
 def _trains(parameters: Sequence[Tensor | None], x: Tensor) -> bool:
     return any(t is not None and t.requires_grad for t in (*parameters, x))
-
-
-def tile_rows(inputs: int, thetas: Sequence[Theta]) -> int:
-    """How many rows' activations fit the cache, as a power of two, and at least LEAST_ROWS."""
-    widths = inputs + sum(theta[0].shape[0] for theta in thetas if theta and theta[0] is not None)
-    fitting = CACHE_BYTES // (4 * widths)
-    return max(LEAST_ROWS, 2 ** max(fitting.bit_length() - 1, 0))
 
 
 class Fused(torch.autograd.Function):
@@ -100,8 +90,7 @@ class Fused(torch.autograd.Function):
         needs = backprop.needs_of(wants_x, by_layer(chain, wants))
         thetas = by_layer(chain, parameters)
         cost, grad_input, gradients = one_pass(chain, thetas, needs, loss, rows, x, y)
-        found = (*flat(chain, [tuple(sums) for sums in gradients]), grad_input)
-        ctx.save_for_backward(*found)
+        ctx.save_for_backward(*flat(chain, gradients), grad_input)
         return cost
 
     @staticmethod
@@ -119,7 +108,7 @@ class Fused(torch.autograd.Function):
 def one_pass(
     chain: Sequence[Layer], thetas: Sequence[Theta], needs: Sequence[Needs], loss: losses.Loss,
     rows: int, x: Tensor, y: Tensor,
-) -> tuple[Tensor, Tensor | None, list[list[Tensor | None]]]:  # fmt: skip
+) -> tuple[Tensor, Tensor | None, list[Theta]]:  # fmt: skip
     """C, dC/dx and every dC/dtheta, None where not wanted."""
     summed = replace(loss, reduction="sum")
     scale = x.new_ones(())
@@ -127,9 +116,8 @@ def one_pass(
         scale = scale / loss.count(_outputs(x, thetas), y)
     cost = x.new_zeros(())
     grad_input = torch.empty_like(x) if needs[0].h else None
-    gradients: list[list[Tensor | None]] = [[None] * len(theta) for theta in thetas]
-    for start in range(0, len(x), rows):
-        tile = slice(start, start + rows)
+    sums = Sums(thetas)
+    for tile in slices(len(x), rows):
         o, caches = backprop.forward(x[tile], chain, thetas, needs)
         part, delta = _loss(summed, scale, o, y[tile])
         cost += part
@@ -139,23 +127,8 @@ def one_pass(
         found = backprop.backward(injected, chain, caches, needs)
         if grad_input is not None and found.input is not None:
             grad_input[tile] = found.input
-        for sums, theta in zip(gradients, found.thetas, strict=True):
-            for i, gradient in enumerate(theta):
-                sums[i] = _added(sums[i], gradient)
-    return cost * scale, grad_input, [[_rounded(g, x) for g in sums] for sums in gradients]
-
-
-def _added(sums: Tensor | None, gradient: Tensor | None) -> Tensor | None:
-    """The running sum; of vectors in float64, which autograd sums in one go and thus better."""
-    if gradient is None:
-        return sums
-    if sums is None:
-        return gradient.double() if gradient.dim() == 1 else gradient
-    return sums.add_(gradient)
-
-
-def _rounded(gradient: Tensor | None, x: Tensor) -> Tensor | None:
-    return None if gradient is None else gradient.to(x.dtype)
+        sums.add(found.thetas)
+    return cost * scale, grad_input, sums.rounded(x.dtype)
 
 
 def _loss(loss: losses.Loss, scale: Tensor, o: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -181,8 +154,7 @@ def _chain(model: nn.Module) -> Run | None:
     steps = list(gather(model, fast=True))
     if len(steps) != 1 or not isinstance(steps[0], Run):
         return None
-    rowwise = all(isinstance(layer, (Linear, Elementwise, LayerNorm)) for layer in steps[0].layers)
-    return steps[0] if rowwise else None
+    return steps[0] if rowwise(steps[0].layers) else None
 
 
 def _serves(run: Run, loss: losses.Loss, x: Any, y: Any) -> bool:

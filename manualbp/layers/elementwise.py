@@ -48,7 +48,7 @@ class Elementwise(Layer):
         """Saves a tensor of delta's size; in other layouts the kernel may choose another for it."""
         delta, read = self._laid_out(delta), self._read(cache)
         plain = delta.is_contiguous() and read.is_contiguous() and delta.dtype is read.dtype
-        return (self.activation.backward(delta, read, delta if plain and _alone(delta) else None),)
+        return (self.activation.backward(delta, read, delta if plain and alone(delta) else None),)
 
     def recorded(self, delta: Tensor, cache: Cache, needs: Needs) -> Theta:
         return (self.activation.recorded.backward(self._laid_out(delta), self._read(cache)),)
@@ -73,7 +73,7 @@ class Elementwise(Layer):
         return kept(cache.a if self.activation.needs == "a" else cache.h)
 
 
-def _alone(delta: Tensor) -> bool:
+def alone(delta: Tensor) -> bool:
     """Whether it is one tensor, not a batch of them under vmap, and nobody records what is done."""
     return not (
         torch.is_grad_enabled()
