@@ -7,6 +7,8 @@ The data flow, in order:
     layers        a = f(h; theta) and its backward: Linear, activation, dropout, normalizations
     backprop      the recursion over the layers, down for the gradients, up for the second order
     function      the recursion as one torch.autograd.Function
+    tiles         the recursion over tiles of rows
+    recompute     what a chain keeps for backward: its activations, or x alone
     run           which modules make a chain, and the call that runs it
     sequential    Sequential, Residual, MLP: drop-in for nn.Sequential
     fused         FusedLoss: forward, loss and backward in one pass over tiles of rows
@@ -33,6 +35,7 @@ from manualbp.descent import GradientDescent
 from manualbp.fused import FusedLoss
 from manualbp.gated import GatedMLP
 from manualbp.gemm import set_mode
+from manualbp.recompute import set_memory
 from manualbp.sequential import MLP, Residual, Sequential
 
 __version__ = "0.1.0"
@@ -52,5 +55,6 @@ __all__ = [
     "SmoothL1Loss",
     "convert",
     "explain",
+    "set_memory",
     "set_mode",
 ]

@@ -44,6 +44,11 @@ def everything(thetas: Sequence[Theta]) -> list[Needs]:
     return needs_of(True, [tuple([t is not None for t in theta]) for theta in thetas])
 
 
+def nothing(thetas: Sequence[Theta]) -> list[Needs]:
+    """No gradient at all: so forward keeps nothing."""
+    return [Needs(False, (False,) * len(theta)) for theta in thetas]
+
+
 def forward(
     x: Tensor,
     layers: Sequence[Layer],
@@ -64,6 +69,16 @@ def forward(
         x, cache = layer.forward(x, theta, need)
         caches.append(cache)
     return x, caches
+
+
+def caches_of(
+    x: Tensor, layers: Sequence[Layer], thetas: Sequence[Theta], needs: Sequence[Needs]
+) -> list[Cache]:
+    """The caches of ``forward`` alone: o is not computed where no backward reads it."""
+    if layers[-1].reads_forward():
+        return forward(x, layers, thetas, needs)[1]
+    h, caches = forward(x, layers[:-1], thetas[:-1], needs[:-1])
+    return [*caches, layers[-1].cache(h, thetas[-1], needs[-1])]
 
 
 class Gradients(NamedTuple):

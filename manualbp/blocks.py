@@ -18,6 +18,7 @@ from manualbp.eligible import unhooked, unobserved
 from manualbp.forward_source import Reading, Steps, module_of, read
 from manualbp.gated import gated
 from manualbp.gemm import fast
+from manualbp.recompute import low
 from manualbp.run import call
 
 
@@ -93,7 +94,7 @@ def _made(cls: type[nn.Module], reading: Reading) -> type[nn.Module]:
         if len(args) != 1 or kwargs or patched or not unobserved(args[0]):
             return cls.forward(self, *args, **kwargs)
         if reading is SEQUENTIAL:
-            return call(self, args[0], fast=fast(self))
+            return call(self, args[0], fast=fast(self), low=low(self))
         return _run(self, reading, cls, args[0])
 
     # torch.compile counts recompilations per code object: each class has its own.
@@ -114,7 +115,7 @@ def _run(block: nn.Module, reading: Reading, cls: Any, x: Any) -> Any:
     """What the reading says, with today's children."""
     steps = resolve(block, reading.steps)
     if steps is not None and reading.gate is None:
-        return call(steps, x, reading.residual, fast(block))
+        return call(steps, x, reading.residual, fast(block), low(block))
     left, right = (resolve(block, side) for side in reading.gate or ((), ()))
     output = None
     if steps is not None and left is not None and right is not None:

@@ -21,14 +21,10 @@ from manualbp.criterion import loss_of
 from manualbp.cross_entropy import CrossEntropy, LogSoftmax
 from manualbp.eligible import alike, unhooked, unobserved
 from manualbp.function import by_layer, flat
-from manualbp.layers import Elementwise, Layer, LayerNorm, Needs, Theta
-from manualbp.layers.elementwise import alone
-from manualbp.layers.linear import Linear
+from manualbp.layers import Layer, Needs, Theta, alone
 from manualbp.run import Run, gather
 from manualbp.sequential import Sequential
-
-# What a tile's activations may take, and the rows that products need to be fast, as measured.
-CACHE_BYTES, LEAST_ROWS = 2**23, 2048
+from manualbp.tiles import Sums, keeping, rowwise, slices, tile_rows
 
 
 class FusedLoss(nn.Module):
@@ -72,24 +68,17 @@ class FusedLoss(nn.Module):
         loss, run = loss_of(self.loss), _chain(self.model)
         if loss is None or run is None or not _serves(run, loss, input, target):
             return self.loss(self.model(input), target)
-        chain, thetas = run.layers, run.thetas
+        chain, thetas = keeping(run.layers), run.thetas
         rows = self.tile_rows or tile_rows(input.shape[1], thetas)
         parameters = flat(chain, thetas)
         if not (torch.is_grad_enabled() and _trains(parameters, input)):
-            needs = backprop.needs_of(False, [(False,) * len(theta) for theta in thetas])
+            needs = backprop.nothing(thetas)
             return one_pass(chain, thetas, needs, loss, rows, input, target)[0]
         return Fused.apply(chain, loss, rows, target, *parameters, input)  # type: ignore[no-untyped-call]
 
 
 def _trains(parameters: Sequence[Tensor | None], x: Tensor) -> bool:
     return any(t is not None and t.requires_grad for t in (*parameters, x))
-
-
-def tile_rows(inputs: int, thetas: Sequence[Theta]) -> int:
-    """How many rows' activations fit the cache, as a power of two, and at least LEAST_ROWS."""
-    widths = inputs + sum(theta[0].shape[0] for theta in thetas if theta and theta[0] is not None)
-    fitting = CACHE_BYTES // (4 * widths)
-    return max(LEAST_ROWS, 2 ** max(fitting.bit_length() - 1, 0))
 
 
 class Fused(torch.autograd.Function):
@@ -138,17 +127,14 @@ def one_pass(
         scale = scale / loss.count(_outputs(x, thetas), y)
     cost = x.new_zeros(())
     grad_input = torch.empty_like(x) if needs[0].h else None
-    gradients: list[list[Tensor | None]] = [[None] * len(theta) for theta in thetas]
-    for start in range(0, len(x), rows):
-        tile = slice(start, start + rows)
-        part, below, found = _tile(chain, thetas, needs, summed, scale, x[tile], y[tile])
+    sums = Sums(thetas)
+    for rows_of in slices(len(x), rows):
+        part, below, found = _tile(chain, thetas, needs, summed, scale, x[rows_of], y[rows_of])
         cost += part
+        sums.add(found)
         if grad_input is not None and below is not None:
-            grad_input[tile] = below
-        for sums, theta in zip(gradients, found, strict=True):
-            for i, gradient in enumerate(theta):
-                sums[i] = _added(sums[i], gradient)
-    return cost * scale, grad_input, [tuple(_rounded(g, x) for g in sums) for sums in gradients]
+            grad_input[rows_of] = below
+    return cost * scale, grad_input, sums.rounded(x.dtype)
 
 
 def _tile(
@@ -158,24 +144,11 @@ def _tile(
     """C of these rows, and its gradients times ``scale``."""
     o, caches = backprop.forward(x, chain, thetas, needs)
     if not any(needs):
-        return _cost(loss, o, y), None, [()] * len(chain)
+        return _cost(loss, o, y), None, [(None,) * len(theta) for theta in thetas]
     cost, delta = _loss(loss, scale, o, y)
     injected = [None] * (len(chain) - 1) + [delta]
     below, found, _ = backprop.backward(injected, chain, caches, needs, "backward_over")
     return cost, below, found
-
-
-def _added(sums: Tensor | None, gradient: Tensor | None) -> Tensor | None:
-    """The running sum; of vectors in float64, which autograd sums in one go and thus better."""
-    if gradient is None:
-        return sums
-    if sums is None:
-        return gradient.double() if gradient.dim() == 1 else gradient
-    return sums.add_(gradient)
-
-
-def _rounded(gradient: Tensor | None, x: Tensor) -> Tensor | None:
-    return None if gradient is None else gradient.to(x.dtype)
 
 
 def _cost(loss: losses.Loss, o: Tensor, y: Tensor) -> Tensor:
@@ -205,8 +178,7 @@ def _chain(model: nn.Module) -> Run | None:
     steps = list(gather(model, fast=True))
     if len(steps) != 1 or not isinstance(steps[0], Run):
         return None
-    rowwise = all(isinstance(layer, (Linear, Elementwise, LayerNorm)) for layer in steps[0].layers)
-    return steps[0] if rowwise else None
+    return steps[0] if rowwise(steps[0].layers) else None
 
 
 def _serves(run: Run, loss: losses.Loss, x: Any, y: Any) -> bool:

@@ -17,18 +17,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from types import TracebackType
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-MODES = ("exact", "fast")
-_mode = "exact"
+from manualbp.setting import Setting
 
 
-class set_mode:  # a function to its users, like torch.set_grad_enabled
+class set_mode(Setting):  # a function to its users, like torch.set_grad_enabled
     """How products are computed from now on; as a context manager, until its end.
 
         manualbp.set_mode("fast")             for the whole process
@@ -44,36 +42,17 @@ class set_mode:  # a function to its users, like torch.set_grad_enabled
         TypeError: ``model`` is no nn.Module.
     """
 
+    name = "mode"
+    choices = ("exact", "fast")
+    now = "exact"
+
     def __init__(self, mode: str, model: nn.Module | None = None) -> None:
-        global _mode
-        if mode not in MODES:
-            raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
-        if not isinstance(model, (nn.Module, type(None))):
-            kind = type(model).__name__
-            raise TypeError(f"model must be an nn.Module, got {kind}; pass the model itself")
-        self._before = _mode
-        if model is None:
-            _mode = mode
-            return
-        for module in model.modules():
-            module.__dict__["manualbp_mode"] = mode
-
-    def __enter__(self) -> None:
-        """Nothing: the mode is set already."""
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        global _mode
-        _mode = self._before
+        super().__init__(mode, model)
 
 
 def fast(module: nn.Module) -> bool:
     """Whether the module is to be computed by the fastest routines."""
-    return (module.__dict__.get("manualbp_mode") or _mode) == "fast"
+    return set_mode.of(module) == "fast"
 
 
 def small(modules: Iterable[nn.Module | None], x: Any) -> bool:

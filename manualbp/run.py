@@ -15,17 +15,24 @@ from torch import Tensor, nn
 
 from manualbp import gemm, layers
 from manualbp.eligible import alike, distributed, plain_module, unobserved
-from manualbp.function import Chain, flat
 from manualbp.layers import Layer, Theta
+from manualbp.recompute import run_chain
 
 
 def call(
-    modules: Sequence[nn.Module] | nn.Sequential, x: Any, residual: bool = False, fast: bool = False
+    modules: Sequence[nn.Module] | nn.Sequential,
+    x: Any,
+    residual: bool = False,
+    fast: bool = False,
+    low: bool = False,
 ) -> Any:
-    """f(x), the modules in order; with ``residual`` x + f(x); ``fast`` or exact (gemm.py)."""
+    """f(x), the modules in order; with ``residual`` x + f(x).
+
+    ``fast`` or exact is the mode (gemm.py), ``low`` or full the memory (recompute.py).
+    """
     steps: list[Run | nn.Module] = list(modules)
-    if unobserved(x) and not (fast and gemm.small(modules, x)):
-        steps = list(gather(modules, fast))
+    if unobserved(x) and not (fast and not low and gemm.small(modules, x)):
+        steps = list(gather(modules, fast, low))
     if residual and len(steps) == 1 and isinstance(steps[0], Run):
         return steps[0](x, residual)
     h = x
@@ -40,6 +47,7 @@ class Run(NamedTuple):
     modules: list[nn.Module]
     layers: list[Layer]
     thetas: list[Theta]
+    low: bool = False
 
     def __call__(self, x: Tensor, residual: bool = False) -> Tensor:
         serves = self.serves(x, residual)
@@ -51,8 +59,7 @@ class Run(NamedTuple):
         return x + h if residual else h
 
     def _chain(self, x: Tensor, skip: Tensor | None = None) -> Tensor:
-        parameters = flat(self.layers, self.thetas)
-        return Chain.apply(self.layers, skip, *parameters, x)[0]  # type: ignore[no-untyped-call]
+        return run_chain(self.layers, self.thetas, skip, x, self.low)
 
     def _pieces(self) -> Iterator[Callable[[Tensor], Tensor]]:
         """A chain for each layer with parameters.
@@ -95,7 +102,9 @@ class Run(NamedTuple):
         return shape == x.shape or not residual
 
 
-def gather(modules: Iterable[nn.Module], fast: bool = False) -> Iterator[Run | nn.Module]:
+def gather(
+    modules: Iterable[nn.Module], fast: bool = False, low: bool = False
+) -> Iterator[Run | nn.Module]:
     """The modules, with those that can make a chain gathered into runs."""
     run = Run([], [], [])
     for module in modules:
@@ -106,7 +115,7 @@ def gather(modules: Iterable[nn.Module], fast: bool = False) -> Iterator[Run | n
             or (over and not (run.layers and run.thetas[-1]))
             or (type(found[0]) is layers.RMSNorm and not run.layers)
         ):
-            yield from _closed(run, fast)
+            yield from _closed(run, fast, low)
             run = Run([], [], [])
             yield module
             continue
@@ -117,13 +126,13 @@ def gather(modules: Iterable[nn.Module], fast: bool = False) -> Iterator[Run | n
         if layer is not None:
             run.layers.append(layer)
             run.thetas.append(theta)
-    yield from _closed(run, fast)
+    yield from _closed(run, fast, low)
 
 
-def _closed(run: Run, fast: bool) -> Iterator[Run | nn.Module]:
+def _closed(run: Run, fast: bool, low: bool) -> Iterator[Run | nn.Module]:
     """The run, if there is a matrix product in it to win anything by."""
     if any(layer is layers.LINEAR for layer in run.layers):
         chain = layers.fastened(run.layers, run.thetas) if fast else (run.layers, run.thetas)
-        yield Run(run.modules, *chain)
+        yield Run(run.modules, *chain, low)
     else:
         yield from run.modules

@@ -17,6 +17,7 @@ from torch import nn
 
 from manualbp import activations
 from manualbp.gemm import fast
+from manualbp.recompute import low
 from manualbp.run import call
 
 
@@ -40,7 +41,7 @@ class Sequential(nn.Sequential):
 
     @torch.jit.unused
     def _by_hand(self, input):  # type: ignore[no-untyped-def]
-        return call(self, input, fast=fast(self))
+        return call(self, input, fast=fast(self), low=low(self))
 
     def __add__(self, other):  # type: ignore[no-untyped-def]
         return _as_ours(super().__add__(other))
@@ -72,7 +73,7 @@ class Residual(Sequential):
 
     @torch.jit.unused
     def _by_hand(self, input):  # type: ignore[no-untyped-def]
-        return call(self, input, True, fast(self))
+        return call(self, input, True, fast(self), low(self))
 
 
 class MLP(Sequential):

@@ -116,7 +116,7 @@ def test_modes(monkeypatch: pytest.MonkeyPatch) -> None:
         manualbp.set_mode("fastest")
     with pytest.raises(TypeError, match=r"model must be an nn\.Module, got list"):
         manualbp.set_mode("fast", [model])
-    assert gemm._mode == "exact"
+    assert manualbp.set_mode.now == "exact"
 
 
 def test_small_chains_run_as_pytorchs_own(monkeypatch: pytest.MonkeyPatch) -> None:

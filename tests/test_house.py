@@ -15,9 +15,10 @@ COMPARISONS = sorted((ROOT / "comparisons").glob("*.py"))
 
 # Each may import the ones before it, of manualbp's own modules.
 ORACLE = ("reference", "reference_functions")  # independent: numpy alone
-ORDER = ["activations", "gemm", "layers", "losses", "cross_entropy", "eligible", "backprop",
-         "function", "rule", "criterion", "run", "sequential", "fused", "gated", "forward_source",
-         "blocks", "convert", "descent"]  # fmt: skip
+ORDER = ["setting", "activations", "gemm", "layers", "losses", "cross_entropy", "eligible",
+         "backprop", "function", "rule", "criterion", "tiles", "recompute", "run",
+         "sequential", "fused", "gated", "forward_source", "blocks", "convert",
+         "descent"]  # fmt: skip
 
 
 # Where autograd is asked for a gradient; `x.backward()` is the other way.

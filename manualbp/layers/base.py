@@ -84,6 +84,14 @@ class Layer(ABC):
     def forward(self, h: Tensor, theta: Theta, needs: Needs) -> tuple[Tensor, Cache]:
         """The output a, and the cache that ``backward`` reads for the gradients in ``needs``."""
 
+    def reads_forward(self) -> bool:
+        """Whether backward reads what only ``forward`` finds: a, or statistics of h."""
+        return True
+
+    def cache(self, h: Tensor, theta: Theta, needs: Needs) -> Cache:
+        """The cache of ``forward`` without running it, where not ``reads_forward``."""
+        raise NotImplementedError(f"{type(self).__name__} finds its cache in forward alone")
+
     @abstractmethod
     def backward(self, delta: Tensor, cache: Cache, needs: Needs) -> Theta:
         """dC/dh and dC/dtheta, each None if not wanted; rounded as autograd rounds."""

@@ -35,6 +35,12 @@ class Elementwise(Layer):
             return a, Cache()
         return a, Cache(a=a) if self.activation.needs == "a" else Cache(h=h)
 
+    def reads_forward(self) -> bool:
+        return self.activation.needs == "a"
+
+    def cache(self, h: Tensor, theta: Theta, needs: Needs) -> Cache:
+        return Cache(h=h if needs.h else None)
+
     def backward(self, delta: Tensor, cache: Cache, needs: Needs) -> Theta:
         return (self.activation.backward(self._laid_out(delta), self._read(cache)),)
 

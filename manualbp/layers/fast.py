@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
@@ -32,11 +32,18 @@ class FastLinear(Linear):
         name = "none" if f is None else OVER_Z[type(f)]
         a = gemm.linear(rows(h), weight, theta[1], name)
         a = a if h.dim() == 2 else own(a.view(*h.shape[:-1], weight.shape[0]))
-        read_h, read_a = h if needs.theta[0] else None, None if f is None or not needs else a
+        cache = self.cache(h, theta, needs)
+        return a, cache._replace(a=a) if f is not None and needs else cache
+
+    def reads_forward(self) -> bool:
+        return self.activation is not None
+
+    def cache(self, h: Tensor, theta: Theta, needs: Needs) -> Cache:
+        read, weight = h if needs.theta[0] else None, kept(theta[0])
         layout = Layout(h.shape, False, True)
         if not needs.h:
-            return a, Cache(read_h, read_a, (None, None), (None,), layout)
-        return a, Cache(read_h, read_a, (weight, None), (weight.detach(),), layout)
+            return Cache(read, None, (None, None), (None,), layout)
+        return Cache(read, None, (weight, None), (weight.detach(),), layout)
 
     def backward(self, delta: Tensor, cache: Cache, needs: Needs) -> Theta:
         if self.activation is not None:
@@ -49,10 +56,9 @@ class FastLinear(Linear):
         return self._products(delta, cache, needs)
 
     def recorded(self, delta: Tensor, cache: Cache, needs: Needs) -> Theta:
-        """By ATen's products, which have derivatives."""
         if self.activation is not None:
             delta = self.activation.recorded.backward(delta, kept(cache.a))
-        return Linear().recorded(delta, cache, needs)
+        return self._recorded_products(delta, cache, needs)
 
     def _products(self, delta: Tensor, cache: Cache, needs: Needs) -> Theta:
         g = rows(delta)
@@ -70,17 +76,72 @@ class FastLinear(Linear):
             g.sum(0) if needs.theta[1] else None,
         )
 
+    def _recorded_products(self, delta: Tensor, cache: Cache, needs: Needs) -> Theta:
+        """By ATen's, which have derivatives."""
+        return Linear().recorded(delta, cache, needs)
+
+
+@dataclass(frozen=True)
+class ActivatedLinear(FastLinear):
+    """o = g(f(h) W^T + b), f one whose f' is computed from h: of h and a = f(h) h alone is kept.
+
+    a = f(h) once more,  dC/dW = delta^T a,  dC/db = sum_n delta,  dC/dh = (delta W) * f'(h), and
+    for g, the activation of FastLinear, as there. Where memory is no concern it ``keeps`` a.
+    """
+
+    before: Activation = field(kw_only=True)  # f
+    keeps: bool = field(default=False, kw_only=True)
+
+    def forward(self, h: Tensor, theta: Theta, needs: Needs) -> tuple[Tensor, Cache]:
+        a = self.before.f(h)
+        o, found = super().forward(a, theta, needs)
+        cache = self.cache(h, theta, needs)
+        extra = (cache.extra[0], a if self.keeps and needs.theta[0] else None)
+        return o, cache._replace(a=found.a, extra=extra)
+
+    def cache(self, h: Tensor, theta: Theta, needs: Needs) -> Cache:
+        read = h if needs.h or needs.theta[0] else None
+        cache = super().cache(h, theta, needs)
+        return cache._replace(h=read, extra=(*cache.extra, None))
+
+    def _products(self, delta: Tensor, cache: Cache, needs: Needs) -> Theta:
+        """Of the delta of h W^T + b; f' is multiplied over the fresh delta W."""
+        h, a = cache.h, cache.extra[1]
+        if needs.theta[0] and a is None:
+            a = self.before.f(kept(h))
+        grad_a, *theta = super()._products(delta, cache._replace(h=a), needs)
+        if grad_a is None:
+            return None, *theta
+        f = Elementwise(self.before)
+        return *f.backward_over(grad_a, Cache(h=h), Needs(True)), *theta
+
+    def _recorded_products(self, delta: Tensor, cache: Cache, needs: Needs) -> Theta:
+        h = cache.h
+        a = self.before.f(kept(h)) if needs.theta[0] else None
+        grad_a, *theta = super()._recorded_products(delta, cache._replace(h=a), needs)
+        return None if grad_a is None else self.before.recorded.backward(grad_a, kept(h)), *theta
+
 
 def fastened(chain: Sequence[Layer], thetas: Sequence[Theta]) -> tuple[list[Layer], list[Theta]]:
-    """The chain of fast layers, a Linear together with the activation that can write over z."""
+    """The chain of fast layers.
+
+    A Linear together with the activation behind it that can write over z, or with the one before
+    it that cannot, of which z alone is kept then.
+    """
     found: list[Layer] = []
     kept_thetas: list[Theta] = []
     for layer, theta in zip(chain, thetas, strict=True):
-        before = found[-1] if found else None
+        last = found[-1] if found else None
         f = layer.activation if isinstance(layer, Elementwise) else None
-        if isinstance(before, FastLinear) and before.activation is None and type(f) in OVER_Z:
-            found[-1] = FastLinear(f)
+        if isinstance(last, FastLinear) and last.activation is None and type(f) in OVER_Z:
+            found[-1] = replace(last, activation=f)
             continue
-        found.append(FastLinear() if isinstance(layer, Linear) else layer)
+        if not isinstance(layer, Linear):
+            found.append(layer)
+        elif isinstance(last, Elementwise) and last.activation.needs == "z":
+            found[-1] = ActivatedLinear(before=last.activation)
+            kept_thetas.pop()
+        else:
+            found.append(FastLinear())
         kept_thetas.append(theta)
     return found, kept_thetas

@@ -64,18 +64,21 @@ class Linear(Layer):
         return (*shape[:-1], out)
 
     def forward(self, h: Tensor, theta: Theta, needs: Needs) -> tuple[Tensor, Cache]:
-        weight, bias = kept(theta[0]), theta[1]
-        z = F.linear(h, weight, bias)
-        if h.dim() != 2:
-            z = own(z)
-        shape, flat = h.shape, rows(h)
+        z = F.linear(h, kept(theta[0]), theta[1])
+        return z if h.dim() == 2 else own(z), self.cache(h, theta, needs)
+
+    def reads_forward(self) -> bool:
+        return False
+
+    def cache(self, h: Tensor, theta: Theta, needs: Needs) -> Cache:
+        weight, flat = kept(theta[0]), rows(h)
         column_major = flat.stride() == (1, flat.shape[0])
-        layout = Layout(shape, column_major, weight.stride() == (weight.shape[1], 1))
-        read_h = h if needs.theta[0] else None  # b is in no derivative
+        layout = Layout(h.shape, column_major, weight.stride() == (weight.shape[1], 1))
+        read = h if needs.theta[0] else None  # b is in no derivative
         if not needs.h:
-            return z, Cache(read_h, None, (None, None), (None,), layout)
+            return Cache(read, None, (None, None), (None,), layout)
         # W once more, as it is now: W.data may be another tensor's when backward comes.
-        return z, Cache(read_h, None, (weight, None), (weight.detach(),), layout)
+        return Cache(read, None, (weight, None), (weight.detach(),), layout)
 
     def backward(self, delta: Tensor, cache: Cache, needs: Needs) -> Theta:
         """dC/dh = delta W,  dC/dW = delta^T h,  dC/db = sum_n delta.

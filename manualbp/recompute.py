@@ -1,0 +1,178 @@
+"""Memory or time: what a chain keeps for backward, and the chain that keeps next to nothing.
+
+    full   what backward reads: an activation of every layer
+    low    x and the parameters; backward computes the activations once more
+
+In exact mode they are computed by the same operators over the whole batch, so every bit stays. In
+fast mode long batches go tile by tile (tiles.py), forward and backward: then backward, too, has no
+more than a tile's activations at a time, and where the chain is narrow that is the faster way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from manualbp import backprop, tiles
+from manualbp.backprop import Gradients
+from manualbp.function import Chain, by_layer, flat, wanted
+from manualbp.layers import Elementwise, Layer, LayerNorm, Linear, Needs, RMSNorm, Theta, alone
+from manualbp.setting import Setting
+
+# Layers that compute the same from the same input every time.
+CONSTANT = (Linear, Elementwise, LayerNorm, RMSNorm)
+# Where tiles were measured to be faster than keeping the activations, in fast mode.
+WIDEST, LEAST_TILES = 128, 4
+
+
+class set_memory(Setting):  # a function to its users, like set_mode
+    """What waits for backward from now on; as a context manager, until its end.
+
+        manualbp.set_memory("low")             for the whole process
+        with manualbp.set_memory("low"): ...   for a while
+        manualbp.set_memory("low", model)      for the modules of this model, whatever else is set
+
+    Args:
+        memory: "full" keeps what backward reads. "low" keeps of every chain its input and its
+            parameters alone, and computes forward once more in backward.
+        model: None, or a model whose modules keep the choice.
+
+    Chains with randomness or statistics of the batch (Dropout in training, BatchNorm1d), the gate
+    of a GatedMLP, and all where training is distributed keep what they keep with "full".
+
+    Raises:
+        ValueError: an unknown choice.
+        TypeError: ``model`` is no nn.Module.
+    """
+
+    name = "memory"
+    choices = ("full", "low")
+    now = "full"
+
+    def __init__(self, memory: str, model: nn.Module | None = None) -> None:
+        super().__init__(memory, model)
+
+
+def low(module: nn.Module) -> bool:
+    """Whether the module is to keep as little as it can."""
+    return set_memory.of(module) == "low"
+
+
+def run_chain(
+    layers: Sequence[Layer], thetas: Sequence[Theta], skip: Tensor | None, x: Tensor, low: bool
+) -> Tensor:
+    """o by the Function that suits: one that keeps activations, or one that recomputes them."""
+    tile = _tile(layers, thetas, x, low)
+    parameters = flat(layers, thetas)
+    if tile or (low and all(isinstance(layer, CONSTANT) for layer in layers)):
+        return Recomputed.apply(layers, tile, skip, *parameters, x)  # type: ignore[no-untyped-call]
+    return Chain.apply(layers, skip, *parameters, x)[0]  # type: ignore[no-untyped-call]
+
+
+def _tile(layers: Sequence[Layer], thetas: Sequence[Theta], x: Tensor, low: bool) -> int:
+    """The rows of a tile; 0 for the whole batch at once."""
+    count = x.numel() // max(x.shape[-1], 1) if x.dim() > 1 else 1
+    if count < 2 * tiles.LEAST_ROWS or not (x.is_cpu and x.dtype in (torch.float32, torch.float64)):
+        return 0  # too few; or a sum of many tiles needs more digits
+    if not tiles.rowwise(layers) or any(type(layer) is Linear for layer in layers):
+        return 0  # the second is the exact mode: one sum over all rows
+    tile = tiles.tile_rows(x.shape[-1], thetas)
+    if low:
+        return tile if count >= 2 * tile else 0
+    return tile if count >= LEAST_TILES * tile and _narrow(thetas) else 0
+
+
+def _narrow(thetas: Sequence[Theta]) -> bool:
+    """Several products, all of few columns, so that memory is what takes the time."""
+    weights = [w for theta in thetas for w in theta[:1] if w is not None and w.dim() == 2]
+    return len(weights) > 1 and max(max(w.shape) for w in weights) <= WIDEST
+
+
+class Recomputed(torch.autograd.Function):
+    """A ``Chain`` that keeps x and the parameters, and computes its activations in backward.
+
+    ``Recomputed.apply(layers, tile, skip, *flat(layers, thetas), x)``; o, by tiles of so many rows,
+    or with 0 whole. Where backward is recorded, they are computed from the x and the parameters
+    that carry their graphs, in that graph: so derivatives are right to any order.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, layers: Sequence[Layer], tile: int, skip: Tensor | None, *tensors: Any
+    ) -> Any:
+        *parameters, x = tensors
+        thetas = by_layer(layers, parameters)
+        if tile:
+            o = tiles.forward(x, skip, layers, thetas, tile)
+        else:
+            o, _ = backprop.forward(x, layers, thetas, backprop.nothing(thetas))
+            o = o if skip is None else skip + o
+        if not layers[-1].reads_forward() and isinstance(layers[-1], Linear):
+            parameters[0] = None  # the last bias: nothing but o depends on it
+        # Each parameter as it is now, and for a recorded backward with its graph.
+        values = [None if t is None else t.detach() for t in parameters]
+        trained = ctx.needs_input_grad[3:-1]
+        graphs = [t if trains else None for t, trains in zip(parameters, trained, strict=True)]
+        ctx.save_for_backward(x, *values, *graphs)
+        ctx.layers, ctx.tile = layers, tile
+        ctx.present = [t is not None for t in (skip, *tensors)]
+        ctx.set_materialize_grads(False)
+        return o
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:
+        x, *saved = ctx.saved_tensors  # raises, in autograd's words, if freed or edited in place
+        (delta,) = grad_outputs
+        wants_skip, *wants, wants_x = wanted(ctx, ctx.needs_input_grad[2:], ctx.present)
+        needs = backprop.needs_of(wants_x, by_layer(ctx.layers, wants))
+        if delta is None or not any(needs):
+            return None, None, delta if wants_skip else None, *[None] * (len(wants) + 1)
+        values, graphs = saved[: len(wants)], saved[len(wants) :]
+        if torch.is_grad_enabled():
+            x = x if ctx.needs_input_grad[-1] else x.detach()  # a constant at forward
+            values = list(map(_with_graph, values, graphs))
+        thetas = by_layer(ctx.layers, values)
+        if ctx.tile and alone(delta) and not torch.is_autocast_enabled(x.device.type):
+            found = tiles.backward(x, delta, ctx.layers, thetas, needs, ctx.tile)
+        else:
+            found = _whole(x, delta, ctx.layers, thetas, needs)
+        grad_skip = delta if wants_skip else None
+        return None, None, grad_skip, *flat(ctx.layers, found.thetas), found.input
+
+
+def _whole(
+    x: Tensor, delta: Tensor, layers: Sequence[Layer], thetas: Sequence[Theta],
+    needs: Sequence[Needs],
+) -> Gradients:  # fmt: skip
+    """The backward pass over all rows, after a second forward; the first was outside autocast."""
+    with _no_autocast(x.device.type):
+        caches = backprop.caches_of(x, layers, thetas, needs)
+    injected = [None] * (len(layers) - 1) + [delta]
+    by: Literal["recorded", "backward"] = "recorded" if torch.is_grad_enabled() else "backward"
+    return backprop.backward(injected, layers, caches, needs, by)
+
+
+def _no_autocast(device: str) -> AbstractContextManager[Any]:
+    on = torch.is_autocast_enabled(device)
+    return torch.autocast(device, enabled=False) if on else nullcontext()
+
+
+def _with_graph(value: Tensor | None, parameter: Tensor | None) -> Tensor | None:
+    """The parameter as a recorded backward has to read it: as it was at forward."""
+    if value is None or parameter is None:
+        return value  # a constant back then
+    if not parameter.requires_grad:
+        raise RuntimeError(
+            "a parameter was frozen between forward and a backward with create_graph=True; "
+            "run forward again after requires_grad_(False)"
+        )
+    if not (parameter.is_set_to(value) or torch.equal(parameter, value)):
+        raise RuntimeError(
+            "a parameter's data was exchanged between forward and a backward with "
+            "create_graph=True; run forward again"
+        )
+    return parameter
