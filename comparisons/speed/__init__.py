@@ -16,16 +16,15 @@ import torch
 
 from comparisons import cli
 from comparisons.progress import track
-from comparisons.speed import cells, files, floor, grid, machine, results
+from comparisons.speed import cells, files, floor, grid, machine, results, tables
 from comparisons.speed.grid import Row
 from comparisons.speed.steps import STEPS
-from comparisons.speed.tables import tables
 from comparisons.speed.timing import Budget
 from manualbp.parity.report import print_table
 
 # Seconds per cell, and rounds at most and at least; compiling and warming up are not in them.
 FULL = {"rows": Budget(15, 15, 5), "second-order": Budget(6, 15, 5)}
-QUICK = {"rows": Budget(1.5, 5, 3), "second-order": Budget(0.5, 5, 3)}
+QUICK = {"rows": Budget(1, 5, 2), "second-order": Budget(0.5, 5, 2)}
 SWEEP, SWEEP_QUICK = Budget(2, 11, 3), Budget(0.2, 5, 3)
 PRODUCT, PRODUCT_QUICK = 0.3, 0.05  # seconds for every product whose rate is measured
 
@@ -43,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "sweep, and of those the short ones",
     )
     add("--rounds", type=cli.positive_int,
-        help="turns of every arm (default: as many as time allows, 3 to 15)")  # fmt: skip
+        help="turns of every arm (default: as many as time allows, 2 to 15)")  # fmt: skip
     add("--device", type=cli.device, default=torch.device("cpu"),
         help="cpu, cuda or cuda:N (default: cpu)")  # fmt: skip
     add("--seed", type=cli.seed, default=0, help="of weights and data (default: 0)")
@@ -118,7 +117,7 @@ def _budget(part: str, args: argparse.Namespace) -> Budget:
 def show(written: dict[str, Any]) -> None:
     """Every table, the means, and who was absent."""
     found = results.from_record(written)
-    for table in tables(found):
+    for table in tables.of(found):
         print_table(*table)
     means = results.geometric_means([result for result in found if result.part in grid.TABLE])
     for line in (*means.splitlines(), *written["notes"], machine.line(written["machine"])):

@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from comparisons import cli
-from comparisons.speed import machine, plots, results
+from comparisons.speed import machine, plots, results, tables
 from comparisons.speed.arms import AUTOGRAD
 from comparisons.speed.grid import TABLE, coordinate
 from comparisons.speed.results import Result, geometric_means, present
-from comparisons.speed.tables import tables
 from manualbp.parity.report import markdown_table
 from manualbp.parity.tensorboard import RunLog
 
@@ -49,16 +48,17 @@ def write(written: dict[str, Any], log_dir: Path, name: str, output: Path | None
     """Everything that follows from a record."""
     cells = results.from_record(written)
     figures = plots.figures(cells, machine.line(written["machine"]))
+    pictures = {file: plots.pixels(figure) for file, figure in figures.items()}
     contents = {JSON: results.text(written).encode(), MARKDOWN: page(written).encode()}
-    contents |= {file: plots.png(figure) for file, figure in figures.items()}
+    contents |= {file: plots.png(picture) for file, picture in pictures.items()}
     with cli.new_run(log_dir, name, [FIGURES, *map(_folder, present(cells))]) as log:
         folder = output or log.path
         folder.mkdir(parents=True, exist_ok=True)
         for file, content in contents.items():
             (folder / file).write_bytes(content)
         log.text(FIGURES, "speed", page(written))
-        for file, figure in figures.items():
-            log.image(FIGURES, file.removesuffix(".png"), plots.pixels(figure))
+        for file, picture in pictures.items():
+            log.image(FIGURES, file.removesuffix(".png"), picture)
         _curves(log, cells)
     return log
 
@@ -90,7 +90,7 @@ def page(written: dict[str, Any]) -> str:
     """The tables, the notes and the machine, in Markdown."""
     cells = results.from_record(written)
     parts = ["# Speed"]
-    for table in tables(cells):
+    for table in tables.of(cells):
         parts.append(f"**{table.title}**")
         columns = [column.replace("-\n", "-").replace("\n", " ") for column in table.columns]
         parts.append(markdown_table(columns, table.rows))

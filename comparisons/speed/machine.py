@@ -44,7 +44,7 @@ def line(known: dict[str, str | int]) -> str:
     ]
     where = known["processor"] if known["device"] == "cpu" else known["device"]
     return ", ".join(
-        [str(where), f"{known['threads']} threads of {known['cores']} cores", *packages,
+        [str(where), f"{known['threads']} threads on {known['cores']} cores", *packages,
          f"Python {known['python']}", str(known["date"])]
     )  # fmt: skip
 

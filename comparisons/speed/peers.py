@@ -156,8 +156,8 @@ def _sklearn_arm(regressor: Any, problem: Problem) -> Arm | None:
     y = y.ravel() if y.shape[1] == 1 else y  # it warns of a column
     model = regressor(
         hidden_layer_sizes=row.widths[1:-1], activation=row.activation, solver="sgd", alpha=0,
-        batch_size=row.batch, learning_rate_init=RATE, momentum=0, nesterovs_momentum=False, shuffle=False,
-        random_state=0,
+        batch_size=row.batch, learning_rate_init=RATE, momentum=0, nesterovs_momentum=False,
+        shuffle=False, random_state=0,
     )  # fmt: skip
 
     def step() -> None:

@@ -10,7 +10,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.image import imsave
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from numpy.typing import NDArray
 
 from comparisons.speed.arms import (
     AUTOGRAD,
@@ -95,10 +97,10 @@ def bars(results: Sequence[Result], footnote: str) -> Figure:
     _ratio_axis(axes.xaxis, axes.set_xscale, axes.set_xlim, values_of_all)
     axes.set_xlabel("speed-up over eager nn.Sequential with autograd (log scale)")
     axes.axvline(1, color=STYLE[AUTOGRAD][0], linewidth=1)
-    axes.set_title("One training step: forward, loss, backward", loc="left")
+    axes.set_title("A training step (forward, loss, backward)", loc="left")
     for edge in (i + 0.5 for i in range(len(results) - 1)):
         axes.axhline(edge, color="#dddddd", linewidth=0.6, zorder=0)
-    return _finished(figure, axes, footnote)
+    return _finished(figure, footnote)
 
 
 def panels(results: Sequence[Result], value: Value, footnote: str) -> Figure:
@@ -111,12 +113,12 @@ def panels(results: Sequence[Result], value: Value, footnote: str) -> Figure:
     for axes, net in zip(every, nets, strict=False):
         _curves(axes, "batch", [r for r in results if r.row.net == net], present(results), value)
         axes.set_title(net, loc="left", fontsize=10)
-    for axes in every[len(nets) :]:
-        axes.set_visible(False)
+        axes.set_xlabel("batch")
+        axes.set_ylabel(_meaning(value))
+        axes.label_outer()
     _value_axis(every[0], results, value)
-    figure.supxlabel("batch", fontsize=10)
-    figure.supylabel(_meaning(value), fontsize=10)
-    return _finished(figure, every[0], footnote)
+    _number_axis(every[0], sorted({result.row.batch for result in results}))
+    return _finished(figure, footnote)
 
 
 def single(part: str, results: Sequence[Result], footnote: str) -> Figure:
@@ -129,10 +131,11 @@ def single(part: str, results: Sequence[Result], footnote: str) -> Figure:
     axes = figure.subplots()
     _curves(axes, part, results, present(results), speed_up)
     _value_axis(axes, results, speed_up)
+    _number_axis(axes, [coordinate(part, result.row) for result in results])
     axes.set_xlabel(names[part][0])
     axes.set_ylabel(_meaning(speed_up))
     axes.set_title(f"{names[part][1]}, batch {results[0].row.batch:,}", loc="left")
-    return _finished(figure, axes, footnote)
+    return _finished(figure, footnote)
 
 
 def _meaning(value: Value) -> str:
@@ -146,16 +149,20 @@ def _curves(
         points = [(coordinate(part, r.row), v) for r in results if (v := value(r, arm)) is not None]
         if points:
             colour, marker = STYLE[arm]
+            wide = 3.5 if arm == AUTOGRAD else 1.4  # the reference shows under a curve on it
             axes.plot(*zip(*points, strict=True), color=colour, marker=marker, markersize=5,
-                      linewidth=1.4, label=arm)  # fmt: skip
+                      linewidth=wide, label=arm)  # fmt: skip
     if value is speed_up:
         axes.axhline(1, color=STYLE[AUTOGRAD][0], linewidth=1)
-    ticks = [coordinate(part, result.row) for result in results]
+    axes.grid(True, color="#e6e6e6", linewidth=0.6)
+
+
+def _number_axis(axes: Axes, ticks: Sequence[int]) -> None:
+    """Logarithmic, with a tick for every number that was measured."""
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_locator(FixedLocator(ticks))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: _short(x)))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.grid(True, color="#e6e6e6", linewidth=0.6)
 
 
 def _value_axis(axes: Axes, results: Sequence[Result], value: Value) -> None:
@@ -181,7 +188,7 @@ def _short(value: float) -> str:
     return f"{value / 1024:.0f}k" if value >= 1024 else f"{value:.0f}"
 
 
-def _finished(figure: Figure, axes: Axes, footnote: str) -> Figure:
+def _finished(figure: Figure, footnote: str) -> Figure:
     """The legend outside, the machine at the foot."""
     every = {
         label: handle
@@ -197,16 +204,17 @@ def _finished(figure: Figure, axes: Axes, footnote: str) -> Figure:
     return figure
 
 
-def png(figure: Figure) -> bytes:
-    """A file's contents."""
-    out = io.BytesIO()
-    figure.savefig(out, format="png", dpi=DPI)
-    return out.getvalue()
-
-
-def pixels(figure: Figure) -> Any:
+def pixels(figure: Figure) -> NDArray[np.uint8]:
     """(height, width, 3), as TensorBoard takes it."""
+    figure.set_dpi(DPI)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()  # type: ignore[no-untyped-call]
     image = canvas.buffer_rgba()  # type: ignore[no-untyped-call]
-    return np.asarray(image)[..., :3].copy()
+    return np.asarray(image, dtype=np.uint8)[..., :3].copy()
+
+
+def png(picture: NDArray[np.uint8]) -> bytes:
+    """A file's contents."""
+    out = io.BytesIO()
+    imsave(out, picture, format="png", dpi=DPI)
+    return out.getvalue()

@@ -116,7 +116,7 @@ def _cell(result: Result) -> dict[str, Any]:
     for arm, seconds in result.times.items():
         low, middle, high = quartiles(seconds)
         arms[arm] = {
-            "seconds": seconds,
+            "seconds": list(seconds),
             "median": middle,
             "quartiles": [low, high],
             "autograd_over_this": _pair(result.ratio(AUTOGRAD, arm)),
@@ -126,6 +126,7 @@ def _cell(result: Result) -> dict[str, Any]:
     return {
         "part": result.part,
         **asdict(result.row),
+        "widths": list(result.row.widths),
         "floor_seconds": result.floor,
         "fastest_of_ours": result.fastest(OURS),
         "compile_over_ours": _pair(result.against_ours(COMPILED)),

@@ -27,7 +27,7 @@ SWEEPS = {
 }
 
 
-def tables(results: Sequence[Result]) -> list[Table]:
+def of(results: Sequence[Result]) -> list[Table]:
     """Four of the rows, and a compact one of every sweep; without what was not measured."""
     rows = [result for result in results if result.part in TABLE]
     found = [make(rows) for make in (milliseconds, ratios, against, memory)] if rows else []
@@ -138,7 +138,7 @@ def _least_of_ours(result: Result) -> str:
 
 def _over_floor(result: Result) -> list[str]:
     found = (result.over_floor(arm) for arm in (AUTOGRAD, result.fastest(OURS)))
-    return ["-" if value is None else _number(value) for value in found]
+    return ["-" if value is None else f"{value:.{2 if value < 10 else 0}f}" for value in found]
 
 
 def _ratio(found: Ratio | None) -> str:
