@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 COMMANDS = {
     "gradients": "outputs, losses and every gradient: NumPy, the Function, autograd",
     "training": "two training runs on real data, step by step, in TensorBoard",
-    "speed": "milliseconds per step, side by side: first, second and third derivatives",
+    "speed": "time and memory of a step: eager, torch.compile, by hand, JAX, scikit-learn",
     "walkthrough": "the article's networks, every number by its formula",
 }
 PARALLEL = ("training",)  # what torchrun may start more than one process of
@@ -113,8 +113,9 @@ def _parsed(arguments: list[str], group: Group) -> tuple[ModuleType, argparse.Na
 
 
 def _one_line(error: Exception) -> str:
-    if isinstance(error, ModuleNotFoundError) and error.name in EXTRA:
-        return f'the comparisons need {error.name}; install it with: pip install -e ".[dev]"'
+    package = (getattr(error, "name", None) or "").partition(".")[0]
+    if isinstance(error, ModuleNotFoundError) and package in EXTRA:
+        return f'the comparisons need {package}; install it with: pip install -e ".[dev]"'
     return " ".join(str(error).split())
 
 

@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--quick",
         action="store_true",
-        help="a minute instead of ten, rougher figures: no torch.compile, every second cell of a "
+        help="a minute or two instead of ten, rougher figures: no torch.compile, every second cell of a "
         "sweep, and of those the short ones",
     )
     add("--rounds", type=cli.positive_int,

@@ -11,6 +11,7 @@ one pass        manualbp.FusedLoss: forward, loss and backward over tiles of row
 from __future__ import annotations
 
 import copy
+import os
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -91,6 +92,8 @@ class Compiler:
 
     def missing(self) -> str | None:
         """Why it cannot be used here; None when it can."""
+        # In this process: its workers would take processor time beside the clock.
+        os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # its own imports warn of PyTorch's own doing

@@ -1,8 +1,8 @@
 """The peak memory of a step: the most bytes of tensors that live at once, above its start.
 
 On CPU the allocator tells the profiler of every allocation; on a GPU it keeps the peak itself. A
-step is run for this alone, untimed. What was there before, weights and data, does not count, whether
-it is released meanwhile or not.
+step is run for this alone, untimed. What was there before, weights and data, does not count,
+whether it is released meanwhile or not.
 """
 
 from __future__ import annotations
