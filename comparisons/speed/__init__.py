@@ -25,7 +25,7 @@ from manualbp.parity.report import print_table
 # Seconds per cell, and rounds at most and at least; compiling and warming up are not in them.
 FULL = {"rows": Budget(15, 15, 5), "second-order": Budget(6, 15, 5)}
 QUICK = {"rows": Budget(1, 5, 2), "second-order": Budget(0.5, 5, 2)}
-SWEEP, SWEEP_QUICK = Budget(2, 11, 3), Budget(0.2, 5, 3)
+SWEEP, SWEEP_QUICK = Budget(2, 11, 3), Budget(0.2, 5, 2)
 PRODUCT, PRODUCT_QUICK = 0.3, 0.05  # seconds for every product whose rate is measured
 
 
@@ -38,8 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--quick",
         action="store_true",
-        help="a minute or two instead of ten, rougher figures: no torch.compile, every second cell of a "
-        "sweep, and of those the short ones",
+        help="a minute or two instead of ten, rougher figures: no torch.compile, every second cell "
+        "of a sweep, and of those the short ones",
     )
     add("--rounds", type=cli.positive_int,
         help="turns of every arm (default: as many as time allows, 2 to 15)")  # fmt: skip

@@ -90,17 +90,18 @@ class Compiler:
         self._for: object = None
         self._cost: Cost = STEPS[TRAINING]
 
-    def missing(self) -> str | None:
-        """Why it cannot be used here; None when it can."""
+    def missing(self, device: torch.device) -> str | None:
+        """Why it cannot be used there; None when it can."""
         # In this process: its workers would take processor time beside the clock.
         os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # its own imports warn of PyTorch's own doing
-                torch.compile(lambda x: x.sin() + 1)(torch.ones(2))
+                torch.compile(lambda x: x.sin() + 1)(torch.ones(2, device=device))
         except Exception as error:  # whatever a missing compiler raises, it has no common class
             reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-            return f"no torch.compile: it needs a C++ compiler, such as g++ ({reason})"
+            needs = "Triton" if device.type == "cuda" else "a C++ compiler, such as g++"
+            return f"no torch.compile: it needs {needs} ({reason})"
         return None
 
     def arms(self, problem: Problem, dynamic: bool) -> dict[str, Arm]:

@@ -34,7 +34,7 @@ class Makers:
         if not any(part in COMPILING and row.step == TRAINING for part, row in cells):
             return
         compiler = Compiler()
-        reason = compiler.missing() if compiling else "no torch.compile with --quick"
+        reason = compiler.missing(device) if compiling else "no torch.compile with --quick"
         if reason:
             self.notes.append(reason)
         else:

@@ -51,9 +51,10 @@ def write(written: dict[str, Any], log_dir: Path, name: str, output: Path | None
     pictures = {file: plots.pixels(figure) for file, figure in figures.items()}
     contents = {JSON: results.text(written).encode(), MARKDOWN: page(written).encode()}
     contents |= {file: plots.png(picture) for file, picture in pictures.items()}
+    if output is not None:
+        _make(output)
     with cli.new_run(log_dir, name, [FIGURES, *map(_folder, present(cells))]) as log:
         folder = output or log.path
-        folder.mkdir(parents=True, exist_ok=True)
         for file, content in contents.items():
             (folder / file).write_bytes(content)
         log.text(FIGURES, "speed", page(written))
@@ -61,6 +62,16 @@ def write(written: dict[str, Any], log_dir: Path, name: str, output: Path | None
             log.image(FIGURES, file.removesuffix(".png"), picture)
         _curves(log, cells)
     return log
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise cli.UsageError(
+            f"expected a folder that can be made, got {folder}: {error.strerror}; "
+            "choose another --output"
+        ) from None
 
 
 def _curves(log: RunLog, cells: Sequence[Result]) -> None:
@@ -71,9 +82,10 @@ def _curves(log: RunLog, cells: Sequence[Result]) -> None:
         net = f"batch_{result.row.net}" if result.part == "batch" else result.part
         step = coordinate(result.part, result.row)
         for arm in result.times:
+            speed_up = result.ratio(AUTOGRAD, arm)
             values = {
                 "milliseconds": 1e3 * result.median(arm),
-                "speed_up": getattr(result.ratio(AUTOGRAD, arm), "median", None),
+                "speed_up": speed_up.median if speed_up else None,
                 "over_floor": result.over_floor(arm),
                 "peak_megabytes": result.memory[arm] / 1e6 if arm in result.memory else None,
             }

@@ -42,9 +42,10 @@ def line(known: dict[str, str | int]) -> str:
     packages = [
         f"{name} {known[name]}" for name in ("torch", "jax", "scikit-learn") if name in known
     ]
+    threads = f"{known['threads']} thread{'' if known['threads'] == 1 else 's'}"
     where = known["processor"] if known["device"] == "cpu" else known["device"]
     return ", ".join(
-        [str(where), f"{known['threads']} threads on {known['cores']} cores", *packages,
+        [str(where), f"{threads} on {known['cores']} cores", *packages,
          f"Python {known['python']}", str(known["date"])]
     )  # fmt: skip
 

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -27,7 +28,7 @@ RATE = 1e-3  # scikit-learn's step always updates
 
 
 def available(device: torch.device) -> tuple[dict[str, Make], list[str]]:
-    """Who makes each peer's arm, and a line for every peer that is absent, with the remedy."""
+    """Who makes each peer's arm, and notes: who is absent, with the remedy, and what differs."""
     found: dict[str, Make] = {}
     notes = []
     for name, prepare, extra in (
@@ -40,6 +41,8 @@ def available(device: torch.device) -> tuple[dict[str, Make], list[str]]:
             notes.append(f'no {name}: install it with: pip install -e ".[{extra}]"')
         except RuntimeError as error:
             notes.append(f"no {name}: {error}")
+    if SKLEARN in found:
+        notes.append(f"{SKLEARN}'s step includes the update of its weights")
     return found, notes
 
 
@@ -75,11 +78,7 @@ def _jax_arm(place: Any, problem: Problem) -> Arm:
 
     def gradients() -> list[Tensor]:
         _, found = compiled(*data)
-        return [
-            torch.tensor(jax.numpy.asarray(g, dtype="float64").tolist(), dtype=torch.float64)
-            for theta in found
-            for g in theta
-        ]
+        return [torch.from_numpy(np.array(g, dtype=np.float64)) for theta in found for g in theta]
 
     def peak() -> int | None:
         stats = compiled.lower(*data).compile().memory_analysis()

@@ -70,6 +70,12 @@ def test_a_whole_run(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert written["machine"]["threads"] and written["operations_per_second"]["float32"] > 0
 
 
+def test_rounds_are_as_many_as_asked_for(tiny: Path) -> None:
+    assert main(["speed", "--quick", "--run-name", "mine", "--only", "width", "--rounds", "4"]) == 0
+    (cell,) = json.loads((tiny / "runs" / "mine" / files.JSON).read_text())["cells"]
+    assert {len(arm["seconds"]) for arm in cell["arms"].values()} == {4}
+
+
 def test_event_files(tiny: Path) -> None:
     """Curves stand at the number swept over, float32 as TensorBoard's server wants them."""
     assert main(["speed", "--quick", "--run-name", "mine", "--only", "batch"]) == 0

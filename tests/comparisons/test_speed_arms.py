@@ -166,7 +166,7 @@ def test_peers_without_a_gpu_are_named() -> None:
 def test_compiled() -> None:
     """fp64, relative 1e-10: a compiler may take the sums in another order."""
     compiler = Compiler()
-    if reason := compiler.missing():
+    if reason := compiler.missing(CPU):
         pytest.skip(reason)
     for batch in (16, 40):
         given = of(TRAINING, (4, 8, 3), batch, "tanh")
@@ -185,5 +185,5 @@ def test_a_missing_compiler_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         return call
 
     monkeypatch.setattr(torch, "compile", fails)
-    reason = Compiler().missing()
+    reason = Compiler().missing(CPU)
     assert reason is not None and "C++ compiler, such as g++ (no working C++ compiler)" in reason

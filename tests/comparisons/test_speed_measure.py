@@ -11,7 +11,7 @@ from comparisons.speed.arms import AUTOGRAD, problem, torch_arms
 from comparisons.speed.grid import Row
 from comparisons.speed.results import ratio
 from comparisons.speed.steps import LAPLACIAN, TRAINING
-from comparisons.speed.timing import Budget, measure
+from comparisons.speed.timing import Budget, CudaClock, measure
 
 CPU = torch.device("cpu")
 MEGABYTE = 2**18  # float32 elements
@@ -50,6 +50,39 @@ def test_slow_arms_get_fewer_rounds_but_never_fewer_than_the_least() -> None:
 def test_an_arm_that_is_slower_shows() -> None:
     times = Counting(a=1.0, b=2.0).measure(Budget(12.0, 5, 5))
     assert ratio(times["a"], times["b"]) == (0.5, 0.0)
+
+
+def test_the_gpus_clock_adds_up_its_events(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reading records an event and waits for it; milliseconds since the last become seconds."""
+    stamps = iter([5.0, 8.0, 8.5])
+
+    class Event:
+        def __init__(self, enable_timing: bool) -> None:
+            self.done = False
+
+        def record(self) -> None:
+            self.at = next(stamps)
+
+        def synchronize(self) -> None:
+            self.done = True
+
+        def elapsed_time(self, end: Event) -> float:
+            assert self.done and end.done
+            return end.at - self.at
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    clock = CudaClock()
+    assert [clock(), clock()] == [0.003, 0.0035]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_gpu_is_timed_and_its_memory_counted() -> None:
+    device = torch.device("cuda")
+    arms = torch_arms(problem(Row(TRAINING, (64, 256, 1), 4096, "relu"), 0, device))
+    times = measure({n: a.step for n, a in arms.items()}, Budget(0.1, 3, 3), CudaClock())
+    assert all(len(found) == 3 and min(found) > 0 for found in times.values())
+    assert memory.peak(lambda: torch.empty(MEGABYTE, device=device), device) == 2**20
+    assert floor.rates(["float32"], device, 0.0)["float32"] > 0
 
 
 def test_memory_of_known_allocations() -> None:
