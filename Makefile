@@ -10,8 +10,11 @@ BIN := $(VENV)/bin
 compare: install
 	$(BIN)/python -m comparisons training $(ARGS)
 
-gradients speed walkthrough: install
+gradients walkthrough: install
 	$(BIN)/python -m comparisons $@ $(ARGS)
+
+speed: $(VENV)/peers
+	$(BIN)/python -m comparisons speed $(ARGS)
 
 test: install
 	$(BIN)/python -m pytest $(ARGS)
@@ -40,6 +43,10 @@ $(VENV)/installed: pyproject.toml constraints.txt
 
 $(VENV)/clients: $(VENV)/installed
 	$(BIN)/python -m pip install $(PIP_FLAGS) -c constraints.txt -e ".[dev,clients]"
+	touch $@
+
+$(VENV)/peers: $(VENV)/installed
+	$(BIN)/python -m pip install $(PIP_FLAGS) -c constraints.txt -e ".[dev,peers]"
 	touch $@
 
 clean:

@@ -32,11 +32,11 @@ if TYPE_CHECKING:
 COMMANDS = {
     "gradients": "outputs, losses and every gradient: NumPy, the Function, autograd",
     "training": "two training runs on real data, step by step, in TensorBoard",
-    "speed": "milliseconds per step, side by side: first, second and third derivatives",
+    "speed": "time and memory of a step: eager, torch.compile, by hand, JAX, scikit-learn",
     "walkthrough": "the article's networks, every number by its formula",
 }
 PARALLEL = ("training",)  # what torchrun may start more than one process of
-EXTRA = ("rich", "sklearn", "tensorboard")
+EXTRA = ("rich", "sklearn", "tensorboard", "matplotlib")
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
 
 T = TypeVar("T")
@@ -113,8 +113,9 @@ def _parsed(arguments: list[str], group: Group) -> tuple[ModuleType, argparse.Na
 
 
 def _one_line(error: Exception) -> str:
-    if isinstance(error, ModuleNotFoundError) and error.name in EXTRA:
-        return f'the comparisons need {error.name}; install it with: pip install -e ".[dev]"'
+    package = (getattr(error, "name", None) or "").partition(".")[0]
+    if isinstance(error, ModuleNotFoundError) and package in EXTRA:
+        return f'the comparisons need {package}; install it with: pip install -e ".[dev]"'
     return " ".join(str(error).split())
 
 
@@ -214,17 +215,24 @@ def device(text: str) -> torch.device:
     return found
 
 
-def log_dir(text: str) -> Path:
+def folder(option: str) -> Callable[[str], Path]:
     """An argparse type: a folder that exists or can be made; it is not made here."""
-    path = Path(text)
-    existing = next(p for p in (path, *path.absolute().parents) if p.exists())
-    if not (existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)):
-        raise argparse.ArgumentTypeError(
-            f"expected a folder that can be written, got {text!r} "
-            f"({existing} is {'not writable' if existing.is_dir() else 'no folder'}); "
-            "choose another --log-dir"
-        )
-    return path
+
+    def parse(text: str) -> Path:
+        path = Path(text)
+        existing = next(p for p in (path, *path.absolute().parents) if p.exists())
+        if not (existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)):
+            raise argparse.ArgumentTypeError(
+                f"expected a folder that can be written, got {text!r} "
+                f"({existing} is {'not writable' if existing.is_dir() else 'no folder'}); "
+                f"choose another {option}"
+            )
+        return path
+
+    return parse
+
+
+log_dir = folder("--log-dir")
 
 
 def run_name(text: str) -> str:
@@ -247,6 +255,16 @@ def add_run_arguments(parser: argparse.ArgumentParser, default_name: str) -> Non
 def stamped(name: str) -> str:
     """A run name that is free: the name and the time to the second."""
     return f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
+
+
+def free_run(log_dir: Path, name: str) -> None:
+    """A name that is taken is bad usage, before a long run; nothing is made yet."""
+    from manualbp.parity.tensorboard import new_path
+
+    try:
+        new_path(log_dir, name)
+    except FileExistsError as error:
+        raise UsageError(f"{error} (--run-name)") from None
 
 
 def new_run(log_dir: Path, name: str, folders: list[str]) -> RunLog:

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 CORE = sorted([*(ROOT / "manualbp").glob("*.py"), *(ROOT / "manualbp/activations").glob("*.py"),
                *(ROOT / "manualbp/layers").glob("*.py")])  # fmt: skip
 PARITY = sorted((ROOT / "manualbp" / "parity").glob("*.py"))
-COMPARISONS = sorted((ROOT / "comparisons").glob("*.py"))
+COMPARISONS = sorted((ROOT / "comparisons").rglob("*.py"))
 
 # Each may import the ones before it, of manualbp's own modules.
 ORACLE = ("reference", "reference_functions")  # independent: numpy alone
@@ -78,7 +78,7 @@ def test_one_summary_writer() -> None:
     assert users == ["tensorboard.py"]
 
 
-@pytest.mark.parametrize("path", COMPARISONS, ids=lambda p: p.name)
+@pytest.mark.parametrize("path", COMPARISONS, ids=lambda p: str(p.relative_to(ROOT)))
 def test_comparisons_use_public_names(path: Path) -> None:
     hidden = [n for n in imports(path.read_text()) if any(p.startswith("_") for p in n.split("."))]
     assert [n for n in hidden if not n.startswith("__future__")] == []

@@ -17,11 +17,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+import numpy as np
 from torch import nn
 
 from manualbp.parity.training import ArmStep, Step
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from torch.utils.tensorboard import SummaryWriter
 
 TRAIN = "train/{}"  # loss, accuracy: of each batch, before the update
@@ -37,6 +39,21 @@ VERDICT = "verdict"
 PARITY = "parity"
 # Where log10 of a divergence of 0 is drawn; whatever is not bit-identical is drawn above it.
 BIT_IDENTICAL, SMALLEST = -40.0, -38.0
+
+
+def new_path(log_dir: str | os.PathLike[str], name: str) -> Path:
+    """Where a run goes; nothing is made.
+
+    Raises:
+        FileExistsError: it is already there.
+    """
+    path = Path(log_dir) / name
+    if path.exists():
+        raise FileExistsError(
+            f"expected a new run name, got {name!r}, which is already in {log_dir}; "
+            "choose another or delete that folder"
+        )
+    return path
 
 
 class RunLog:
@@ -61,12 +78,7 @@ class RunLog:
                 "manualbp.parity.tensorboard needs tensorboard; "
                 'install it with: pip install "manualbp[comparisons]"'
             ) from error
-        self.path = Path(log_dir) / name
-        if self.path.exists():
-            raise FileExistsError(
-                f"expected a new run name, got {name!r}, which is already in {log_dir}; "
-                "choose another or delete that folder"
-            )
+        self.path = new_path(log_dir, name)
         self.path.mkdir(parents=True)
         self._writers: dict[str, SummaryWriter] = {
             folder: SummaryWriter(str(self.path / folder), flush_secs=10) for folder in folders
@@ -79,6 +91,10 @@ class RunLog:
     def text(self, folder: str, tag: str, markdown: str) -> None:
         """A page of Markdown."""
         self._writers[folder].add_text(tag, markdown)
+
+    def image(self, folder: str, tag: str, pixels: NDArray[np.uint8]) -> None:
+        """A picture: height, width, and red, green, blue."""
+        self._writers[folder].add_image(tag, pixels, dataformats="HWC")
 
     def step(self, step: Step, candidate: str, reference: str) -> None:
         """Every number of one training step, under the names of the two arms."""

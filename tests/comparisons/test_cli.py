@@ -65,7 +65,7 @@ def test_bad_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.parametrize("command", ["training", "walkthrough"])
+@pytest.mark.parametrize("command", ["training", "walkthrough", "speed"])
 def test_taken_run_name(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "mine").mkdir()
     line = refused(capsys, [command, "--log-dir", str(tmp_path), "--run-name", "mine"])
@@ -93,7 +93,8 @@ def test_missing_extra_is_named(
         if name.split(".")[0] == missing or name.startswith(("comparisons.", "torch.utils.tensor")):
             monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, missing, None)
-    line = refused(capsys, ["training", "--log-dir", str(tmp_path / "runs")])
+    command = "speed" if missing == "matplotlib" else "training"
+    line = refused(capsys, [command, "--log-dir", str(tmp_path / "runs")])
     assert "install it with: pip install" in line and missing.removeprefix("sk") in line
     assert not (tmp_path / "runs").exists()
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from matplotlib.image import imread
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
@@ -81,6 +82,16 @@ def test_what_was_judged_is_what_was_logged(tmp_path: Path) -> None:
     assert weights.histogram_value.sum == pytest.approx(float(values.sum()), rel=1e-12)
     text = events[PARITY].Tensors("verdict/text_summary")[0].tensor_proto.string_val[0]
     assert text.decode() == "| a |\n| - |"
+
+
+def test_a_picture_comes_back(tmp_path: Path) -> None:
+    """Bit-exact: PNG loses nothing."""
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    with RunLog(tmp_path, "run", ["a"]) as log:
+        log.image("a", "picture", pixels)
+    (image,) = EventAccumulator(str(tmp_path / "run" / "a")).Reload().Images("picture")
+    (tmp_path / "picture.png").write_bytes(image.encoded_image_string)
+    assert (imread(tmp_path / "picture.png") * 255 == pixels).all()
 
 
 def test_log_of_a_divergence() -> None:

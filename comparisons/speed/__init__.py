@@ -1,0 +1,124 @@
+"""How long a step takes and how much memory, side by side in one process.
+
+The arms are in arms.py (nn.Sequential eager and compiled, ours in three ways) and peers.py (JAX,
+scikit-learn); what is measured is in grid.py. The arms take turns, round after round, so that what
+slows the machine down slows all of them. A figure is the median over the rounds; a ratio is the
+median of each round's own ratio, with half the distance of their quartiles as its spread.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from comparisons import cli
+from comparisons.progress import track
+from comparisons.speed import cells, files, floor, grid, machine, results, tables
+from comparisons.speed.grid import Row
+from comparisons.speed.steps import STEPS
+from comparisons.speed.timing import Budget
+from manualbp.parity.report import print_table
+
+# Seconds per cell, and rounds at most and at least; compiling and warming up are not in them.
+FULL = {"rows": Budget(15, 15, 5), "second-order": Budget(6, 15, 5)}
+QUICK = {"rows": Budget(1, 5, 2), "second-order": Budget(0.5, 5, 2)}
+SWEEP, SWEEP_QUICK = Budget(2, 11, 3), Budget(0.2, 5, 2)
+PRODUCT, PRODUCT_QUICK = 0.3, 0.05  # seconds for every product whose rate is measured
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What is measured, how long, on what, and where it goes."""
+    add = parser.add_argument
+    add("--only", type=cli.one_of(grid.PARTS, "a part"), action="append", metavar="PART",
+        help=f"only this part, once or more: {', '.join(grid.PARTS)} (default: all)")  # fmt: skip
+    add("--step", type=cli.one_of(STEPS, "a step"), help=f"only this one: {', '.join(STEPS)}")
+    add(
+        "--quick",
+        action="store_true",
+        help="a minute or two instead of ten, rougher figures: no torch.compile, every second cell "
+        "of a sweep, and of those the short ones",
+    )
+    add("--rounds", type=cli.positive_int,
+        help="turns of every arm (default: as many as time allows, 2 to 15)")  # fmt: skip
+    add("--device", type=cli.device, default=torch.device("cpu"),
+        help="cpu, cuda or cuda:N (default: cpu)")  # fmt: skip
+    add("--seed", type=cli.seed, default=0, help="of weights and data (default: 0)")
+    add("--threads", type=cli.positive_int, help="CPU threads (default: PyTorch's own choice)")
+    add("--read", type=Path, metavar="FILE",
+        help="an earlier run's speed.json: its tables and figures again")  # fmt: skip
+    cli.add_run_arguments(parser, "speed")
+    add("--output", type=cli.folder("--output"), metavar="FOLDER",
+        help="a new folder for tables and figures (default: the run's)")  # fmt: skip
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure, print, write; 0, since a slow result is a result, and 130 after Ctrl-C."""
+    name = args.run_name or cli.stamped("speed")
+    files.check_new(args.log_dir, name, args.output)
+    written, interrupted = (files.read(args.read), False) if args.read else measure(args)
+    show(written)
+    if written["cells"]:
+        log = files.write(written, args.log_dir, name, args.output)
+        print(f"Written: {args.output or log.path}")
+        print(cli.tensorboard_hint(log))
+    return 130 if interrupted else 0
+
+
+def measure(args: argparse.Namespace) -> tuple[dict[str, Any], bool]:
+    """The record of what was measured, and whether Ctrl-C ended it."""
+    wanted = chosen(args)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    found: list[results.Result] = []
+    rates: dict[str, float] = {}
+    notes: list[str] = []
+    interrupted = False
+    try:
+        budget = PRODUCT_QUICK if args.quick else PRODUCT
+        rates |= floor.rates((row.dtype for _, row in wanted), args.device, budget)
+        makers = cells.Makers(wanted, args.device, compiling=not args.quick)
+        notes += makers.notes
+        for part, row in track(wanted, "measuring"):
+            reason = grid.too_large(part, row, floor.seconds(row, rates), args.quick)
+            if reason:
+                notes.append(f"left out of {part}: {reason}")
+                continue
+            budget_of_cell = _budget(part, args)
+            found.append(
+                cells.measured(part, row, makers, budget_of_cell, rates, args.seed, args.device)
+            )
+    except KeyboardInterrupt:
+        interrupted = True
+        notes.append(f"interrupted after {len(found)} of {len(wanted)} cells")
+    return results.record(found, machine.description(args.device), rates, notes), interrupted
+
+
+def chosen(args: argparse.Namespace) -> list[tuple[str, Row]]:
+    """The cells that were asked for."""
+    wanted = grid.cells(args.only, args.step, args.quick)
+    if not wanted:
+        parts = " and ".join(args.only)
+        raise cli.UsageError(
+            f"expected a part that has the step {args.step}, got --only {parts}; "
+            "leave out one of the two"
+        )
+    return wanted
+
+
+def _budget(part: str, args: argparse.Namespace) -> Budget:
+    table, sweep = (QUICK, SWEEP_QUICK) if args.quick else (FULL, SWEEP)
+    budget = table.get(part, sweep)
+    return budget._replace(most=args.rounds, least=args.rounds) if args.rounds else budget
+
+
+def show(written: dict[str, Any]) -> None:
+    """Every table, the means, and who was absent."""
+    found = results.from_record(written)
+    for table in tables.of(found):
+        print_table(*table)
+    means = results.geometric_means([result for result in found if result.part in grid.TABLE])
+    for line in (*means.splitlines(), *written["notes"], machine.line(written["machine"])):
+        print(line)

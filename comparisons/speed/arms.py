@@ -1,0 +1,145 @@
+"""Who takes the step: nn.Sequential under autograd, as it is and compiled, and ours.
+
+autograd        eager nn.Sequential
+compile         torch.compile of the model
+compile, loss   torch.compile of model and loss in one function
+exact           manualbp.Sequential as it is: the bits of autograd
+fast            the same with manualbp.set_mode("fast")
+one pass        manualbp.FusedLoss: forward, loss and backward over tiles of rows
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+import manualbp
+from comparisons.cli import DTYPES
+from comparisons.speed import memory
+from comparisons.speed.grid import Row
+from comparisons.speed.steps import STEPS, TRAINING, Cost
+
+AUTOGRAD, COMPILE, COMPILE_LOSS = "autograd", "compile", "compile, loss"
+EXACT, FAST, ONE_PASS = "exact", "fast", "one pass"
+JAX, SKLEARN = "JAX", "scikit-learn"
+COMPILED, OURS = (COMPILE, COMPILE_LOSS), (EXACT, FAST, ONE_PASS)
+ARMS = (AUTOGRAD, *COMPILED, *OURS, JAX, SKLEARN)
+# A sum over many tiles needs their digits: FusedLoss runs the model's own step in others.
+ONE_PASS_DTYPES = ("float32", "float64")
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to take the step: ``step`` is what is timed."""
+
+    step: Callable[[], object]
+    gradients: Callable[[], list[Tensor]]  # of one step at the weights it started from
+    peak: Callable[[], int | None]  # bytes that one step takes beside weights and data
+
+
+@dataclass(frozen=True)
+class Problem:
+    """The weights and the data that all arms start from."""
+
+    row: Row
+    model: nn.Sequential
+    x: Tensor
+    y: Tensor
+
+
+def problem(row: Row, seed: int, device: torch.device) -> Problem:
+    """The same numbers for the same seed, on every device."""
+    torch.manual_seed(seed)
+    dtype = DTYPES[row.dtype]
+    model = manualbp.MLP(row.widths, row.activation, dtype=dtype).to(device)
+    x = torch.randn(row.batch, row.widths[0], dtype=dtype)
+    y = torch.randn(row.batch, row.widths[-1], dtype=dtype)
+    return Problem(row, model, x.to(device), y.to(device))
+
+
+def torch_arms(problem: Problem) -> dict[str, Arm]:
+    """The step on nn.Sequential, and on ours in every way there is, with equal weights."""
+    ours, cost = problem.model, STEPS[problem.row.step]
+    fast, theirs = copy.deepcopy(ours), _twin(ours)
+    manualbp.set_mode("fast", fast)
+    found = {
+        AUTOGRAD: _arm(problem, theirs, cost),
+        EXACT: _arm(problem, ours, cost),
+        FAST: _arm(problem, fast, cost),
+    }
+    if problem.row.step == TRAINING and problem.row.dtype in ONE_PASS_DTYPES:
+        one_pass = manualbp.FusedLoss(copy.deepcopy(ours), manualbp.MSELoss())
+        found[ONE_PASS] = _arm(problem, one_pass, lambda fused, x, y: fused(x, y))
+    return found
+
+
+class Compiler:
+    """torch.compile's arms; what it compiled for one network is forgotten with the next.
+
+    In the batch sweep a network is compiled once, for every batch (``dynamic``), and only together
+    with its loss; elsewhere for the one batch.
+    """
+
+    def __init__(self) -> None:
+        self._for: object = None
+        self._cost: Cost = STEPS[TRAINING]
+
+    def missing(self, device: torch.device) -> str | None:
+        """Why it cannot be used there; None when it can."""
+        # In this process: its workers would take processor time beside the clock.
+        os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # its own imports warn of PyTorch's own doing
+                torch.compile(lambda x: x.sin() + 1)(torch.ones(2, device=device))
+        except Exception as error:  # whatever a missing compiler raises, it has no common class
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+            needs = "Triton" if device.type == "cuda" else "a C++ compiler, such as g++"
+            return f"no torch.compile: it needs {needs} ({reason})"
+        return None
+
+    def arms(self, problem: Problem, dynamic: bool) -> dict[str, Arm]:
+        """Empty where it has no such step: it knows first derivatives only."""
+        row, ours = problem.row, problem.model
+        if row.step != TRAINING:
+            return {}
+        key = (row.widths, row.activation, row.dtype, None if dynamic else row.batch)
+        if key != self._for:
+            torch.compiler.reset()
+            self._for = key
+            self._cost = torch.compile(STEPS[TRAINING], dynamic=True if dynamic else None)
+        found = {COMPILE_LOSS: _arm(problem, _twin(ours), self._cost)}
+        if dynamic:
+            return found
+        model = _twin(ours)
+        model.compile()
+        return {COMPILE: _arm(problem, model, STEPS[TRAINING]), **found}
+
+
+def _twin(model: nn.Sequential) -> nn.Sequential:
+    return nn.Sequential(*copy.deepcopy(list(model)))
+
+
+def _arm(problem: Problem, model: nn.Module, cost: Cost) -> Arm:
+    x, y = problem.x, problem.y
+
+    def step() -> None:
+        model.zero_grad()
+        cost(model, x, y).backward()  # type: ignore[no-untyped-call]
+
+    def gradients() -> list[Tensor]:
+        step()
+        # Of derivatives only: the last bias has none.
+        return [p.grad for p in model.parameters() if p.grad is not None]
+
+    def peak() -> int:
+        model.zero_grad()
+        return memory.peak(step, x.device)
+
+    return Arm(step, gradients, peak)

@@ -1,0 +1,80 @@
+"""Where the figures come from: processor, caches, threads and versions."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterable
+from datetime import datetime
+from importlib import metadata
+from pathlib import Path
+
+import torch
+
+import manualbp
+
+CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
+
+
+def description(device: torch.device) -> dict[str, str | int]:
+    """For whoever reads the figures later."""
+    found: dict[str, str | int] = {
+        "processor": processor(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else cores(),
+        "threads": torch.get_num_threads(),
+        "caches": caches(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "system": platform.platform(terse=True),
+        "python": platform.python_version(),
+        "manualbp": manualbp.__version__,
+        "date": f"{datetime.now():%Y-%m-%d %H:%M}",
+    }
+    for package in ("torch", "jax", "scikit-learn", "numpy"):
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def line(known: dict[str, str | int]) -> str:
+    """The description in one line."""
+    packages = [
+        f"{name} {known[name]}" for name in ("torch", "jax", "scikit-learn") if name in known
+    ]
+    threads = f"{known['threads']} thread{'' if known['threads'] == 1 else 's'}"
+    where = known["processor"] if known["device"] == "cpu" else known["device"]
+    return ", ".join(
+        [str(where), f"{threads} on {known['cores']} cores", *packages,
+         f"Python {known['python']}", str(known["date"])]
+    )  # fmt: skip
+
+
+def cores() -> int:
+    """All that the system counts."""
+    return os.cpu_count() or 1
+
+
+def caches() -> str:
+    """Of the first core, as in ``L1 32K, L2 1024K``; empty where the system does not say."""
+    found = []
+    for index in sorted(CACHES.glob("index*")):
+        try:
+            kind, level, size = (
+                (index / name).read_text().strip() for name in ("type", "level", "size")
+            )
+        except OSError:
+            continue
+        if kind != "Instruction":
+            found.append(f"L{level} {size}")
+    return ", ".join(found)
+
+
+def processor() -> str:
+    """Its name, as the system knows it."""
+    try:
+        lines: Iterable[str] = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = ()
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())

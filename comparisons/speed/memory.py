@@ -1,0 +1,51 @@
+"""The peak memory of a step: the most bytes of tensors that live at once, above its start.
+
+On CPU the allocator tells the profiler of every allocation; on a GPU it keeps the peak itself. A
+step is run for this alone, untimed. What was there before, weights and data, does not count,
+whether it is released meanwhile or not.
+"""
+
+from __future__ import annotations
+
+import os
+import tracemalloc
+from collections.abc import Callable, Iterable
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+
+def peak(step: Callable[[], object], device: torch.device) -> int:
+    """max over the step of sum bytes(live) - sum bytes(live at its start)."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        step()
+        torch.cuda.synchronize(device)
+        return torch.cuda.max_memory_allocated(device) - before
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # or it prints a line for every profile
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        step()
+    recorded = profiled.profiler.kineto_results.events()
+    events = [event for event in recorded if event.name() == "[memory]"]
+    return highest(event.nbytes() for event in sorted(events, key=lambda e: e.start_ns()))
+
+
+def highest(changes: Iterable[int]) -> int:
+    """The highest running sum of allocations (above 0) and releases (below), at least 0."""
+    live = most = 0
+    for change in changes:
+        live += change
+        most = max(most, live)
+    return most
+
+
+def traced(step: Callable[[], object]) -> int:
+    """The same for NumPy's arrays, which Python's own tracer sees."""
+    tracemalloc.start()
+    try:
+        step()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()

@@ -1,0 +1,189 @@
+"""Every arm of the speed comparison takes the same step: equal gradients from equal weights."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from comparisons.speed import peers
+from comparisons.speed.arms import (
+    AUTOGRAD,
+    COMPILE,
+    COMPILE_LOSS,
+    EXACT,
+    FAST,
+    JAX,
+    ONE_PASS,
+    SKLEARN,
+    Arm,
+    Compiler,
+    Problem,
+    problem,
+    torch_arms,
+)
+from comparisons.speed.grid import Row
+from comparisons.speed.steps import INPUT_GRADIENT, LAPLACIAN, STEPS, TRAINING
+
+CPU = torch.device("cpu")
+
+
+def of(step: str, widths: tuple[int, ...], batch: int, f: str, dtype: str = "float64") -> Problem:
+    return problem(Row(step, widths, batch, f, dtype), 0, CPU)
+
+
+def differing(arms: dict[str, Arm], tolerance: float) -> list[str]:
+    """The arms with a gradient that is off by more than ``tolerance`` of its largest element.
+
+    Only those that autograd has: the last bias is in no derivative with respect to x.
+    """
+    expected = arms[AUTOGRAD].gradients()
+    assert expected and all(g.abs().max() > 0 for g in expected)
+    return [name for name, arm in arms.items() if not close(arm.gradients(), expected, tolerance)]
+
+
+def close(found: list[Tensor], expected: list[Tensor], tolerance: float) -> bool:
+    pairs = list(zip(found, expected, strict=False))
+    return len(pairs) == len(expected) and all(
+        (a - b).abs().max() <= tolerance * b.abs().max() for a, b in pairs
+    )
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_torch_arms(step: str) -> None:
+    """fp32, 3 layers, sums over 600 rows, up to third derivatives: relative 1e-4."""
+    outputs = 3 if step == TRAINING else 1
+    found = torch_arms(of(step, (4, 128, 64, outputs), 600, "tanh", "float32"))
+    assert list(found) == [AUTOGRAD, EXACT, FAST, *([ONE_PASS] if step == TRAINING else [])]
+    assert differing(found, 1e-4) == []
+
+
+def test_one_pass_is_absent_where_it_would_fall_back() -> None:
+    assert ONE_PASS not in torch_arms(of(TRAINING, (4, 8, 1), 16, "tanh", "bfloat16"))
+
+
+def test_another_step_is_noticed() -> None:
+    given = of(TRAINING, (4, 8, 3), 16, "tanh")
+    found = torch_arms(given)
+    wrong = torch_arms(replace(given, y=given.y * 1.001))[EXACT]
+    assert differing({**found, "wrong": wrong}, 1e-6) == ["wrong"]
+    fewer = replace(found[EXACT], gradients=lambda: found[EXACT].gradients()[:-1])
+    assert differing({**found, "fewer": fewer}, 1e-6) == ["fewer"]
+
+
+@pytest.mark.parametrize(
+    ("step", "f"),
+    [(TRAINING, "relu"), (TRAINING, "tanh"), (INPUT_GRADIENT, "softplus"), (LAPLACIAN, "silu")],
+)
+def test_jax(step: str, f: str) -> None:
+    """fp64, sums over 20 rows in another order: relative 1e-10."""
+    pytest.importorskip("jax", reason="JAX is not installed: the extra peers")
+    given = of(step, (2, 6, 5, 1), 20, f)
+    found, _ = peers.available(CPU)
+    arms = {**torch_arms(given), JAX: found[JAX](given)}
+    assert differing(arms, 1e-10) == []
+    assert arms[JAX].peak() > 0
+    arms[JAX].step()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_jax_computes_in_the_rows_dtype(dtype: str) -> None:
+    """Its gradients are off by as much as that dtype rounds: a twentieth of eps, or 20 of them."""
+    pytest.importorskip("jax", reason="JAX is not installed: the extra peers")
+    found, _ = peers.available(CPU)
+    given = of(TRAINING, (4, 32, 1), 64, "tanh", dtype)
+    gradients = found[JAX](given).gradients()
+    wide = Problem(given.row, given.model.double(), given.x.double(), given.y.double())
+    expected = torch_arms(wide)[AUTOGRAD].gradients()
+    apart = max(
+        float((a - b).abs().max() / b.abs().max()) for a, b in zip(gradients, expected, strict=True)
+    )
+    assert 0.05 < apart / torch.finfo(getattr(torch, dtype)).eps < 20
+
+
+@pytest.mark.slow
+def test_jax_takes_as_many_threads() -> None:
+    """One, when PyTorch has one: no more processor time than time."""
+    pytest.importorskip("jax", reason="JAX is not installed: the extra peers")
+    program = (
+        "import time, torch; torch.set_num_threads(1)\n"
+        "from tests.comparisons.test_speed_arms import *\n"
+        "arm = peers.available(CPU)[0][JAX](of(TRAINING, (256, 512, 512, 1), 1024, 'relu'))\n"
+        "arm.step(); wall, own = time.perf_counter(), time.process_time()\n"
+        "[arm.step() for _ in range(5)]\n"
+        "print((time.process_time() - own) / (time.perf_counter() - wall))"
+    )
+    kept = {name: value for name, value in os.environ.items() if name != "NPROC"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, env=kept
+    )
+    assert float(done.stdout) < 1.2
+
+
+@pytest.mark.parametrize("f", ["relu", "tanh"])
+def test_sklearn(f: str) -> None:
+    """fp64; its gradients are (W - W_new) / 1e-3, which leaves 1e-12 of them."""
+    given = of(TRAINING, (4, 8, 6, 3), 50, f)
+    found, _ = peers.available(CPU)
+    arms = {**torch_arms(given), SKLEARN: found[SKLEARN](given)}
+    expected = [g.abs().max() for g in arms[AUTOGRAD].gradients()]
+    assert min(expected) > 1e-4
+    assert differing(arms, 1e-8) == []
+    assert arms[SKLEARN].peak() > 0
+
+
+@pytest.mark.parametrize(
+    ("step", "f", "dtype"),
+    [(LAPLACIAN, "tanh", "float32"), (TRAINING, "silu", "float32"), (TRAINING, "relu", "bfloat16")],
+)
+def test_sklearn_is_absent_where_it_has_no_such_step(step: str, f: str, dtype: str) -> None:
+    found, _ = peers.available(CPU)
+    assert found[SKLEARN](of(step, (4, 8, 1), 16, f, dtype)) is None
+
+
+def test_absent_peers_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "jax", None)
+    monkeypatch.setitem(sys.modules, "sklearn.neural_network", None)
+    found, notes = peers.available(CPU)
+    assert found == {}
+    assert notes == [
+        'no JAX: install it with: pip install -e ".[peers]"',
+        'no scikit-learn: install it with: pip install -e ".[comparisons]"',
+    ]
+
+
+def test_peers_without_a_gpu_are_named() -> None:
+    _, notes = peers.available(torch.device("cuda"))
+    assert "no scikit-learn: it has no GPU" in notes
+
+
+@pytest.mark.slow
+def test_compiled() -> None:
+    """fp64, relative 1e-10: a compiler may take the sums in another order."""
+    compiler = Compiler()
+    if reason := compiler.missing(CPU):
+        pytest.skip(reason)
+    for batch in (16, 40):
+        given = of(TRAINING, (4, 8, 3), batch, "tanh")
+        for dynamic in (False, True):
+            arms = {**torch_arms(given), **compiler.arms(given, dynamic)}
+            assert (COMPILE in arms) is not dynamic and COMPILE_LOSS in arms
+            assert differing(arms, 1e-10) == []
+    assert compiler.arms(of(LAPLACIAN, (2, 8, 1), 8, "tanh"), False) == {}
+
+
+def test_a_missing_compiler_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(function: object) -> object:
+        def call(x: Tensor) -> Tensor:
+            raise RuntimeError("no working C++ compiler\nand more")
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", fails)
+    reason = Compiler().missing(CPU)
+    assert reason is not None and "C++ compiler, such as g++ (no working C++ compiler)" in reason
