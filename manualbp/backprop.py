@@ -82,7 +82,7 @@ def caches_of(
 
 
 class Gradients(NamedTuple):
-    """dC/dx and every dC/dtheta, None where not wanted; and every delta that was found."""
+    """dC/dx and every dC/dtheta, None where not wanted; where recorded, every delta as well."""
 
     input: Tensor | None
     thetas: list[Theta]
@@ -92,7 +92,7 @@ class Gradients(NamedTuple):
 def backward(
     injected: Sequence[Tensor | None],
     layers: Sequence[Layer],
-    caches: Sequence[Cache],
+    caches: list[Cache],
     needs: Sequence[Needs],
     by: Literal["backward", "backward_over", "recorded", "formula"] = "backward",
 ) -> Gradients:
@@ -102,7 +102,7 @@ def backward(
         injected: dC/da_l as far as C reads a_l itself, per layer; None for zeros. In training C
             reads the output alone, and only the last entry is there.
         layers: what ``forward`` ran.
-        caches: what ``forward`` returned.
+        caches: what ``forward`` returned; a layer's is emptied as soon as it has been read.
         needs: the gradients wanted.
         by: the method of each layer that runs: ``backward`` and, where autograd records,
             ``recorded`` round like autograd, ``formula`` is the written expression;
@@ -118,9 +118,11 @@ def backward(
         delta = total(delta, injected[i])
         if delta is None:
             continue
-        deltas[i] = delta
-        found = getattr(layers[i], rule)(delta, caches[i], needs[i])
-        delta, thetas[i] = found[0], found[1:]
+        if by == "recorded":
+            deltas[i] = delta
+        cache, caches[i] = caches[i], Cache()
+        delta, *theta = getattr(layers[i], rule)(delta, cache, needs[i])
+        thetas[i] = tuple(theta)
         if by == "backward" and delta is not None:
             rule = "backward_over"  # from here on delta is not the caller's, and not recorded
     return Gradients(delta, thetas, deltas)

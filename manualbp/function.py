@@ -64,6 +64,9 @@ class Chain(torch.autograd.Function):
             caches = list(map(as_at_forward, ctx.layers, caches, weights))
             grad_input, thetas, _ = _recorded(injected, ctx.layers, caches, needs)
         else:
+            del saved
+            if not torch.compiler.is_compiling():
+                ctx.maybe_clear_saved_tensors()  # each is freed when its layer is done
             grad_input, thetas, _ = backprop.backward(injected, ctx.layers, caches, needs)
         grad_skip = grad_output if wants[0] else None
         return None, grad_skip, *flat(ctx.layers, thetas), grad_input
@@ -83,7 +86,7 @@ def as_at_forward(layer: Layer, cache: Cache, trained: bool) -> Cache:
 
 
 def _recorded(
-    injected: Sequence[Tensor | None], layers: Sequence[Layer], caches: Sequence[Cache],
+    injected: Sequence[Tensor | None], layers: Sequence[Layer], caches: list[Cache],
     needs: Sequence[Needs],
 ) -> Gradients:  # fmt: skip
     """The backward pass in a graph that is being recorded."""
