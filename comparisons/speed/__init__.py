@@ -9,6 +9,7 @@ median of each round's own ratio, with half the distance of their quartiles as i
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -77,8 +78,7 @@ def measure(args: argparse.Namespace) -> tuple[dict[str, Any], bool]:
     notes: list[str] = []
     interrupted = False
     try:
-        budget = PRODUCT_QUICK if args.quick else PRODUCT
-        rates |= floor.rates((row.dtype for _, row in wanted), args.device, budget)
+        rates |= _rates(wanted, args)
         makers = cells.Makers(wanted, args.device, compiling=not args.quick)
         notes += makers.notes
         for part, row in track(wanted, "measuring"):
@@ -87,13 +87,19 @@ def measure(args: argparse.Namespace) -> tuple[dict[str, Any], bool]:
                 notes.append(f"left out of {part}: {reason}")
                 continue
             budget_of_cell = _budget(part, args)
-            found.append(
-                cells.measured(part, row, makers, budget_of_cell, rates, args.seed, args.device)
-            )
+            found.append(cells.measured(part, row, makers, budget_of_cell, args.seed, args.device))
+        rates |= floor.raised(rates, _rates(wanted, args))
     except KeyboardInterrupt:
         interrupted = True
         notes.append(f"interrupted after {len(found)} of {len(wanted)} cells")
+    found = [replace(result, floor=floor.seconds(result.row, rates)) for result in found]
     return results.record(found, machine.description(args.device), rates, notes), interrupted
+
+
+def _rates(wanted: list[tuple[str, Row]], args: argparse.Namespace) -> dict[str, float]:
+    """At the start, to judge what takes too long, and at the end."""
+    budget = PRODUCT_QUICK if args.quick else PRODUCT
+    return floor.rates((row.dtype for _, row in wanted), args.device, budget)
 
 
 def chosen(args: argparse.Namespace) -> list[tuple[str, Row]]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 
-from comparisons.speed import floor, peers, timing
+from comparisons.speed import peers, timing
 from comparisons.speed.arms import Arm, Compiler, Problem, problem, torch_arms
 from comparisons.speed.grid import Row
 from comparisons.speed.results import Result
@@ -50,13 +50,12 @@ class Makers:
 
 
 def measured(
-    part: str, row: Row, makers: Makers, budget: Budget, rates: Mapping[str, float], seed: int,
-    device: torch.device,
+    part: str, row: Row, makers: Makers, budget: Budget, seed: int, device: torch.device,
 ) -> Result:  # fmt: skip
-    """Times first, then the memory: measuring that makes a step slower."""
+    """Times first, then the memory: measuring that makes a step slower. The floor comes later."""
     arms = makers.arms(part, problem(row, seed, device))
     steps = {name: arm.step for name, arm in arms.items()}
     times = timing.measure(steps, budget, timing.clock_of(device))
     peaks = {name: arm.peak() for name, arm in arms.items()}
     known = {name: size for name, size in peaks.items() if size is not None}
-    return Result(part, row, times, known, floor.seconds(row, rates))
+    return Result(part, row, times, known)

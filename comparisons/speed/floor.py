@@ -47,6 +47,11 @@ def seconds(row: Row, rates: Mapping[str, float]) -> float | None:
     return None if count is None else count / rates[row.dtype]
 
 
+def raised(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, float]:
+    """The higher rate of each: what a moment's load took from one of them is in the other."""
+    return {name: max(rate, after[name]) for name, rate in before.items()}
+
+
 def rates(dtypes: Iterable[str], device: torch.device, budget: float) -> dict[str, float]:
     """Operations per second of the fastest product, by dtype; ``budget`` seconds a product."""
     clock = clock_of(device)

@@ -22,7 +22,7 @@ class Row:
     def net(self) -> str:
         """The widths, in words: a run of equal ones is written once, with its length."""
         hidden = self.widths[1:-1]
-        if len(hidden) > 4 and len(set(hidden)) == 1:
+        if len(hidden) > 3 and len(set(hidden)) == 1:
             return f"{self.widths[0]}-{hidden[0]}x{len(hidden)}-{self.widths[-1]}"
         return "-".join(map(str, self.widths))
 

@@ -74,7 +74,7 @@ def megabytes(result: Result, arm: str) -> float | None:
 def bars(results: Sequence[Result], footnote: str) -> Figure:
     """A group of bars for every row, to the right of 1 where the arm is faster than autograd."""
     arms = [arm for arm in present(results) if arm != AUTOGRAD]
-    figure = Figure(figsize=(9, 1.2 + len(results) * (0.24 + 0.13 * len(arms))))
+    figure = Figure(figsize=(9, 1.2 + len(results) * (0.2 + 0.11 * len(arms))))
     axes = figure.subplots()
     thick = 0.8 / max(len(arms), 1)
     for number, arm in enumerate(arms):
@@ -88,7 +88,7 @@ def bars(results: Sequence[Result], footnote: str) -> Figure:
                           textcoords="offset points", ha=side, va="center", fontsize=6)  # fmt: skip
     labels = [
         f"{r.row.net}\nbatch {r.row.batch:,}, {r.row.activation}\n"
-        f"autograd {1e3 * r.median(AUTOGRAD):.3g} ms"
+        f"autograd {1e3 * r.median(AUTOGRAD):,.{_digits(r)}f} ms"
         for r in results
     ]
     axes.set_yticks(range(len(results)), labels, fontsize=8)
@@ -101,6 +101,11 @@ def bars(results: Sequence[Result], footnote: str) -> Figure:
     for edge in (i + 0.5 for i in range(len(results) - 1)):
         axes.axhline(edge, color="#dddddd", linewidth=0.6, zorder=0)
     return _finished(figure, footnote)
+
+
+def _digits(result: Result) -> int:
+    """After the point, so that there are about three."""
+    return 2 if result.median(AUTOGRAD) < 0.01 else 0
 
 
 def panels(results: Sequence[Result], value: Value, footnote: str) -> Figure:

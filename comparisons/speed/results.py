@@ -45,7 +45,7 @@ class Result:
     row: Row
     times: Mapping[str, list[float]]
     memory: Mapping[str, int]
-    floor: float | None
+    floor: float | None = None
 
     def median(self, arm: str) -> float:
         """Seconds per step."""

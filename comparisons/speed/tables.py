@@ -107,12 +107,12 @@ def sweep(title: str, results: Sequence[Result]) -> Table:
         cells["dtype"] = lambda result: result.row.dtype
     for arm in arms:
         cells[_broken(arm)] = partial(_speed_up, arm)
-    cells["autograd\nover floor"] = lambda result: _over_floor(result)[0]
-    cells["fastest\nover floor"] = lambda result: _over_floor(result)[1]
+    cells["autograd\n/ floor"] = lambda result: _over_floor(result)[0]
+    cells["fastest\n/ floor"] = lambda result: _over_floor(result)[1]
     cells["autograd,\nMB"] = lambda result: _megabytes(result, AUTOGRAD)
-    cells["least of\nours, MB"] = _least_of_ours
+    cells["ours,\nMB"] = _least_of_ours
     return Table(
-        f"{title}: autograd / each",
+        f"{title}: autograd / each; MB of autograd and of the least of ours",
         list(cells),
         [[make(result) for make in cells.values()] for result in results],
     )
@@ -153,7 +153,7 @@ def _speed_up(arm: str, result: Result) -> str:
 def _number(value: float | None) -> str:
     if value is None:
         return "-"
-    return f"{value:.3f}" if value < 10 else f"{value:.1f}"
+    return f"{value:.{3 if value < 10 else 1 if value < 1000 else 0}f}"
 
 
 def _broken(name: str) -> str:

@@ -162,6 +162,11 @@ def test_the_rate_is_of_the_shortest_time() -> None:
     assert floor.rate(product, (10, 20, 30), 10.0, lambda: now[0]) == 2 * 10 * 20 * 30 / 2.0
 
 
+def test_the_higher_rate_counts() -> None:
+    before, after = {"float32": 2.0, "float64": 1.0}, {"float32": 1.5, "float64": 1.2}
+    assert floor.raised(before, after) == {"float32": 2.0, "float64": 1.2}
+
+
 def test_rates_of_every_dtype(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(floor, "SHAPES", ((32, 16, 8),))
     found = floor.rates(["float32", "float64", "bfloat16", "float32"], CPU, 0.0)
