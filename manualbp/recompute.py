@@ -20,13 +20,25 @@ from torch import Tensor, nn
 from manualbp import backprop, tiles
 from manualbp.backprop import Gradients
 from manualbp.function import Chain, by_layer, flat, wanted
-from manualbp.layers import Elementwise, Layer, LayerNorm, Linear, Needs, RMSNorm, Theta, alone
+from manualbp.layers import (
+    FRESH_BYTES,
+    Elementwise,
+    Layer,
+    LayerNorm,
+    Linear,
+    Needs,
+    RMSNorm,
+    Theta,
+    alone,
+)
 from manualbp.setting import Setting
 
 # Layers that compute the same from the same input every time.
 CONSTANT = (Linear, Elementwise, LayerNorm, RMSNorm)
-# Where tiles were measured to be faster than keeping the activations, in fast mode.
-WIDEST, LEAST_TILES = 128, 4
+# Up to here, in fast mode, tiles were measured to be faster than activations that are kept, where
+# one takes FRESH_BYTES: to compute them twice costs products, cheap in narrow chains, and saves
+# memory, dear where malloc has to take it from the system each time.
+WIDEST = 128
 
 
 class set_memory(Setting):  # a function to its users, like set_mode
@@ -81,15 +93,14 @@ def _tile(layers: Sequence[Layer], thetas: Sequence[Theta], x: Tensor, low: bool
     if not tiles.rowwise(layers) or any(type(layer) is Linear for layer in layers):
         return 0  # the second is the exact mode: one sum over all rows
     tile = tiles.tile_rows(x.shape[-1], thetas)
-    if low:
-        return tile if count >= 2 * tile else 0
-    return tile if count >= LEAST_TILES * tile and _narrow(thetas) else 0
+    pays = low or _pays(thetas, count * x.element_size())
+    return tile if pays and count >= 2 * tile else 0
 
 
-def _narrow(thetas: Sequence[Theta]) -> bool:
-    """Several products, all of few columns, so that memory is what takes the time."""
+def _pays(thetas: Sequence[Theta], column_bytes: int) -> bool:
     weights = [w for theta in thetas for w in theta[:1] if w is not None and w.dim() == 2]
-    return len(weights) > 1 and max(max(w.shape) for w in weights) <= WIDEST
+    widest = max(max(w.shape) for w in weights)
+    return len(weights) > 1 and widest <= WIDEST and widest * column_bytes >= FRESH_BYTES
 
 
 class Recomputed(torch.autograd.Function):
