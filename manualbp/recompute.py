@@ -5,7 +5,7 @@
 
 In exact mode they are computed by the same operators over the whole batch, so every bit stays. In
 fast mode long batches go tile by tile (tiles.py), forward and backward: then backward, too, has no
-more than a tile's activations at a time, and where the chain is narrow that is the faster way.
+more than a tile's activations at a time.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from manualbp import backprop, tiles
 from manualbp.backprop import Gradients
 from manualbp.function import Chain, by_layer, flat, wanted
 from manualbp.layers import (
-    FRESH_BYTES,
     Elementwise,
     Layer,
     LayerNorm,
@@ -35,10 +34,6 @@ from manualbp.setting import Setting
 
 # Layers that compute the same from the same input every time.
 CONSTANT = (Linear, Elementwise, LayerNorm, RMSNorm)
-# Up to here, in fast mode, tiles were measured to be faster than activations that are kept, where
-# one takes FRESH_BYTES: to compute them twice costs products, cheap in narrow chains, and saves
-# memory, dear where malloc has to take it from the system each time.
-WIDEST = 128
 
 
 class set_memory(Setting):  # a function to its users, like set_mode
@@ -78,14 +73,14 @@ def run_chain(
     layers: Sequence[Layer], thetas: Sequence[Theta], skip: Tensor | None, x: Tensor, low: bool
 ) -> Tensor:
     """o by the Function that suits: one that keeps activations, or one that recomputes them."""
-    tile = _tile(layers, thetas, x, low)
     parameters = flat(layers, thetas)
-    if tile or (low and all(isinstance(layer, CONSTANT) for layer in layers)):
+    if low and all(isinstance(layer, CONSTANT) for layer in layers):
+        tile = _tile(layers, thetas, x)
         return Recomputed.apply(layers, tile, skip, *parameters, x)  # type: ignore[no-untyped-call]
     return Chain.apply(layers, skip, *parameters, x)[0]  # type: ignore[no-untyped-call]
 
 
-def _tile(layers: Sequence[Layer], thetas: Sequence[Theta], x: Tensor, low: bool) -> int:
+def _tile(layers: Sequence[Layer], thetas: Sequence[Theta], x: Tensor) -> int:
     """The rows of a tile; 0 for the whole batch at once."""
     count = x.numel() // max(x.shape[-1], 1) if x.dim() > 1 else 1
     if count < 2 * tiles.LEAST_ROWS or not (x.is_cpu and x.dtype in (torch.float32, torch.float64)):
@@ -93,14 +88,7 @@ def _tile(layers: Sequence[Layer], thetas: Sequence[Theta], x: Tensor, low: bool
     if not tiles.rowwise(layers) or any(type(layer) is Linear for layer in layers):
         return 0  # the second is the exact mode: one sum over all rows
     tile = tiles.tile_rows(x.shape[-1], thetas)
-    pays = low or _pays(thetas, count * x.element_size())
-    return tile if pays and count >= 2 * tile else 0
-
-
-def _pays(thetas: Sequence[Theta], column_bytes: int) -> bool:
-    weights = [w for theta in thetas for w in theta[:1] if w is not None and w.dim() == 2]
-    widest = max(max(w.shape) for w in weights)
-    return len(weights) > 1 and widest <= WIDEST and widest * column_bytes >= FRESH_BYTES
+    return tile if count >= 2 * tile else 0
 
 
 class Recomputed(torch.autograd.Function):

@@ -14,13 +14,13 @@ from torch import nn
 from manualbp import activations
 from manualbp.layers.base import Cache, Layer, Needs, Theta, own, total
 from manualbp.layers.elementwise import Dropout, Elementwise, alone
-from manualbp.layers.fast import FRESH_BYTES, ActivatedLinear, FastLinear, fastened
+from manualbp.layers.fast import ActivatedLinear, FastLinear, fastened
 from manualbp.layers.linear import Linear, row_major, rows
 from manualbp.layers.norms import BatchNorm, LayerNorm, RMSNorm
 
-__all__ = ["FRESH_BYTES", "LINEAR", "MODULES", "ActivatedLinear", "BatchNorm", "Cache", "Dropout",
-           "Elementwise", "FastLinear", "Layer", "LayerNorm", "Linear", "Needs", "RMSNorm", "Theta",
-           "alone", "fastened", "from_module", "in_place", "own", "row_major", "rows", "total"]  # fmt: skip
+__all__ = ["LINEAR", "MODULES", "ActivatedLinear", "BatchNorm", "Cache", "Dropout", "Elementwise",
+           "FastLinear", "Layer", "LayerNorm", "Linear", "Needs", "RMSNorm", "Theta", "alone",
+           "fastened", "from_module", "in_place", "own", "row_major", "rows", "total"]  # fmt: skip
 
 LINEAR = Linear()
 

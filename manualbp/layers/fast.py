@@ -15,8 +15,8 @@ from manualbp.layers.elementwise import Elementwise, alone
 from manualbp.layers.linear import Layout, Linear, rows
 
 # From here on malloc takes memory from the system each time and gives it back, and the first touch
-# of every page costs more than f itself: so f(h) is then made in pieces that stay in the cache.
-FRESH_BYTES, TILE_NUMBERS, LEAST_ROWS = 2**25, 2**20, 2048
+# of every page costs more than f itself: so f(h) is then made in pieces.
+FRESH_BYTES, TILE_BYTES, LEAST_ROWS = 2**25, 2**23, 2048
 
 # f that can write over z, since its f' is computed from a.
 OVER_Z: dict[type[Activation], str] = {ReLU: "relu", Tanh: "tanh", Sigmoid: "sigmoid"}
@@ -164,7 +164,7 @@ def _tile(h: Tensor) -> int:
     plain = h.is_contiguous() and h.is_cpu and h.element_size() >= 4  # half a sum has few digits
     if not plain or h.numel() * h.element_size() < FRESH_BYTES:
         return 0
-    return max(LEAST_ROWS, TILE_NUMBERS // h.shape[-1])
+    return max(LEAST_ROWS, TILE_BYTES // (h.element_size() * h.shape[-1]))
 
 
 def fastened(chain: Sequence[Layer], thetas: Sequence[Theta]) -> tuple[list[Layer], list[Theta]]:
