@@ -3,6 +3,7 @@
 The data flow, in order:
 
     activations   a = f(z) and f'
+    setting       a choice for the process, for a while or for a model
     gemm          which routine computes a product: exact or fast
     layers        a = f(h; theta) and its backward: Linear, activation, dropout, normalizations
     backprop      the recursion over the layers, down for the gradients, up for the second order

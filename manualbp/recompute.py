@@ -5,7 +5,7 @@
 
 In exact mode they are computed by the same operators over the whole batch, so every bit stays. In
 fast mode long batches go tile by tile (tiles.py), forward and backward: then backward, too, has no
-more than a tile's activations at a time, and where the chain is narrow that is the faster way.
+more than a tile's activations at a time.
 """
 
 from __future__ import annotations
@@ -20,13 +20,20 @@ from torch import Tensor, nn
 from manualbp import backprop, tiles
 from manualbp.backprop import Gradients
 from manualbp.function import Chain, by_layer, flat, wanted
-from manualbp.layers import Elementwise, Layer, LayerNorm, Linear, Needs, RMSNorm, Theta, alone
+from manualbp.layers import (
+    Elementwise,
+    Layer,
+    LayerNorm,
+    Linear,
+    Needs,
+    RMSNorm,
+    Theta,
+    alone,
+)
 from manualbp.setting import Setting
 
 # Layers that compute the same from the same input every time.
 CONSTANT = (Linear, Elementwise, LayerNorm, RMSNorm)
-# Where tiles were measured to be faster than keeping the activations, in fast mode.
-WIDEST, LEAST_TILES = 128, 4
 
 
 class set_memory(Setting):  # a function to its users, like set_mode
@@ -66,14 +73,14 @@ def run_chain(
     layers: Sequence[Layer], thetas: Sequence[Theta], skip: Tensor | None, x: Tensor, low: bool
 ) -> Tensor:
     """o by the Function that suits: one that keeps activations, or one that recomputes them."""
-    tile = _tile(layers, thetas, x, low)
     parameters = flat(layers, thetas)
-    if tile or (low and all(isinstance(layer, CONSTANT) for layer in layers)):
+    if low and all(isinstance(layer, CONSTANT) for layer in layers):
+        tile = _tile(layers, thetas, x)
         return Recomputed.apply(layers, tile, skip, *parameters, x)  # type: ignore[no-untyped-call]
     return Chain.apply(layers, skip, *parameters, x)[0]  # type: ignore[no-untyped-call]
 
 
-def _tile(layers: Sequence[Layer], thetas: Sequence[Theta], x: Tensor, low: bool) -> int:
+def _tile(layers: Sequence[Layer], thetas: Sequence[Theta], x: Tensor) -> int:
     """The rows of a tile; 0 for the whole batch at once."""
     count = x.numel() // max(x.shape[-1], 1) if x.dim() > 1 else 1
     if count < 2 * tiles.LEAST_ROWS or not (x.is_cpu and x.dtype in (torch.float32, torch.float64)):
@@ -81,15 +88,7 @@ def _tile(layers: Sequence[Layer], thetas: Sequence[Theta], x: Tensor, low: bool
     if not tiles.rowwise(layers) or any(type(layer) is Linear for layer in layers):
         return 0  # the second is the exact mode: one sum over all rows
     tile = tiles.tile_rows(x.shape[-1], thetas)
-    if low:
-        return tile if count >= 2 * tile else 0
-    return tile if count >= LEAST_TILES * tile and _narrow(thetas) else 0
-
-
-def _narrow(thetas: Sequence[Theta]) -> bool:
-    """Several products, all of few columns, so that memory is what takes the time."""
-    weights = [w for theta in thetas for w in theta[:1] if w is not None and w.dim() == 2]
-    return len(weights) > 1 and max(max(w.shape) for w in weights) <= WIDEST
+    return tile if count >= 2 * tile else 0
 
 
 class Recomputed(torch.autograd.Function):
