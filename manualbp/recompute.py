@@ -5,7 +5,8 @@
 
 In exact mode they are computed by the same operators over the whole batch, so every bit stays. In
 fast mode long batches go tile by tile (tiles.py), forward and backward: then backward, too, has no
-more than a tile's activations at a time.
+more than a tile's activations at a time, and where the chain is narrow that is the faster way, so
+that it is taken with full memory, too.
 """
 
 from __future__ import annotations
@@ -34,6 +35,10 @@ from manualbp.setting import Setting
 
 # Layers that compute the same from the same input every time.
 CONSTANT = (Linear, Elementwise, LayerNorm, RMSNorm)
+# In fast mode a chain this narrow, with an activation this large, is faster by tiles: to compute
+# activations twice costs products, cheap where narrow, and saves memory, dear from where malloc
+# takes it from the system each time (its largest threshold), a page at a time.
+WIDEST, FRESH_BYTES = 256, 2**25
 
 
 class set_memory(Setting):  # a function to its users, like set_mode
@@ -74,10 +79,18 @@ def run_chain(
 ) -> Tensor:
     """o by the Function that suits: one that keeps activations, or one that recomputes them."""
     parameters = flat(layers, thetas)
-    if low and all(isinstance(layer, CONSTANT) for layer in layers):
-        tile = _tile(layers, thetas, x)
+    tile = _tile(layers, thetas, x) if low or _large(x, thetas) else 0
+    if tile or (low and all(isinstance(layer, CONSTANT) for layer in layers)):
         return Recomputed.apply(layers, tile, skip, *parameters, x)  # type: ignore[no-untyped-call]
     return Chain.apply(layers, skip, *parameters, x)[0]  # type: ignore[no-untyped-call]
+
+
+def _large(x: Tensor, thetas: Sequence[Theta]) -> bool:
+    """Whether tiles were measured to be faster: several products of few columns, many rows."""
+    widths = [w.shape[0] for theta in thetas for w in theta[:1] if w is not None and w.dim() == 2]
+    widest = max(widths, default=0)
+    fresh = x.numel() // max(x.shape[-1], 1) * widest * x.element_size() >= FRESH_BYTES
+    return fresh and widest <= WIDEST and len(widths) > 1
 
 
 def _tile(layers: Sequence[Layer], thetas: Sequence[Theta], x: Tensor) -> int:

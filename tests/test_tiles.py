@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 import manualbp
-from manualbp import gemm, tiles
+from manualbp import gemm, recompute, tiles
 from manualbp.activations import ACTIVATIONS
-from manualbp.layers import ActivatedLinear, FastLinear, fast
+from manualbp.layers import ActivatedLinear, FastLinear
 from manualbp.run import Run, gather
 from tests.dropin.nets import Skip
 from tests.helpers import autograd_twin, hand_twin, kept_bytes
@@ -23,13 +23,10 @@ SHAPES = [(1300, 16), (3, 400, 16), (1, 16), (0, 16), (16,)]
 
 @pytest.fixture(autouse=True)
 def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tiles of 512 rows, by chain and by layer, the last one uneven."""
+    """Tiles of 512 rows, the last one uneven."""
     monkeypatch.setattr(gemm, "LEAST_WORK", 0)
     monkeypatch.setattr(tiles, "LEAST_ROWS", 512)
     monkeypatch.setattr(tiles, "CACHE_BYTES", 2**10)
-    monkeypatch.setattr(fast, "LEAST_ROWS", 512)
-    monkeypatch.setattr(fast, "FRESH_BYTES", 2**15)
-    monkeypatch.setattr(fast, "TILE_BYTES", 2**10)
 
 
 Pair = tuple[nn.Sequential, nn.Sequential]
@@ -187,12 +184,22 @@ def largest(net: nn.Module, monkeypatch: pytest.MonkeyPatch) -> int:
             FastLinear, "forward", lambda self, h, *a: seen.append(len(h)) or right(self, h, *a)
         )
         net(torch.randn(1300, 16, requires_grad=True)).sum().backward()
-    return max(seen)
+    return max(seen, default=0)
 
 
-def test_tiles_run_with_low_memory_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    for memory, longest in (("low", 512), ("full", 1300)):
-        assert largest(nets("tanh", memory, torch.float32)[0], monkeypatch) == longest
+def test_tiles_run_with_low_memory_and_where_they_are_faster(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Faster are narrow chains with large activations; 1300 rows of up to 48 columns here."""
+    low, full = (nets("tanh", memory, torch.float32)[0] for memory in ("low", "full"))
+    assert [largest(net, monkeypatch) for net in (low, full)] == [512, 1300]
+    monkeypatch.setattr(recompute, "FRESH_BYTES", 1300 * 48 * 4)
+    assert largest(full, monkeypatch) == 512
+    manualbp.set_mode("exact", full)
+    assert largest(full, monkeypatch) == 0  # no tiles, and no FastLinear
+    manualbp.set_mode("fast", full)
+    monkeypatch.setattr(recompute, "WIDEST", 47)
+    assert largest(full, monkeypatch) == 1300
 
 
 @pytest.mark.parametrize("activation", READ_Z)
@@ -231,7 +238,7 @@ def test_planted_faults_are_caught(fault: str, monkeypatch: pytest.MonkeyPatch) 
         right = tiles.slices
         monkeypatch.setattr(tiles, "slices", lambda n, tile: right(n, tile)[:-1] or right(n, tile))
     elif fault == "f forgotten":
-        monkeypatch.setattr(ActivatedLinear, "_tile_products", FastLinear._products)
+        monkeypatch.setattr(ActivatedLinear, "_products", FastLinear._products)
     else:
         add = tiles._added
         monkeypatch.setattr(

@@ -5,18 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-import torch
 from torch import Tensor
 
 from manualbp import gemm
 from manualbp.activations import Activation, ReLU, Sigmoid, Tanh
 from manualbp.layers.base import Cache, Layer, Needs, Theta, kept, own
-from manualbp.layers.elementwise import Elementwise, alone
+from manualbp.layers.elementwise import Elementwise
 from manualbp.layers.linear import Layout, Linear, rows
-
-# From here on malloc takes memory from the system each time and gives it back, and the first touch
-# of every page costs more than f itself: so f(h) is then made in pieces.
-FRESH_BYTES, TILE_BYTES, LEAST_ROWS = 2**25, 2**23, 2048
 
 # f that can write over z, since its f' is computed from a.
 OVER_Z: dict[type[Activation], str] = {ReLU: "relu", Tanh: "tanh", Sigmoid: "sigmoid"}
@@ -98,19 +93,11 @@ class ActivatedLinear(FastLinear):
     keeps: bool = field(default=False, kw_only=True)
 
     def forward(self, h: Tensor, theta: Theta, needs: Needs) -> tuple[Tensor, Cache]:
+        a = self.before.f(h)
+        o, found = super().forward(a, theta, needs)
         cache = self.cache(h, theta, needs)
-        tile = 0 if self.keeps else _tile(h)
-        if not tile:
-            a = self.before.f(h)
-            o, found = super().forward(a, theta, needs)
-            extra = (cache.extra[0], a if self.keeps and needs.theta[0] else None)
-            return o, cache._replace(a=found.a, extra=extra)
-        o = h.new_empty(*h.shape[:-1], kept(theta[0]).shape[0])
-        flat, nothing = rows(h), Needs(False, (False, False))
-        for start in range(0, len(flat), tile):
-            a = self.before.f(flat[start : start + tile])
-            rows(o)[start : start + tile] = super().forward(a, theta, nothing)[0]
-        return o, cache._replace(a=o if self.activation is not None and needs else None)
+        extra = (cache.extra[0], a if self.keeps and needs.theta[0] else None)
+        return o, cache._replace(a=found.a, extra=extra)
 
     def cache(self, h: Tensor, theta: Theta, needs: Needs) -> Cache:
         read = h if needs.h or needs.theta[0] else None
@@ -118,27 +105,7 @@ class ActivatedLinear(FastLinear):
         return cache._replace(h=read, extra=(*cache.extra, None))
 
     def _products(self, delta: Tensor, cache: Cache, needs: Needs) -> Theta:
-        """Of the delta of f(h) W^T + b."""
-        whole = cache.h is None or self.keeps or not alone(delta)
-        tile = 0 if whole or torch.is_autocast_enabled(delta.device.type) else _tile(kept(cache.h))
-        if not tile:
-            return self._tile_products(delta, cache, needs)
-        h, g = rows(kept(cache.h)), rows(delta)
-        grad_h = torch.empty_like(h) if needs.h else None
-        grad_weight, but_bias = None, Needs(needs.h, (needs.theta[0], False))
-        for start in range(0, len(h), tile):
-            part = slice(start, start + tile)
-            layout = cache.layout._replace(shape=h[part].shape)
-            of_part = cache._replace(h=h[part], layout=layout)
-            found_h, found_weight, _ = self._tile_products(g[part], of_part, but_bias)
-            if grad_h is not None:
-                grad_h[part] = kept(found_h)
-            grad_weight = _sum(grad_weight, found_weight)
-        grad_h = None if grad_h is None else grad_h.view(cache.layout.shape)
-        return grad_h, grad_weight, g.sum(0) if needs.theta[1] else None
-
-    def _tile_products(self, delta: Tensor, cache: Cache, needs: Needs) -> Theta:
-        """f' is multiplied over the fresh delta W."""
+        """Of the delta of f(h) W^T + b; f' is multiplied over the fresh delta W."""
         h, a = cache.h, cache.extra[1]
         if needs.theta[0] and a is None:
             a = self.before.f(kept(h))
@@ -153,18 +120,6 @@ class ActivatedLinear(FastLinear):
         a = self.before.f(kept(h)) if needs.theta[0] else None
         grad_a, *theta = super()._recorded_products(delta, cache._replace(h=a), needs)
         return None if grad_a is None else self.before.recorded.backward(grad_a, kept(h)), *theta
-
-
-def _sum(total: Tensor | None, term: Tensor | None) -> Tensor | None:
-    return term if total is None or term is None else total.add_(term)
-
-
-def _tile(h: Tensor) -> int:
-    """The rows at a time that keep f(h) in the cache; 0 where all of it costs no more."""
-    plain = h.is_contiguous() and h.is_cpu and h.element_size() >= 4  # half a sum has few digits
-    if not plain or h.numel() * h.element_size() < FRESH_BYTES:
-        return 0
-    return max(LEAST_ROWS, TILE_BYTES // (h.element_size() * h.shape[-1]))
 
 
 def fastened(chain: Sequence[Layer], thetas: Sequence[Theta]) -> tuple[list[Layer], list[Theta]]:
