@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterable
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
@@ -12,8 +11,10 @@ from pathlib import Path
 import torch
 
 import manualbp
+from manualbp import gemm
 
 CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
+NUMBERS = ("family", "cpu family"), ("model", "model")
 
 
 def description(device: torch.device) -> dict[str, str | int]:
@@ -23,6 +24,7 @@ def description(device: torch.device) -> dict[str, str | int]:
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else cores(),
         "threads": torch.get_num_threads(),
         "caches": caches(),
+        "fast products": "; ".join(f"{kind}: {name}" for kind, name in gemm.policy().items()),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "system": platform.platform(terse=True),
         "python": platform.python_version(),
@@ -71,10 +73,13 @@ def caches() -> str:
 
 
 def processor() -> str:
-    """Its name, as the system knows it."""
+    """Its name, as the system knows it, and its family and model, which say what is inside."""
     try:
-        lines: Iterable[str] = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
-        lines = ()
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor() or platform.machine())
+        lines = []
+    known = {key.strip(): value.strip() for key, _, value in (li.partition(":") for li in lines)}
+    if "model name" not in known:
+        return platform.processor() or platform.machine()
+    numbers = [f"{key} {known[name]}" for key, name in NUMBERS if name in known]
+    return known["model name"] + (f" ({', '.join(numbers)})" if numbers else "")

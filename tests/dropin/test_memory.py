@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 import manualbp
-from manualbp.layers import RMSNorm
+from comparisons.speed.memory import peak
+from manualbp.layers import Linear, RMSNorm
 from tests.dropin.nets import Gate, Skip
-from tests.helpers import kept_bytes
+from tests.helpers import hand_twin, kept_bytes
 
 Activations = list[Callable[[], nn.Module]]
 SOME: Activations = [nn.Tanh, nn.GELU, lambda: nn.ELU(inplace=True)]
@@ -116,3 +117,46 @@ def test_gated_keeps_no_more_than_autograd(activation: str) -> None:
         x = torch.randn(64, 8, requires_grad=wants_x)
         kept, expected = kept_bytes(ours, x), kept_bytes(Gate(copy.deepcopy(ours)), x)
         assert all(a <= b for a, b in zip(kept, expected, strict=True)), (frozen, wants_x, bias)
+
+
+def most(net: nn.Module, x: Tensor, step: Callable[[nn.Module, Tensor], object]) -> int:
+    """Bytes at the height of a step, above what was there before."""
+    for _ in range(2):  # the first one also makes what stays
+        net.zero_grad()
+        height = peak(lambda: step(net, x), x.device)
+    return height
+
+
+def backward(net: nn.Module, x: Tensor) -> None:
+    torch.manual_seed(0)
+    net(x).square().mean().backward()
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("activation", ["relu", "tanh", "gelu"])
+def test_a_step_needs_no_more_than_autograds(activation: str, norm: str) -> None:
+    """Activations go one by one, as they are read; 1 % for what is none, 4 % in RMSNorm's formula."""
+    f = [manualbp.MLP((1, 1, 1), activation)[1] for _ in range(3)]
+    theirs = nn.Sequential(
+        nn.Linear(16, 64), f[0], NORMS[norm](64), nn.Linear(64, 64), f[1], nn.Linear(64, 64), f[2],
+        nn.Linear(64, 8),
+    )  # fmt: skip
+    x = torch.randn(2048, 16)
+    expected = most(theirs, x, backward)
+    for memory in ("full", "low"):
+        ours = hand_twin(theirs)
+        manualbp.set_memory(memory, ours)
+        assert most(ours, x, backward) <= (1.04 if norm == "rmsnorm" else 1.01) * expected
+
+
+def test_planted_hoarding_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A recursion that holds on to what it has read."""
+    right, held = Linear.backward, []
+
+    def hoarding(self, delta, cache, needs):  # type: ignore[no-untyped-def]
+        held.append((delta, cache))
+        return right(self, delta, cache, needs)
+
+    monkeypatch.setattr(Linear, "backward", hoarding)
+    with pytest.raises(AssertionError):
+        test_a_step_needs_no_more_than_autograds("tanh", "none")
