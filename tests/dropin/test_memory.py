@@ -135,7 +135,7 @@ def backward(net: nn.Module, x: Tensor) -> None:
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("activation", ["relu", "tanh", "gelu"])
 def test_a_step_needs_no_more_than_autograds(activation: str, norm: str) -> None:
-    """Activations go one by one, as they are read; 1 % for what is none, 4 % in RMSNorm's formula."""
+    """Activations go as they are read; 1 % for what is none, 4 % in RMSNorm."""
     f = [manualbp.MLP((1, 1, 1), activation)[1] for _ in range(3)]
     theirs = nn.Sequential(
         nn.Linear(16, 64), f[0], NORMS[norm](64), nn.Linear(64, 64), f[1], nn.Linear(64, 64), f[2],
