@@ -30,11 +30,11 @@ def call(
 
     ``fast`` or exact is the mode (gemm.py), ``low`` or full the memory (recompute.py).
     """
-    steps: list[Run | nn.Module] = list(modules)
-    if unobserved(x) and not (fast and not low and gemm.small(modules, x)):
+    steps: Iterable[Run | nn.Module] = modules
+    if not (fast and not low and gemm.small(modules, x)) and unobserved(x):
         steps = list(gather(modules, fast, low))
-    if residual and len(steps) == 1 and isinstance(steps[0], Run):
-        return steps[0](x, residual)
+        if residual and len(steps) == 1 and isinstance(steps[0], Run):
+            return steps[0](x, residual)
     h = x
     for step in steps:
         h = step(h)

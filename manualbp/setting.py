@@ -17,6 +17,10 @@ class Setting:
     name: ClassVar[str]
     choices: ClassVar[tuple[str, ...]]
     now: ClassVar[str]
+    key: ClassVar[str]  # of a module's own choice
+
+    def __init_subclass__(cls) -> None:
+        cls.key = f"manualbp_{cls.name}"
 
     def __init__(self, choice: str, model: nn.Module | None = None) -> None:
         if choice not in self.choices:
@@ -30,7 +34,7 @@ class Setting:
             type(self).now = choice
             return
         for module in model.modules():
-            module.__dict__[f"manualbp_{self.name}"] = choice  # so that copies and files keep it
+            module.__dict__[self.key] = choice  # so that copies and files keep it
 
     def __enter__(self) -> None:
         """Nothing: the choice is made already."""
@@ -46,4 +50,4 @@ class Setting:
     @classmethod
     def of(cls, module: nn.Module) -> str:
         """The module's choice, or where it has none the process's."""
-        return module.__dict__.get(f"manualbp_{cls.name}") or cls.now
+        return module.__dict__.get(cls.key) or cls.now
