@@ -23,11 +23,11 @@ SHAPES = [(1300, 16), (3, 400, 16), (1, 16), (0, 16), (16,)]
 
 @pytest.fixture(autouse=True)
 def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tiles of 512 rows, by chain and by layer, the last one uneven."""
+    """Of 512 rows for a chain and 128 for a layer, the last one uneven."""
     monkeypatch.setattr(gemm, "LEAST_WORK", 0)
     monkeypatch.setattr(tiles, "LEAST_ROWS", 512)
     monkeypatch.setattr(tiles, "CACHE_BYTES", 2**10)
-    monkeypatch.setattr(fast, "LEAST_ROWS", 512)
+    monkeypatch.setattr(fast, "LEAST_ROWS", 128)
     monkeypatch.setattr(fast, "FRESH_BYTES", 2**15)
     monkeypatch.setattr(fast, "TILE_BYTES", 2**10)
 
@@ -155,30 +155,53 @@ def test_residual_and_batched_cotangents() -> None:
     for memory in ("full", "low"):
         manualbp.set_memory(memory, ours)
         for g, batched in ((torch.randn(1300, 16), False), (torch.randn(3, 1300, 16), True)):
-            arms = [
-                torch.autograd.grad(
-                    net(x), [x, *net.parameters()], g.double(), is_grads_batched=batched
-                )
-                for net in (ours, theirs)
-            ]
+            arms = []
+            for net in (ours, theirs):
+                o, wanted = net(x), [x, *net.parameters()]
+                grads = torch.autograd.grad(o, wanted, g.double(), is_grads_batched=batched)
+                arms.append([o, *grads])
             for a, b in zip(*arms, strict=True):
                 torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
 
 
-def test_backward_inside_autocast() -> None:
-    """Products of bfloat16, as autograd's are then: 3 % of each tensor's norm, in its dtype."""
+def test_many_tiles() -> None:
+    """Sums of 128 tiles, of biases too, are held by float64 as above."""
+    torch.manual_seed(0)
+    theirs = nn.Sequential(nn.Linear(16, 24), nn.SiLU(), nn.LayerNorm(24), nn.Linear(24, 5))
+    x = torch.randn(2**16, 16, requires_grad=True)
+    check(ours_of(theirs, "low"), theirs, x, torch.rand(2**16, 5))
+
+
+def test_exact_mode_never_tiles() -> None:
+    """Bit-exact: one sum over all rows."""
+    ours, theirs = nets("tanh", "low", torch.float32)
+    manualbp.set_mode("exact", ours)
+    x, g = torch.randn(1300, 16, requires_grad=True), torch.randn(1300, 5)
+    for a, b in zip(*[gradients(net, x, g) for net in (ours, theirs)], strict=True):
+        assert a is not None and b is not None and torch.equal(a, b)
+
+
+def test_backward_inside_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Products of bfloat16, as autograd's are then: 3 % of each tensor's norm, in its dtype.
+
+    They run whole, bit for bit: a sum of tiles would lose digits.
+    """
     for memory in ("full", "low"):
         found = []
-        for net in nets("gelu", memory, torch.float32):
+        ours, theirs = nets("gelu", memory, torch.float32)
+        for net, fresh in ((ours, 2**15), (theirs, 0), (ours, 2**40)):
             x = torch.randn(1300, 16, generator=torch.Generator().manual_seed(1))
+            monkeypatch.setattr(fast, "FRESH_BYTES", 2**40)
             output = net(x.requires_grad_()).square().sum()
+            monkeypatch.setattr(fast, "FRESH_BYTES", fresh)
             with torch.autocast("cpu", torch.bfloat16):
                 found.append(torch.autograd.grad(output, [x, *net.parameters()]))
-        for a, b in zip(*found, strict=True):
+        for a, b, whole in zip(*found, strict=True):
             assert a.dtype is b.dtype and (a - b).norm() < 0.03 * b.norm()
+            assert torch.equal(a, whole)
 
 
-def largest(net: nn.Module, monkeypatch: pytest.MonkeyPatch) -> int:
+def largest(net: nn.Module, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> int:
     """Rows of the longest product."""
     seen: list[int] = []
     right = FastLinear.forward
@@ -186,13 +209,17 @@ def largest(net: nn.Module, monkeypatch: pytest.MonkeyPatch) -> int:
         patch.setattr(
             FastLinear, "forward", lambda self, h, *a: seen.append(len(h)) or right(self, h, *a)
         )
-        net(torch.randn(1300, 16, requires_grad=True)).sum().backward()
+        net(torch.randn(1300, 16, dtype=dtype, requires_grad=True)).sum().backward()
     return max(seen)
 
 
-def test_tiles_run_with_low_memory_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    for memory, longest in (("low", 512), ("full", 1300)):
-        assert largest(nets("tanh", memory, torch.float32)[0], monkeypatch) == longest
+def test_where_tiles_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With low memory alone, and where the dtype has digits for a sum of many."""
+    for memory, dtype, longest in (
+        ("low", torch.float32, 512), ("full", torch.float32, 1300), ("low", torch.bfloat16, 1300)
+    ):  # fmt: skip
+        net = ours_of(nets("tanh", memory, dtype)[1][:4], memory)
+        assert largest(net, dtype, monkeypatch) == longest
 
 
 @pytest.mark.parametrize("activation", READ_Z)
