@@ -82,7 +82,10 @@ def caches_of(
 
 
 class Gradients(NamedTuple):
-    """dC/dx and every dC/dtheta, None where not wanted; and every delta that was found."""
+    """dC/dx and every dC/dtheta, None where not wanted.
+
+    And every delta that was found; but not by ``backward``, which writes over them.
+    """
 
     input: Tensor | None
     thetas: list[Theta]
@@ -116,7 +119,8 @@ def backward(
         if not needs[i]:
             return Gradients(None, thetas, deltas)
         if delta is not None:
-            deltas[i] = delta
+            if by != "backward":
+                deltas[i] = delta
             rule = layers[i].backward_over if ours else getattr(layers[i], by)
             delta, *theta = rule(delta, caches[i], needs[i])
             thetas[i] = tuple(theta)
