@@ -50,7 +50,8 @@ class set_memory(Setting):  # a function to its users, like set_mode
 
     Args:
         memory: "full" keeps what backward reads. "low" keeps of every chain its input and its
-            parameters alone, and computes forward once more in backward.
+            parameters alone, and computes forward once more in backward: exact all of one chain at
+            a time, fast a tile of rows.
         model: None, or a model whose modules keep the choice.
 
     Chains with randomness or statistics of the batch (Dropout in training, BatchNorm1d), the gate

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import gc
 import pickle
+import weakref
 from collections.abc import Callable
 
 import pytest
@@ -134,16 +136,41 @@ def test_tied_layers() -> None:
 
 @pytest.mark.parametrize("edit", ["0.weight", "0.bias", "2.weight", "4.weight", "input"])
 def test_edits_in_place_raise(edit: str) -> None:
-    """In autograd's words; the last bias is in no derivative, and the output is not kept."""
+    """In autograd's words."""
     net, x = low_pair("deep")[0], rows(grad=True) * 1
-    output, cost = net(x), net(x).sum()
-    parts = dict(net.named_parameters())
+    cost = net(x).sum()
     with torch.no_grad():
-        parts["4.bias"].mul_(2)
-        output.mul_(2)
-        (x if edit == "input" else parts[edit]).mul_(2)
+        (x if edit == "input" else net.get_parameter(edit)).mul_(2)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         cost.backward()
+
+
+def test_edits_that_do_not_matter() -> None:
+    """Bit-exact: the last bias is in no derivative, and the output is not kept."""
+    found = []
+    for edits in (False, True):
+        net = low_pair("deep")[0]
+        output = net(rows())
+        cost = output.sum()
+        if edits:
+            with torch.no_grad():
+                output.mul_(2)
+                net.get_parameter("4.bias").mul_(2)
+        found.append(torch.autograd.grad(cost, list(net.parameters())))
+    assert unequal(*found) == ""
+
+
+def test_the_output_goes_with_its_last_reference() -> None:
+    """Without the garbage collector: the node does not hold it."""
+    gc.collect()
+    gc.disable()
+    try:
+        output = low_pair("deep")[0](rows())
+        watched, cost = weakref.ref(output), output.sum()
+        del output
+        assert watched() is None and cost.requires_grad
+    finally:
+        gc.enable()
 
 
 def test_other_data_between_the_passes() -> None:

@@ -152,14 +152,30 @@ def test_residual_and_batched_cotangents() -> None:
     for memory in ("full", "low"):
         manualbp.set_memory(memory, ours)
         for g, batched in ((torch.randn(1300, 16), False), (torch.randn(3, 1300, 16), True)):
-            arms = [
-                torch.autograd.grad(
-                    net(x), [x, *net.parameters()], g.double(), is_grads_batched=batched
-                )
-                for net in (ours, theirs)
-            ]
+            arms = []
+            for net in (ours, theirs):
+                o, wanted = net(x), [x, *net.parameters()]
+                grads = torch.autograd.grad(o, wanted, g.double(), is_grads_batched=batched)
+                arms.append([o, *grads])
             for a, b in zip(*arms, strict=True):
                 torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+
+
+def test_many_tiles() -> None:
+    """Sums of 128 tiles, of biases too, are held by float64 as above."""
+    torch.manual_seed(0)
+    theirs = nn.Sequential(nn.Linear(16, 24), nn.SiLU(), nn.LayerNorm(24), nn.Linear(24, 5))
+    x = torch.randn(2**16, 16, requires_grad=True)
+    check(ours_of(theirs, "low"), theirs, x, torch.rand(2**16, 5))
+
+
+def test_exact_mode_never_tiles() -> None:
+    """Bit-exact: one sum over all rows."""
+    ours, theirs = nets("tanh", "low", torch.float32)
+    manualbp.set_mode("exact", ours)
+    x, g = torch.randn(1300, 16, requires_grad=True), torch.randn(1300, 5)
+    for a, b in zip(*[gradients(net, x, g) for net in (ours, theirs)], strict=True):
+        assert a is not None and b is not None and torch.equal(a, b)
 
 
 def test_backward_inside_autocast() -> None:
@@ -183,7 +199,8 @@ def largest(net: nn.Module, monkeypatch: pytest.MonkeyPatch) -> int:
         patch.setattr(
             FastLinear, "forward", lambda self, h, *a: seen.append(len(h)) or right(self, h, *a)
         )
-        net(torch.randn(1300, 16, requires_grad=True)).sum().backward()
+        x = torch.randn(1300, 16, dtype=next(net.parameters()).dtype, requires_grad=True)
+        net(x).sum().backward()
     return max(seen, default=0)
 
 
@@ -193,6 +210,8 @@ def test_tiles_run_with_low_memory_and_where_they_are_faster(
     """Faster are narrow chains with large activations; 1300 rows of up to 48 columns here."""
     low, full = (nets("tanh", memory, torch.float32)[0] for memory in ("low", "full"))
     assert [largest(net, monkeypatch) for net in (low, full)] == [512, 1300]
+    half = ours_of(nets("tanh", "low", torch.bfloat16)[1][:4], "low")  # few digits for a long sum
+    assert largest(half, monkeypatch) == 1300
     monkeypatch.setattr(recompute, "FRESH_BYTES", 1300 * 48 * 4)
     assert largest(full, monkeypatch) == 512
     manualbp.set_mode("exact", full)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import weakref
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -103,6 +104,22 @@ def test_planted_waste_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(RMSNorm, "forward", wasteful)
     assert above("rmsnorm", SOME[:1])
+
+
+def test_a_delta_goes_once_it_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside the one at work, the caller's alone is there: as in autograd."""
+    found: list[weakref.ref[Tensor]] = []
+    alive: list[int] = []
+    right = Linear.backward
+
+    def spy(self, delta, cache, needs):  # type: ignore[no-untyped-def]
+        found.append(weakref.ref(delta))
+        alive.append(sum(ref() is not None for ref in found))
+        return right(self, delta, cache, needs)
+
+    monkeypatch.setattr(Linear, "backward", spy)
+    manualbp.MLP([8] * 6, "gelu")(torch.randn(64, 8)).sum().backward()
+    assert alive == [1, 2, 2, 2, 2]
 
 
 @pytest.mark.parametrize("activation", ["silu", "gelu", "tanh", "relu", "sigmoid"])
