@@ -11,6 +11,7 @@ error here, also where torch.nn warns and broadcasts, because the broadcast loss
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 
 from manualbp import losses
 from manualbp.cross_entropy import CrossEntropy, LogSoftmax
-from manualbp.eligible import alike, unobserved
+from manualbp.eligible import alike, unhooked, unobserved
 from manualbp.gemm import fast
 from manualbp.rule import Rule, differentiable
 
@@ -70,8 +71,9 @@ def _through(
 
 
 def _cost(
-    module: nn.Module, loss: losses.Loss, own_forward: Callable[[Any, Any], Any], o: Any, y: Any
-) -> Any:
+    module: nn.Module, loss: losses.Loss, own_forward: Callable[[Any, Any], Any], o: Any, y: Any,
+    by_hand: bool = True,
+) -> Any:  # fmt: skip
     """C by hand where a graph is wanted and nothing observes; else torch.nn's own forward.
 
     In fast mode that runs as well: it has the same kernels, and no Python between them.
@@ -87,7 +89,7 @@ def _cost(
     if serves:
         loss.check(o, y)
     try:
-        if serves and not fast(module) and _by_hand(loss, o, y):
+        if serves and by_hand and not fast(module) and _by_hand(loss, o, y):
             if isinstance(loss, CrossEntropy):
                 o = LogP.apply(o)  # type: ignore[no-untyped-call]
             return Cost.apply(loss, o, y, *loss.tensors())  # type: ignore[no-untyped-call]
@@ -117,6 +119,15 @@ def loss_of(module: nn.Module) -> losses.Loss | None:
     """The loss that a module of torch.nn or of ours computes; None for any other."""
     build = _LOSSES.get(type(module))
     return build(module) if build else None
+
+
+def as_pytorch(module: nn.Module, o: Any, y: Any) -> Any:
+    """C by the module, one of ours as in fast mode."""
+    kind, loss = type(module), loss_of(module)
+    if loss is None or kind not in _OURS or not unhooked(module):
+        return module(o, y)
+    own_forward: Any = kind.__base__.forward  # type: ignore[union-attr]
+    return _cost(module, loss, partial(own_forward, module), o, y, by_hand=False)
 
 
 class MSELoss(nn.MSELoss):
@@ -200,11 +211,5 @@ _LOSSES: dict[type[nn.Module], Callable[[Any], losses.Loss]] = {
         m.reduction, m.weight, m.ignore_index, m.label_smoothing
     ),
 }
-_LOSSES |= {
-    MSELoss: _LOSSES[nn.MSELoss],
-    L1Loss: _LOSSES[nn.L1Loss],
-    HuberLoss: _LOSSES[nn.HuberLoss],
-    SmoothL1Loss: _LOSSES[nn.SmoothL1Loss],
-    BCEWithLogitsLoss: _LOSSES[nn.BCEWithLogitsLoss],
-    CrossEntropyLoss: _LOSSES[nn.CrossEntropyLoss],
-}
+_OURS = (MSELoss, L1Loss, HuberLoss, SmoothL1Loss, BCEWithLogitsLoss, CrossEntropyLoss)
+_LOSSES |= {kind: _LOSSES[kind.__base__] for kind in _OURS}  # type: ignore[index]

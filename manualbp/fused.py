@@ -11,18 +11,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
 
 from manualbp import backprop, gemm, losses
-from manualbp.criterion import loss_of
+from manualbp.criterion import as_pytorch, loss_of
 from manualbp.cross_entropy import CrossEntropy, LogSoftmax
 from manualbp.eligible import alike, unhooked, unobserved
 from manualbp.function import by_layer, flat
 from manualbp.layers import Layer, Needs, Theta, alone
-from manualbp.run import Run, gather
+from manualbp.run import Run, call, gather
 from manualbp.sequential import Sequential
 from manualbp.tiles import Sums, keeping, rowwise, slices, tile_rows
 
@@ -63,8 +63,8 @@ class FusedLoss(nn.Module):
         if torch.compiler.is_compiling():
             return self.loss(self.model(input), target)
         if self.tile_rows is None and gemm.small(self.model._modules.values(), input):
-            with gemm.set_mode("fast"):  # PyTorch's own modules
-                return self.loss(self.model(input), target)
+            o = call(self.model, input, fast=True) if _plain(self.model) else self.model(input)
+            return as_pytorch(self.loss, o, target)
         loss, run = loss_of(self.loss), _chain(self.model)
         if loss is None or run is None or not _serves(run, loss, input, target):
             return self.loss(self.model(input), target)
@@ -170,10 +170,14 @@ def _outputs(x: Tensor, thetas: Sequence[Theta]) -> Tensor:
     return x.new_empty(()).expand(len(x), last.shape[0])
 
 
+def _plain(model: nn.Module) -> TypeGuard[nn.Sequential]:
+    """Whether calling the model is calling its children in order."""
+    return type(model).forward in (Sequential.forward, nn.Sequential.forward) and unhooked(model)
+
+
 def _chain(model: nn.Module) -> Run | None:
     """The one chain that the model is, if it is one and its rows do not depend on each other."""
-    own = getattr(type(model), "forward", None) in (Sequential.forward, nn.Sequential.forward)
-    if not isinstance(model, nn.Sequential) or not own or not unhooked(model):
+    if not _plain(model):
         return None
     steps = list(gather(model, fast=True))
     if len(steps) != 1 or not isinstance(steps[0], Run):

@@ -234,3 +234,24 @@ def test_data_parallel() -> None:
         dist.destroy_process_group()
     for name, g in alone.items():
         assert g is together[name] is None or torch.equal(g, together[name])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("loss", [manualbp.MSELoss(), nn.MSELoss()], ids=["ours", "torch.nn"])
+def test_small_steps_are_pytorchs_and_nobody_elses_mode_changes(loss: nn.Module) -> None:
+    """Bit-exact, through PyTorch's own nodes; another thread may be training in exact mode."""
+    modes = []
+
+    class Spy(nn.Identity):
+        def forward(self, input: Tensor) -> Tensor:
+            modes.append(manualbp.set_mode.now)
+            return super().forward(input)
+
+    torch.manual_seed(0)
+    net = manualbp.Sequential(nn.Linear(4, 8), nn.Tanh(), Spy(), nn.Linear(8, 2))
+    x, y = torch.randn(16, 4), torch.randn(16, 2)
+    cost = manualbp.FusedLoss(net, loss)(x, y)
+    assert modes == ["exact"] and type(cost.grad_fn).__name__ == "MseLossBackward0"
+    assert torch.equal(cost, nn.functional.mse_loss(nn.Sequential(*net)(x), y))
+    if isinstance(loss, manualbp.MSELoss):
+        with pytest.raises(ValueError, match="target of MSE must be"):
+            manualbp.FusedLoss(net, loss)(x, y[:, :1])
