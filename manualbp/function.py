@@ -49,9 +49,8 @@ class Chain(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> Any:
-        saved = iter(ctx.saved_tensors)  # raises, in autograd's words, if freed or edited in place
+        caches = _filled(ctx)
         grad_output, *grad_hidden = grad_outputs
-        caches = [cache.filled(saved) for cache in ctx.caches]
         wants = wanted(ctx, ctx.needs_input_grad[1:], ctx.present)
         needs = backprop.needs_of(wants[-1], by_layer(ctx.layers, wants[1:-1]))
         injected = [None] * (len(caches) - 1) + [grad_output]
@@ -64,12 +63,17 @@ class Chain(torch.autograd.Function):
             caches = list(map(as_at_forward, ctx.layers, caches, weights))
             grad_input, thetas, _ = _recorded(injected, ctx.layers, caches, needs)
         else:
-            del saved
             if not torch.compiler.is_compiling():
                 ctx.maybe_clear_saved_tensors()  # each is freed when its layer is done
             grad_input, thetas, _ = backprop.backward(injected, ctx.layers, caches, needs)
         grad_skip = grad_output if wants[0] else None
         return None, grad_skip, *flat(ctx.layers, thetas), grad_input
+
+
+def _filled(ctx: Any) -> list[Cache]:
+    """The caches with their tensors; an error of autograd's if freed or edited in place."""
+    saved = iter(ctx.saved_tensors)
+    return [cache.filled(saved) for cache in ctx.caches]
 
 
 def as_at_forward(layer: Layer, cache: Cache, trained: bool) -> Cache:
