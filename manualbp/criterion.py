@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from manualbp import losses
 from manualbp.cross_entropy import CrossEntropy, LogSoftmax
-from manualbp.eligible import alike, unobserved
+from manualbp.eligible import alike, unhooked, unobserved
 from manualbp.gemm import fast
 from manualbp.rule import Rule, differentiable
 
@@ -70,11 +70,13 @@ def _through(
 
 
 def _cost(
-    module: nn.Module, loss: losses.Loss, own_forward: Callable[[Any, Any], Any], o: Any, y: Any
-) -> Any:
+    module: nn.Module, loss: losses.Loss, own_forward: Callable[[Any, Any], Any], o: Any, y: Any,
+    quick: bool = False,
+) -> Any:  # fmt: skip
     """C by hand where a graph is wanted and nothing observes; else torch.nn's own forward.
 
-    In fast mode that runs as well: it has the same kernels, and no Python between them.
+    In fast mode, or asked to be quick, that runs as well: it has the same kernels, and no Python
+    between them.
     """
     if isinstance(o, torch.fx.Proxy) or isinstance(y, torch.fx.Proxy):
         return own_forward(o, y)
@@ -87,7 +89,7 @@ def _cost(
     if serves:
         loss.check(o, y)
     try:
-        if serves and not fast(module) and _by_hand(loss, o, y):
+        if serves and not (quick or fast(module)) and _by_hand(loss, o, y):
             if isinstance(loss, CrossEntropy):
                 o = LogP.apply(o)  # type: ignore[no-untyped-call]
             return Cost.apply(loss, o, y, *loss.tensors())  # type: ignore[no-untyped-call]
@@ -117,6 +119,15 @@ def loss_of(module: nn.Module) -> losses.Loss | None:
     """The loss that a module of torch.nn or of ours computes; None for any other."""
     build = _LOSSES.get(type(module))
     return build(module) if build else None
+
+
+def quickly(module: nn.Module, o: Any, y: Any) -> Any:
+    """C, of one of our losses by torch.nn's own forward."""
+    own = _OURS.get(type(module))
+    if own is None or not unhooked(module):
+        return module(o, y)
+    forward = own.forward
+    return _cost(module, _LOSSES[own](module), lambda o, y: forward(module, o, y), o, y, True)
 
 
 class MSELoss(nn.MSELoss):
@@ -200,11 +211,12 @@ _LOSSES: dict[type[nn.Module], Callable[[Any], losses.Loss]] = {
         m.reduction, m.weight, m.ignore_index, m.label_smoothing
     ),
 }
-_LOSSES |= {
-    MSELoss: _LOSSES[nn.MSELoss],
-    L1Loss: _LOSSES[nn.L1Loss],
-    HuberLoss: _LOSSES[nn.HuberLoss],
-    SmoothL1Loss: _LOSSES[nn.SmoothL1Loss],
-    BCEWithLogitsLoss: _LOSSES[nn.BCEWithLogitsLoss],
-    CrossEntropyLoss: _LOSSES[nn.CrossEntropyLoss],
+_OURS: dict[type[nn.Module], type[nn.Module]] = {
+    MSELoss: nn.MSELoss,
+    L1Loss: nn.L1Loss,
+    HuberLoss: nn.HuberLoss,
+    SmoothL1Loss: nn.SmoothL1Loss,
+    BCEWithLogitsLoss: nn.BCEWithLogitsLoss,
+    CrossEntropyLoss: nn.CrossEntropyLoss,
 }
+_LOSSES |= {ours: _LOSSES[own] for ours, own in _OURS.items()}
