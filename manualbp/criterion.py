@@ -11,7 +11,6 @@ error here, also where torch.nn warns and broadcasts, because the broadcast loss
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -72,11 +71,12 @@ def _through(
 
 def _cost(
     module: nn.Module, loss: losses.Loss, own_forward: Callable[[Any, Any], Any], o: Any, y: Any,
-    by_hand: bool = True,
+    quick: bool = False,
 ) -> Any:  # fmt: skip
     """C by hand where a graph is wanted and nothing observes; else torch.nn's own forward.
 
-    In fast mode that runs as well: it has the same kernels, and no Python between them.
+    In fast mode, or asked to be quick, that runs as well: it has the same kernels, and no Python
+    between them.
     """
     if isinstance(o, torch.fx.Proxy) or isinstance(y, torch.fx.Proxy):
         return own_forward(o, y)
@@ -89,7 +89,7 @@ def _cost(
     if serves:
         loss.check(o, y)
     try:
-        if serves and by_hand and not fast(module) and _by_hand(loss, o, y):
+        if serves and not (quick or fast(module)) and _by_hand(loss, o, y):
             if isinstance(loss, CrossEntropy):
                 o = LogP.apply(o)  # type: ignore[no-untyped-call]
             return Cost.apply(loss, o, y, *loss.tensors())  # type: ignore[no-untyped-call]
@@ -121,13 +121,13 @@ def loss_of(module: nn.Module) -> losses.Loss | None:
     return build(module) if build else None
 
 
-def as_pytorch(module: nn.Module, o: Any, y: Any) -> Any:
-    """C by the module, one of ours as in fast mode."""
-    kind, loss = type(module), loss_of(module)
-    if loss is None or kind not in _OURS or not unhooked(module):
+def quickly(module: nn.Module, o: Any, y: Any) -> Any:
+    """C, of one of our losses by torch.nn's own forward."""
+    own = _OURS.get(type(module))
+    if own is None or not unhooked(module):
         return module(o, y)
-    own_forward: Any = kind.__base__.forward  # type: ignore[union-attr]
-    return _cost(module, loss, partial(own_forward, module), o, y, by_hand=False)
+    forward = own.forward
+    return _cost(module, _LOSSES[own](module), lambda o, y: forward(module, o, y), o, y, True)
 
 
 class MSELoss(nn.MSELoss):
@@ -211,5 +211,12 @@ _LOSSES: dict[type[nn.Module], Callable[[Any], losses.Loss]] = {
         m.reduction, m.weight, m.ignore_index, m.label_smoothing
     ),
 }
-_OURS = (MSELoss, L1Loss, HuberLoss, SmoothL1Loss, BCEWithLogitsLoss, CrossEntropyLoss)
-_LOSSES |= {kind: _LOSSES[kind.__base__] for kind in _OURS}  # type: ignore[index]
+_OURS: dict[type[nn.Module], type[nn.Module]] = {
+    MSELoss: nn.MSELoss,
+    L1Loss: nn.L1Loss,
+    HuberLoss: nn.HuberLoss,
+    SmoothL1Loss: nn.SmoothL1Loss,
+    BCEWithLogitsLoss: nn.BCEWithLogitsLoss,
+    CrossEntropyLoss: nn.CrossEntropyLoss,
+}
+_LOSSES |= {ours: _LOSSES[own] for ours, own in _OURS.items()}

@@ -17,12 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from manualbp import backprop, gemm, losses
-from manualbp.criterion import as_pytorch, loss_of
+from manualbp.criterion import loss_of, quickly
 from manualbp.cross_entropy import CrossEntropy, LogSoftmax
 from manualbp.eligible import alike, unhooked, unobserved
 from manualbp.function import by_layer, flat
 from manualbp.layers import Layer, Needs, Theta, alone
-from manualbp.run import Run, call, gather
+from manualbp.recompute import low
+from manualbp.run import Run, gather
 from manualbp.sequential import Sequential
 from manualbp.tiles import Sums, keeping, rowwise, slices, tile_rows
 
@@ -63,9 +64,9 @@ class FusedLoss(nn.Module):
         if torch.compiler.is_compiling():
             return self.loss(self.model(input), target)
         if self.tile_rows is None and gemm.small(self.model._modules.values(), input):
-            o = call(self.model, input, fast=True) if _plain(self.model) else self.model(input)
-            return as_pytorch(self.loss, o, target)
-        loss, run = loss_of(self.loss), _chain(self.model)
+            return quickly(self.loss, _quickly(self.model, input), target)
+        loss = loss_of(self.loss) if unhooked(self.loss) else None
+        run = _chain(self.model)
         if loss is None or run is None or not _serves(run, loss, input, target):
             return self.loss(self.model(input), target)
         chain, thetas = keeping(run.layers), run.thetas
@@ -104,9 +105,15 @@ class Fused(torch.autograd.Function):
                 "use loss(model(x), y) for them"
             )
         found = ctx.saved_tensors
-        if not _is_one(grad):
+        if not _is_one(grad) or _kept():
             found = [None if g is None else grad * g for g in found]
         return None, None, None, None, *found
+
+
+def _kept() -> bool:
+    """Whether the gradients may be asked for again, so that nobody may be given our own."""
+    asked = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", None)
+    return asked is None or asked()
 
 
 def _is_one(grad: Tensor) -> bool:
@@ -122,10 +129,9 @@ def one_pass(
     if len(x) <= rows:
         return _tile(chain, thetas, needs, loss, x.new_ones(()), x, y)
     summed = replace(loss, reduction="sum")
-    scale = x.new_ones(())
-    if loss.reduction == "mean":
-        scale = scale / loss.count(_outputs(x, thetas), y)
-    cost = x.new_zeros(())
+    count = loss.count(_outputs(x, thetas), y) if loss.reduction == "mean" else 1
+    scale = x.new_ones(()) / count
+    cost = x.new_zeros((), dtype=torch.float64)  # as in Sums
     grad_input = torch.empty_like(x) if needs[0].h else None
     sums = Sums(thetas)
     for rows_of in slices(len(x), rows):
@@ -134,7 +140,7 @@ def one_pass(
         sums.add(found)
         if grad_input is not None and below is not None:
             grad_input[rows_of] = below
-    return cost * scale, grad_input, sums.rounded(x.dtype)
+    return cost.to(x.dtype) / count, grad_input, sums.rounded(x.dtype)
 
 
 def _tile(
@@ -170,14 +176,22 @@ def _outputs(x: Tensor, thetas: Sequence[Theta]) -> Tensor:
     return x.new_empty(()).expand(len(x), last.shape[0])
 
 
-def _plain(model: nn.Module) -> TypeGuard[nn.Sequential]:
+def _is_sequential(model: nn.Module) -> TypeGuard[nn.Sequential]:
     """Whether calling the model is calling its children in order."""
-    return type(model).forward in (Sequential.forward, nn.Sequential.forward) and unhooked(model)
+    own = getattr(type(model), "forward", None) in (Sequential.forward, nn.Sequential.forward)
+    return isinstance(model, nn.Sequential) and own and unhooked(model)
+
+
+def _quickly(model: nn.Module, x: Tensor) -> Any:
+    """o, by PyTorch's own modules where that is all that the model calls."""
+    if _is_sequential(model) and not low(model):
+        return nn.Sequential.forward(model, x)  # type: ignore[no-untyped-call]
+    return model(x)
 
 
 def _chain(model: nn.Module) -> Run | None:
     """The one chain that the model is, if it is one and its rows do not depend on each other."""
-    if not _plain(model):
+    if not _is_sequential(model):
         return None
     steps = list(gather(model, fast=True))
     if len(steps) != 1 or not isinstance(steps[0], Run):

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from manualbp import gemm
@@ -16,6 +17,7 @@ def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gemm, "_policy", None)
 
 
+@torch.no_grad()
 @pytest.mark.parametrize("routine", gemm.ROUTINES)
 @pytest.mark.parametrize(("inputs", "outputs"), [(64, 48), (300, 260)], ids=["narrow", "wide"])
 def test_routines_compute_the_formulas(inputs: int, outputs: int, routine: str) -> None:
@@ -33,6 +35,25 @@ def test_routines_compute_the_formulas(inputs: int, outputs: int, routine: str) 
     ):
         assert got.shape == expected.shape
         assert (got - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("terms", [700, 1024, 1500, 2048, 4096])
+def test_long_sums_round_well(terms: int) -> None:
+    """At most 1.5 times ATen's own distance from float64, and half an ulp of the size."""
+    gemm.pin("oneDNN")
+    torch.manual_seed(0)
+    x, y, b = torch.randn(600, terms), torch.randn(64, terms), torch.randn(64)
+    columns = x.t().contiguous(), y.t().contiguous()
+    exact, small = x.double() @ y.double().t(), x / 64
+    for got, atens, e in (
+        (gemm.linear(x, y, b), F.linear(x, y, b), exact + b),
+        (gemm.linear(small, y, b, "tanh"), F.linear(small, y, b).tanh(), (exact / 64 + b).tanh()),
+        (gemm.input_gradient(x, columns[1]), x.mm(columns[1]), exact),
+        (gemm.weight_gradient(*columns), columns[0].t().mm(columns[1]), exact),
+    ):
+        errors = [float((z.double() - e).norm()) for z in (got, atens)]
+        assert errors[0] <= 1.5 * errors[1] + 6e-8 * float(e.norm())
 
 
 def counted(monkeypatch: pytest.MonkeyPatch, seconds: dict[str, float]) -> list[str]:

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 
 import manualbp
+from comparisons.speed.memory import peak
 from manualbp import layers
 from manualbp.layers import BatchNorm, Cache, Dropout, Layer, LayerNorm, Needs, RMSNorm
 from manualbp.parity.tolerance import bit_identical
-from tests.helpers import kept_bytes
+from tests.helpers import hand_twin, kept_bytes
 from tests.test_sequential import make_cotangent, make_input
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
@@ -451,3 +452,16 @@ def test_batched_cotangents_and_hooks_on_what_is_kept() -> None:
             found.append((h, g))
         torch.testing.assert_close(found[0][0], found[1][0], rtol=1e-12, atol=1e-14)
         assert torch.equal(found[0][1], found[1][1]), kind
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_rms_norm_needs_no_more_memory_at_the_peak(dtype: torch.dtype) -> None:
+    """Than autograd, beyond 5 % of an activation: parameters and numbers of a row each."""
+    torch.manual_seed(0)
+    theirs = nn.Sequential(nn.Linear(16, 256), nn.RMSNorm(256), nn.Linear(256, 16)).to(dtype)
+    x, peaks = torch.randn(2048, 16, dtype=dtype), []
+    for net in (hand_twin(theirs), theirs):
+        net(x).sum().backward()  # also warms up
+        net.zero_grad()
+        peaks.append(peak(lambda net=net: net(x).sum().backward(), x.device))  # type: ignore[misc]
+    assert peaks[0] <= peaks[1] + 0.05 * x.nbytes * 16

@@ -142,6 +142,25 @@ def test_second_order(activation: str, memory: str) -> None:
             torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-11 * float(b.abs().max()))
 
 
+@pytest.mark.parametrize("memory", ["full", "low"])
+@pytest.mark.parametrize("activation", ["tanh", "silu", "relu"])
+def test_second_order_by_onednn(
+    activation: str, memory: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """fp32, large enough for its products, which have no derivatives: relative 1e-5."""
+    monkeypatch.setattr(gemm, "_policy", dict.fromkeys(gemm.KINDS, "oneDNN"))
+    torch.manual_seed(0)
+    theirs = autograd_twin(manualbp.MLP((32, 64, 64, 32), activation))
+    found = []
+    for net in (ours_of(theirs, memory), theirs):
+        x = torch.randn(2048, 32, generator=torch.Generator().manual_seed(1), requires_grad=True)
+        (g,) = torch.autograd.grad(net(x).sin().sum(), x, create_graph=True)
+        g.pow(2).sum().backward()
+        found.append([g.detach(), x.grad, *[p.grad for p in net.parameters()]])
+    for a, b in zip(*found, strict=True):
+        assert a is not None and b is not None and (a - b).norm() <= 1e-5 * b.norm()
+
+
 def test_residual_and_batched_cotangents() -> None:
     """fp64, relative 1e-12; is_grads_batched runs whole."""
     torch.manual_seed(0)

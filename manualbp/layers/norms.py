@@ -96,7 +96,7 @@ class RMSNorm(Layer):
             wide = tuple(d for d in over if h.shape[d] != 1)  # a sum of one loses the sign of -0
             grad_r = _sum(g * h, wide, keepdim=True)
             grad_mean = -0.5 * grad_r * rstd.pow(3)
-            grad_square = grad_mean.expand(h.shape) / math.prod(self.shape)
+            grad_square = grad_mean / math.prod(self.shape)  # of every h^2 in the row
             grad_h = g * rstd + grad_square * (2 * h)
         return grad_h, grad_gamma
 
