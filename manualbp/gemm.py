@@ -77,20 +77,8 @@ def _works() -> bool:
 
 
 def _onednn(x: Tensor, y: Tensor, b: Tensor | None, activation: str) -> Tensor:
-    """f(X Y^T + b); long sums in parts, since it adds them up worse than ATen does."""
-    operator, terms = torch.ops.mkldnn._linear_pointwise, x.shape[-1]
-    if terms <= MOST_TERMS:
-        return operator(x, y, b, activation, [], "")
-    z: Tensor = operator(x[:, :PART], y[:, :PART], b, "none", [], "")
-    for start in range(PART, terms, PART):
-        part = slice(start, start + PART)
-        z.add_(operator(x[:, part], y[:, part], None, "none", [], ""))
-    return z if activation == "none" else OVER_Z[activation](z)
+    return torch.ops.mkldnn._linear_pointwise(x, y, b, activation, [], "")
 
-
-# Terms up to which a sum of oneDNN's was measured to round as well as the tests demand, and those
-# of a part of a longer one: fewer, since in a part of a matrix it adds up more of them in a row.
-MOST_TERMS, PART = 1024, 512
 
 AVAILABLE = torch.backends.mkldnn.is_available() and _works()  # type: ignore[no-untyped-call]
 
@@ -166,28 +154,34 @@ def _fastest(product: str, rows: int, inputs: int, outputs: int) -> str:
     return "oneDNN" if best["oneDNN"] * LEAST_GAIN < best["ATen"] else "ATen"
 
 
-def chosen(product: str, x: Tensor, rows: int, inputs: int, outputs: int) -> str:
-    """The routine for a product of this size, whose factor X is ``x``."""
-    columns = inputs if product == "input gradient" else outputs
-    if product == "forward with tanh":
-        small = rows * outputs < 2**14
+def chosen(product: str, x: Tensor, y: Tensor) -> str:
+    """The routine for this product of h and W, of g and W, or of g and h."""
+    if product == "weight gradient":
+        (terms, outputs), inputs = x.shape, y.shape[1]
+        columns, work = inputs, terms * inputs * outputs
     else:
-        small = rows * inputs * outputs < 2**21
-    if (
-        small or columns < 16 or not AVAILABLE
-        or x.dtype is not torch.float32 or x.device.type != "cpu"
-    ):  # fmt: skip
+        outputs, inputs = y.shape
+        terms, columns = x.shape[1], inputs if product == "input gradient" else outputs
+        work = x.shape[0] * inputs * outputs
+    least = 2**14 * inputs if product == "forward with tanh" else 2**21
+    if work < least or columns < 16 or terms > MOST_TERMS or not _known_to_onednn(x, y):
         return "ATen"
     wide = min(inputs, outputs) >= WIDE
     return (_policy or policy())[f"{product}, {'wide' if wide else 'narrow'}"]
+
+
+def _known_to_onednn(x: Tensor, y: Tensor) -> bool:
+    """Other dtypes it has not; for other layouts it has no more than a plain loop."""
+    plain = x.is_contiguous() and y.is_contiguous()
+    return AVAILABLE and plain and x.dtype is torch.float32 and x.device.type == "cpu"
 
 
 def linear(h: Tensor, weight: Tensor, bias: Tensor | None, activation: str = "none") -> Tensor:
     """f(h W^T + b), f the identity or one of OVER_Z."""
     fused = activation in IN_ONE_PASS
     product = "forward with tanh" if fused else "forward"
-    routine = chosen(product, h, h.shape[0], weight.shape[1], weight.shape[0])
-    if routine == "ATen" or torch.is_grad_enabled():  # oneDNN's has no derivative
+    # oneDNN's has no derivative.
+    if torch.is_grad_enabled() or chosen(product, h, weight) == "ATen":
         return _aten(h, weight, bias, activation)
     z = _onednn(h, weight, bias, activation if fused else "none")
     return z if fused or activation == "none" else OVER_Z[activation](z)
@@ -195,14 +189,14 @@ def linear(h: Tensor, weight: Tensor, bias: Tensor | None, activation: str = "no
 
 def input_gradient(g: Tensor, weight: Tensor) -> Tensor:
     """g W."""
-    if chosen("input gradient", g, g.shape[0], weight.shape[1], weight.shape[0]) == "ATen":
+    if chosen("input gradient", g, weight) == "ATen":
         return g.mm(weight)
     return _onednn(g, weight.t(), None, "none")
 
 
 def weight_gradient(g: Tensor, h: Tensor) -> Tensor:
     """g^T h."""
-    if chosen("weight gradient", g, g.shape[0], h.shape[1], g.shape[1]) == "ATen":
+    if chosen("weight gradient", g, h) == "ATen":
         return g.t().mm(h)
     return _onednn(g.t(), h.t(), None, "none")
 
@@ -210,6 +204,8 @@ def weight_gradient(g: Tensor, h: Tensor) -> Tensor:
 # Multiplications of a forward pass below which a step by hand takes longer than PyTorch's own,
 # since its Python takes longer than the products.
 LEAST_WORK = 2**25
+# Terms up to which oneDNN's sums were measured to round as well as the tests demand.
+MOST_TERMS = 1024
 # How often a sample is timed, and how much faster a routine must be to be taken for it.
 TURNS, LEAST_GAIN = 7, 1.05
 

@@ -24,9 +24,9 @@ from comparisons.speed.timing import Budget
 from manualbp.parity.report import print_table
 
 # Seconds per cell, and rounds at most and at least; compiling and warming up are not in them.
-FULL = {"rows": Budget(15, 15, 5), "second-order": Budget(6, 15, 5)}
+FULL = {"rows": Budget(15, 15, 5), "second-order": Budget(5, 15, 5)}
 QUICK = {"rows": Budget(1, 5, 2), "second-order": Budget(0.5, 5, 2)}
-SWEEP, SWEEP_QUICK = Budget(2, 11, 3), Budget(0.2, 5, 2)
+SWEEP, SWEEP_QUICK = Budget(1.5, 11, 3), Budget(0.15, 5, 2)
 PRODUCT, PRODUCT_QUICK = 0.3, 0.05  # seconds for every product whose rate is measured
 
 

@@ -67,7 +67,7 @@ PARTS: dict[str, tuple[Row, ...]] = {
     "dtype": DTYPE,
 }
 # What an eager step of a sweep may take, and its tensors: seconds (with --quick) and bytes.
-LONGEST, LONGEST_QUICK, LARGEST = 1.5, 0.05, 6e9
+LONGEST, LONGEST_QUICK, LARGEST = 0.6, 0.03, 6e9
 
 
 def cells(
