@@ -176,7 +176,7 @@ def test_rates_of_every_dtype(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_too_large() -> None:
     row = Row(TRAINING, (64, 512, 512, 1), 262144, "relu")
     assert "a step would take about 3 s" in str(grid.too_large("batch", row, 1.5))
-    assert grid.too_large("batch", row, 0.5) is None
+    assert grid.too_large("batch", row, 0.25) is None
     assert grid.too_large("rows", row, 1.5) is None
     assert grid.too_large("batch", row, 0.05, quick=True) is not None
     wide = Row(TRAINING, (64, 8191, 1), 262144, "relu")
