@@ -60,10 +60,13 @@ def small(modules: Iterable[nn.Module | None], x: Any) -> bool:
     # A compiler would compile once more for the other side of the comparison.
     if type(x) is not Tensor or x.dim() == 0 or torch.compiler.is_compiling():
         return False
-    weights = 0
+    weights = outputs = 0
     for module in modules:
         if type(module) is nn.Linear:
-            weights += module.in_features * module.out_features
+            outputs = module.out_features
+            weights += module.in_features * outputs
+        elif type(module) in COSTLY:
+            weights += WORTH * outputs
     return x.numel() // max(x.shape[-1], 1) * weights < LEAST_WORK
 
 
@@ -203,7 +206,9 @@ def weight_gradient(g: Tensor, h: Tensor) -> Tensor:
 
 # Multiplications of a forward pass below which a step by hand takes longer than PyTorch's own,
 # since its Python takes longer than the products.
-LEAST_WORK = 2**25
+LEAST_WORK = 2**27
+# Activations that fast mode has cheaper, and how many multiplications each of their numbers counts.
+COSTLY, WORTH = (nn.Tanh, nn.GELU), 128
 # Terms up to which oneDNN's sums were measured to round as well as the tests demand.
 MOST_TERMS = 1024
 # How often a sample is timed, and how much faster a routine must be to be taken for it.

@@ -120,11 +120,11 @@ def test_modes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_small_chains_run_as_pytorchs_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gemm, "LEAST_WORK", 2**25)
+    monkeypatch.setattr(gemm, "LEAST_WORK", 2**27)
     model = manualbp.MLP((64, 64, 1))
     manualbp.set_mode("fast", model)
     assert type(model(torch.randn(32, 64)).grad_fn).__name__ != "ChainBackward"
-    assert type(model(torch.randn(2**14, 64)).grad_fn).__name__ == "ChainBackward"
+    assert type(model(torch.randn(2**15, 64)).grad_fn).__name__ == "ChainBackward"
 
 
 def test_without_onednn(monkeypatch: pytest.MonkeyPatch) -> None:

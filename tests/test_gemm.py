@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from manualbp import gemm
 
@@ -128,3 +128,14 @@ def test_bad_pins_change_nothing() -> None:
         with pytest.raises(ValueError, match="expected"):
             gemm.pin(bad)
     assert set(gemm.policy().values()) == {"ATen"}
+
+
+def test_small_counts_the_products_and_costly_activations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """10 rows of 4 * 8 + 8 * 2 multiplications, and 8 tanh of WORTH each."""
+    chain = [nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 2), nn.ReLU()]
+    x, work = torch.zeros(5, 2, 4), 10 * (4 * 8 + 8 * 2 + 8 * gemm.WORTH)
+    monkeypatch.setattr(gemm, "LEAST_WORK", work + 1)
+    assert gemm.small(chain, x) and gemm.small(chain, torch.zeros(4))
+    assert not gemm.small(chain, torch.zeros(())) and not gemm.small(chain, [x])
+    monkeypatch.setattr(gemm, "LEAST_WORK", work)
+    assert not gemm.small(chain, x)
