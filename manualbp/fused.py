@@ -149,25 +149,16 @@ def _tile(
 ) -> tuple[Tensor, Tensor | None, list[Theta]]:  # fmt: skip
     """C of these rows, and its gradients times ``scale``."""
     o, caches = backprop.forward(x, chain, thetas, needs)
+    read = LogSoftmax().forward(o) if isinstance(loss, CrossEntropy) else o
+    cost = loss.forward(read, y)
     if not any(needs):
-        return _cost(loss, o, y), None, [(None,) * len(theta) for theta in thetas]
-    cost, delta = _loss(loss, scale, o, y)
+        return cost, None, [(None,) * len(theta) for theta in thetas]
+    delta = loss.backward(scale, read, y)
+    if read is not o:
+        delta = LogSoftmax().backward(delta, read)
     injected = [None] * (len(chain) - 1) + [delta]
     below, found, _ = backprop.backward(injected, chain, caches, needs, "backward_over")
     return cost, below, found
-
-
-def _cost(loss: losses.Loss, o: Tensor, y: Tensor) -> Tensor:
-    return loss.forward(LogSoftmax().forward(o) if isinstance(loss, CrossEntropy) else o, y)
-
-
-def _loss(loss: losses.Loss, scale: Tensor, o: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """C, and scale * its gradient."""
-    if isinstance(loss, CrossEntropy):
-        log_p = LogSoftmax().forward(o)
-        delta = LogSoftmax().backward(loss.backward(scale, log_p, y), log_p)
-        return loss.forward(log_p, y), delta
-    return loss.forward(o, y), loss.backward(scale, o, y)
 
 
 def _outputs(x: Tensor, thetas: Sequence[Theta]) -> Tensor:

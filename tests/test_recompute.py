@@ -17,7 +17,7 @@ import manualbp
 from manualbp import backprop, gemm, recompute
 from manualbp.activations import ACTIVATIONS
 from tests.dropin.nets import backpropagated, pair, rows, unequal
-from tests.dropin.test_passes import passes_of
+from tests.dropin.test_passes import passes_of, unfrozen_between
 from tests.helpers import autograd_twin, differing, fitted, gradients, kept_bytes
 
 NAMES = ["deep", "relu", "elu", "layernorm", "rmsnorm", "residual", "block"]
@@ -207,15 +207,7 @@ def test_frozen_between_the_passes() -> None:
 def test_unfrozen_between_the_passes() -> None:
     """What was frozen at forward is a constant at second order; to rounding."""
     for name in ("0.weight", "2.weight"):
-        found = []
-        for net in low_pair("deep"):
-            net.get_parameter(name).requires_grad_(False)
-            x = rows(grad=True)
-            output = net(x).pow(2).sum()
-            net.requires_grad_(True)
-            (g,) = torch.autograd.grad(output, x, create_graph=True)
-            g.pow(2).sum().backward()
-            found.append([g.detach(), x.grad, *[p.grad for p in net.parameters()]])
+        found = [unfrozen_between(net, name) for net in low_pair("deep")]
         assert unequal(*found, rtol=1e-12) == ""
 
 

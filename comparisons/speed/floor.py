@@ -91,8 +91,4 @@ def _products(
         w = torch.randn(m, inner, dtype=dtype, device=device)
         yield partial(torch.mm, h, w.t()), shape
         if gemm.AVAILABLE and device.type == "cpu" and name != "float64":  # it has no float64
-            yield partial(_onednn, h, w), shape
-
-
-def _onednn(h: Tensor, w: Tensor) -> Tensor:
-    return torch.ops.mkldnn._linear_pointwise(h, w, None, "none", [], "")
+            yield partial(gemm.ROUTINES["oneDNN"], h, w, None, "none"), shape

@@ -106,21 +106,24 @@ def test_frozen_between_the_passes(name: str) -> None:
     assert "was frozen between forward and a backward" in frozen_between(pair(name)[0], True)
 
 
+def unfrozen_between(net: nn.Module, weight: str) -> list[Tensor | None]:
+    """The second order, where a weight that was frozen at forward is trained in backward."""
+    net.get_parameter(weight).requires_grad_(False)
+    torch.manual_seed(1)
+    x = rows(grad=True)
+    output = net(x).pow(2).sum()
+    net.requires_grad_(True)
+    (g,) = torch.autograd.grad(output, x, create_graph=True)
+    g.pow(2).sum().backward()
+    return [g.detach(), x.grad, *[p.grad for p in net.parameters()]]
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_unfrozen_between_the_passes(name: str) -> None:
     """To rounding: what was frozen at forward is a constant at second order as well."""
     weights = [n for n, p in pair(name)[0].named_parameters() if p.dim() == 2]
     for weight in weights:
-        found = []
-        for net in pair(name):
-            net.get_parameter(weight).requires_grad_(False)
-            torch.manual_seed(1)
-            x = rows(grad=True)
-            output = net(x).pow(2).sum()
-            net.requires_grad_(True)
-            (g,) = torch.autograd.grad(output, x, create_graph=True)
-            g.pow(2).sum().backward()
-            found.append([g.detach(), x.grad, *[p.grad for p in net.parameters()]])
+        found = [unfrozen_between(net, weight) for net in pair(name)]
         assert unequal(*found, rtol=1e-12) == ""
 
 
