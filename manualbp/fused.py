@@ -25,7 +25,7 @@ from manualbp.layers import Layer, Needs, Theta, alone
 from manualbp.recompute import low
 from manualbp.run import Run, gather
 from manualbp.sequential import Sequential
-from manualbp.tiles import Sums, keeping, rowwise, slices, tile_rows
+from manualbp.tiles import Pass, outputs, rowwise, slices, tile_rows
 
 
 class FusedLoss(nn.Module):
@@ -69,8 +69,8 @@ class FusedLoss(nn.Module):
         run = _chain(self.model)
         if loss is None or run is None or not _serves(run, loss, input, target):
             return self.loss(self.model(input), target)
-        chain, thetas = keeping(run.layers), run.thetas
-        rows = self.tile_rows or tile_rows(input.shape[1], thetas)
+        chain, thetas = run.layers, run.thetas
+        rows = self.tile_rows or tile_rows(len(input), thetas, input.itemsize)
         parameters = flat(chain, thetas)
         if not (torch.is_grad_enabled() and _trains(parameters, input)):
             needs = backprop.nothing(thetas)
@@ -126,45 +126,41 @@ def one_pass(
     rows: int, x: Tensor, y: Tensor,
 ) -> tuple[Tensor, Tensor | None, list[Theta]]:  # fmt: skip
     """C, dC/dx and every dC/dtheta, None where not wanted."""
+    run = Pass(chain, thetas, needs)
     if len(x) <= rows:
-        return _tile(chain, thetas, needs, loss, x.new_ones(()), x, y)
+        cost, grad_input = _tile(run, loss, x.new_ones(()), x, y)
+        return cost, grad_input, run.gradients(x.dtype)
     summed = replace(loss, reduction="sum")
     count = loss.count(_outputs(x, thetas), y) if loss.reduction == "mean" else 1
     scale = x.new_ones(()) / count
-    cost = x.new_zeros((), dtype=torch.float64)  # as in Sums
+    cost = x.new_zeros((), dtype=torch.float64)  # as the sums of vectors
     grad_input = torch.empty_like(x) if needs[0].h else None
-    sums = Sums(thetas)
     for rows_of in slices(len(x), rows):
-        part, below, found = _tile(chain, thetas, needs, summed, scale, x[rows_of], y[rows_of])
+        part, below = _tile(run, summed, scale, x[rows_of], y[rows_of])
         cost += part
-        sums.add(found)
         if grad_input is not None and below is not None:
             grad_input[rows_of] = below
-    return cost.to(x.dtype) / count, grad_input, sums.rounded(x.dtype)
+    return cost.to(x.dtype) / count, grad_input, run.gradients(x.dtype)
 
 
 def _tile(
-    chain: Sequence[Layer], thetas: Sequence[Theta], needs: Sequence[Needs], loss: losses.Loss,
-    scale: Tensor, x: Tensor, y: Tensor,
-) -> tuple[Tensor, Tensor | None, list[Theta]]:  # fmt: skip
-    """C of these rows, and its gradients times ``scale``."""
-    o, caches = backprop.forward(x, chain, thetas, needs)
+    run: Pass, loss: losses.Loss, scale: Tensor, x: Tensor, y: Tensor
+) -> tuple[Tensor, Tensor | None]:
+    """C of these rows and dC/dx, and the gradients into ``run``; all of them times ``scale``."""
+    o, caches = run.forward(x) if run.trains else (run.output(x), [])
     read = LogSoftmax().forward(o) if isinstance(loss, CrossEntropy) else o
     cost = loss.forward(read, y)
-    if not any(needs):
-        return cost, None, [(None,) * len(theta) for theta in thetas]
+    if not run.trains:
+        return cost, None
     delta = loss.backward(scale, read, y)
     if read is not o:
         delta = LogSoftmax().backward(delta, read)
-    injected = [None] * (len(chain) - 1) + [delta]
-    below, found, _ = backprop.backward(injected, chain, caches, needs, "backward_over")
-    return cost, below, found
+    return cost, run.backward(delta, caches, over=True)
 
 
 def _outputs(x: Tensor, thetas: Sequence[Theta]) -> Tensor:
     """Of the shape of o, without its memory."""
-    last = next(theta[0] for theta in reversed(thetas) if theta and theta[0] is not None)
-    return x.new_empty(()).expand(len(x), last.shape[0])
+    return x.new_empty(()).expand(len(x), outputs(thetas))
 
 
 def _is_sequential(model: nn.Module) -> TypeGuard[nn.Sequential]:

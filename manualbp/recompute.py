@@ -36,9 +36,9 @@ from manualbp.setting import Setting
 # Layers that compute the same from the same input every time.
 CONSTANT = (Linear, Elementwise, LayerNorm, RMSNorm)
 # In fast mode a chain this narrow, with an activation this large, is faster by tiles: to compute
-# activations twice costs products, cheap where narrow, and saves memory, dear from where malloc
-# takes it from the system each time (its largest threshold), a page at a time.
-WIDEST, FRESH_BYTES = 256, 2**25
+# activations twice costs products, cheap where narrow, and saves memory, dear where it is not in
+# the cache, and dearer from 32 MB on, where malloc takes it from the system each time.
+WIDEST, LARGE_BYTES = 256, 2**23
 
 
 class set_memory(Setting):  # a function to its users, like set_mode
@@ -90,8 +90,8 @@ def _large(x: Tensor, thetas: Sequence[Theta]) -> bool:
     """Whether tiles were measured to be faster: several products of few columns, many rows."""
     widths = [w.shape[0] for theta in thetas for w in theta[:1] if w is not None and w.dim() == 2]
     widest = max(widths, default=0)
-    fresh = x.numel() // max(x.shape[-1], 1) * widest * x.element_size() >= FRESH_BYTES
-    return fresh and widest <= WIDEST and len(widths) > 1
+    large = x.numel() // max(x.shape[-1], 1) * widest * x.element_size() >= LARGE_BYTES
+    return large and widest <= WIDEST and len(widths) > 1
 
 
 def _tile(layers: Sequence[Layer], thetas: Sequence[Theta], x: Tensor) -> int:
@@ -101,8 +101,8 @@ def _tile(layers: Sequence[Layer], thetas: Sequence[Theta], x: Tensor) -> int:
         return 0  # too few; or a sum of many tiles needs more digits
     if not tiles.rowwise(layers) or any(type(layer) is Linear for layer in layers):
         return 0  # the second is the exact mode: one sum over all rows
-    tile = tiles.tile_rows(x.shape[-1], thetas)
-    return tile if count >= 2 * tile else 0
+    tile = tiles.tile_rows(count, thetas, x.itemsize)
+    return tile if count > tile else 0
 
 
 class Recomputed(torch.autograd.Function):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import manualbp
-from manualbp import gemm
+from manualbp import gemm, routines
 from manualbp.activations import ACTIVATIONS
 from manualbp.layers import FastLinear
 from tests.helpers import autograd_twin
@@ -76,7 +76,7 @@ def test_second_order(activation: str) -> None:
 @pytest.mark.parametrize("onednn", [True, False])
 def test_backward_inside_autocast(onednn: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Products of bfloat16, as autograd's are then: relative 3 % of each tensor's norm."""
-    monkeypatch.setattr(gemm, "AVAILABLE", gemm.AVAILABLE and onednn)
+    monkeypatch.setattr(routines, "AVAILABLE", routines.AVAILABLE and onednn)
     torch.manual_seed(0)
     twin = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.LayerNorm(128), nn.Linear(128, 16))
     model = manualbp.Sequential(*copy.deepcopy(list(twin)))
@@ -129,7 +129,7 @@ def test_small_chains_run_as_pytorchs_own(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_without_onednn(monkeypatch: pytest.MonkeyPatch) -> None:
     """ATen's products in its place: bit-exact for ReLU."""
-    monkeypatch.setattr(gemm, "AVAILABLE", False)
+    monkeypatch.setattr(routines, "AVAILABLE", False)
     torch.manual_seed(0)
     model = manualbp.MLP((64, 128, 16))
     twin = autograd_twin(model)

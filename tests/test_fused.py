@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 import manualbp
-from manualbp import fused, layers
+from manualbp import fused, layers, tiles
 
 ROWS = 1300  # three tiles of 512, the last one uneven
 
@@ -169,9 +169,14 @@ def test_small_batches_run_as_written() -> None:
 
 
 def test_tiles_fit_the_cache() -> None:
-    for width, rows in ((8, 65536), (64, 8192), (128, 4096), (1024, 2048)):
-        thetas = [(torch.empty(width, width), None), (), (torch.empty(width, width), None)]
-        assert fused.tile_rows(width, thetas) == rows
+    """By the widest activation, and no more of them than that asks for, of nearly equal length."""
+    for width, itemsize, most in ((8, 4, 65536), (64, 4, 8192), (128, 8, 2048), (10**5, 4, 512)):
+        thetas = [(torch.empty(8, 4), None), (), (torch.empty(width, 1), None)]
+        for count in (1, most, most + 1, 10**6):
+            tile = fused.tile_rows(count, thetas, itemsize)
+            pieces = tiles.slices(count, tile)
+            assert tile <= most and (len(pieces) - 1) * most < count <= len(pieces) * most
+            assert pieces[-1].stop - count < len(pieces)
 
 
 def test_a_hooked_loss_is_called() -> None:

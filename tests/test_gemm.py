@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -9,16 +10,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from manualbp import gemm
+from manualbp import gemm, routines
+
+with_onednn = pytest.mark.skipif(
+    not routines.AVAILABLE, reason="oneDNN's linear is not in this build of PyTorch"
+)
 
 
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gemm, "_policy", None)
+    monkeypatch.setattr(routines, "_policy", None)
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("routine", gemm.ROUTINES)
+@pytest.mark.parametrize("routine", routines.ROUTINES)
 @pytest.mark.parametrize(("inputs", "outputs"), [(64, 48), (300, 260)], ids=["narrow", "wide"])
 def test_routines_compute_the_formulas(inputs: int, outputs: int, routine: str) -> None:
     """fp32 sums of up to 600 products of size 1: relative 1e-5 of the largest."""
@@ -68,18 +73,20 @@ def counted(monkeypatch: pytest.MonkeyPatch, seconds: dict[str, float]) -> list[
 
         return run
 
-    monkeypatch.setattr(gemm, "ROUTINES", {name: costing(name) for name in seconds})
-    monkeypatch.setattr(gemm.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(routines, "ROUTINES", {name: costing(name) for name in seconds})
+    monkeypatch.setattr(routines.time, "perf_counter", lambda: now[0])
     return calls
 
 
-@pytest.mark.skipif(not gemm.AVAILABLE, reason="oneDNN's linear is not in this build of PyTorch")
+@pytest.mark.skipif(
+    not routines.AVAILABLE, reason="oneDNN's linear is not in this build of PyTorch"
+)
 @pytest.mark.parametrize(("onednn", "taken"), [(0.5, "oneDNN"), (0.99, "ATen"), (2.0, "ATen")])
 def test_the_faster_one_is_taken(
     onednn: float, taken: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = counted(monkeypatch, {"ATen": 1.0, "oneDNN": onednn})
-    assert set(gemm.policy().values()) == {taken}
+    assert {gemm.policy()[kind] for kind in routines.KINDS} == {taken}
     assert calls[:4] == ["ATen", "oneDNN"] * 2  # in turn
     count = len(calls)
     assert gemm.policy() == gemm.policy() and len(calls) == count  # fixed for the process
@@ -94,13 +101,13 @@ def test_nothing_random_is_drawn() -> None:
 
 def test_pinned_is_taken_and_shown() -> None:
     gemm.pin("ATen")
-    assert set(gemm.policy().values()) == {"ATen"}
+    assert set(gemm.policy().values()) == {"ATen", 1}
     choice = {**gemm.policy(), "forward, wide": "oneDNN"}
     gemm.pin(choice)
     assert gemm.policy() == choice
     x = torch.zeros(512, 512)
-    assert gemm.chosen("forward", x, x) == ("oneDNN" if gemm.AVAILABLE else "ATen")
-    assert gemm.chosen("forward", torch.zeros(8192, 64), torch.zeros(64, 64)) == "ATen"
+    assert routines.chosen("forward", x, x) == ("oneDNN" if routines.AVAILABLE else "ATen")
+    assert routines.chosen("forward", torch.zeros(8192, 64), torch.zeros(64, 64)) == "ATen"
 
 
 SMALL_OR_ODD = {
@@ -119,23 +126,45 @@ SMALL_OR_ODD = {
 def test_others_are_atens(case: str) -> None:
     gemm.pin("oneDNN")
     x, outputs = SMALL_OR_ODD[case]
-    assert gemm.chosen("forward", x, torch.zeros(outputs, x.shape[1])) == "ATen"
+    assert routines.chosen("forward", x, torch.zeros(outputs, x.shape[1])) == "ATen"
 
 
 def test_bad_pins_change_nothing() -> None:
     gemm.pin("ATen")
-    for bad in ("MKL", {"forward, narrow": "ATen"}, {**gemm.policy(), "sideways": "ATen"}):
+    found = gemm.policy()
+    for bad in (
+        "MKL", {"forward, narrow": "ATen"}, {**found, "sideways": "ATen"}, {**found, "sideways": 1},
+        {**found, "gain, wide": 0}, {**found, "gain, wide": "ATen"}, {**found, "gain, wide": True},
+    ):  # fmt: skip
         with pytest.raises(ValueError, match="expected"):
             gemm.pin(bad)
-    assert set(gemm.policy().values()) == {"ATen"}
+    assert gemm.policy() == found
+
+
+@pytest.mark.parametrize(("seconds", "gain"), [(1.0, 1), (0.5, 8), (0.0, 16)])
+@pytest.mark.skipif(
+    not routines.AVAILABLE, reason="oneDNN's linear is not in this build of PyTorch"
+)
+def test_gain(seconds: float, gain: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A product takes ATen a second and oneDNN ``seconds``; half a second is 7 times SAVED."""
+    size = math.prod(routines.SAMPLES["wide"])
+    counted(monkeypatch, {"ATen": 1.0, "oneDNN": seconds})
+    monkeypatch.setattr(routines, "SAVED", 3 * 0.5 / size / 7)
+    assert gemm.policy()["gain, wide"] == gain
 
 
 def test_small_counts_the_products_and_costly_activations(monkeypatch: pytest.MonkeyPatch) -> None:
     """10 rows of 4 * 8 + 8 * 2 multiplications, and 8 tanh of WORTH each."""
+    gemm.pin({**dict.fromkeys(routines.KINDS, "ATen"), **dict.fromkeys(routines.GAINS, 2)})
     chain = [nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 2), nn.ReLU()]
-    x, work = torch.zeros(5, 2, 4), 10 * (4 * 8 + 8 * 2 + 8 * gemm.WORTH)
+    x, work = torch.zeros(5, 2, 4), 10 * (2 * (4 * 8 + 8 * 2) + 8 * gemm.WORTH)
     monkeypatch.setattr(gemm, "LEAST_WORK", work + 1)
     assert gemm.small(chain, x) and gemm.small(chain, torch.zeros(4))
     assert not gemm.small(chain, torch.zeros(())) and not gemm.small(chain, [x])
     monkeypatch.setattr(gemm, "LEAST_WORK", work)
     assert not gemm.small(chain, x)
+
+
+def test_tiny_chains_need_no_policy() -> None:
+    assert gemm.small([nn.Linear(32, 32), nn.Tanh()], torch.zeros(32, 32))
+    assert routines._policy is None

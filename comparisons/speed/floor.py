@@ -22,7 +22,7 @@ from comparisons.cli import DTYPES
 from comparisons.speed.grid import Row
 from comparisons.speed.steps import TRAINING
 from comparisons.speed.timing import Clock, clock_of
-from manualbp import gemm
+from manualbp import routines
 
 # (rows, inner, columns): square, and long and narrow as in a forward pass and a weight gradient.
 SHAPES = (
@@ -90,5 +90,5 @@ def _products(
         h = torch.randn(n, inner, dtype=dtype, device=device)
         w = torch.randn(m, inner, dtype=dtype, device=device)
         yield partial(torch.mm, h, w.t()), shape
-        if gemm.AVAILABLE and device.type == "cpu" and name != "float64":  # it has no float64
-            yield partial(gemm.ROUTINES["oneDNN"], h, w, None, "none"), shape
+        if routines.AVAILABLE and device.type == "cpu" and name != "float64":  # it has no float64
+            yield partial(routines.ROUTINES["oneDNN"], h, w, None, "none"), shape

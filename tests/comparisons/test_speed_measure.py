@@ -42,7 +42,7 @@ def test_arms_start_alike_and_take_turns_of_equal_length() -> None:
 
 
 def test_slow_arms_get_fewer_rounds_but_never_fewer_than_the_least() -> None:
-    assert len(Counting(a=1.0, b=1.0).measure(Budget(12.0, 15, 3))["a"]) == 6
+    assert len(Counting(a=1.0, b=1.0).measure(Budget(24.0, 15, 3))["a"]) == 6
     assert len(Counting(a=9.0, b=1.0).measure(Budget(12.0, 15, 3))["a"]) == 3
     assert len(Counting(a=0.1, b=0.1).measure(Budget(12.0, 15, 3))["a"]) == 15
 

@@ -1,0 +1,173 @@
+"""The routines that can run a matrix product, ATen's and oneDNN's, and which of them is faster.
+
+That depends on the processor (ATen's runs AVX2 code on AMD's), so it is measured: the first product
+that is large enough has both timed on small samples, in 0.2 s. The choice then stands for the
+process, since other routines round differently. ``policy()`` shows it, and ``pin`` takes one
+instead, for runs that are to be repeated to the bit.
+
+oneDNN is reached through ``torch.ops.mkldnn._linear_pointwise``, as PyTorch's own compiler does. It
+is private, so it is tried once here; where it is missing, all products are ATen's.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# A routine: f(X Y^T + b) of X, Y, the bias and the name of f.
+Routine = Callable[[Tensor, Tensor, Tensor | None, str], Tensor]
+Factors = tuple[Tensor, Tensor, Tensor | None, str]
+
+OVER_Z = {"relu": torch.relu_, "tanh": torch.tanh_, "sigmoid": torch.sigmoid_}
+
+
+def _onednn(x: Tensor, y: Tensor, b: Tensor | None, activation: str) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise.default(x, y, b, activation, [], "")
+
+
+def _aten(x: Tensor, y: Tensor, b: Tensor | None, activation: str) -> Tensor:
+    z = F.linear(x, y, b)
+    return z if activation == "none" else OVER_Z[activation](z)
+
+
+def _works() -> bool:
+    """Whether the operator is there and computes what it should."""
+    try:
+        x, w, b = torch.ones(2, 3), torch.ones(4, 3), torch.ones(4)
+        return bool((_onednn(x, w, b, "relu") == 4).all())
+    except (AttributeError, RuntimeError, NotImplementedError):
+        return False
+
+
+AVAILABLE = torch.backends.mkldnn.is_available() and _works()  # type: ignore[no-untyped-call]
+ROUTINES: dict[str, Routine] = {"ATen": _aten, "oneDNN": _onednn}
+
+# The kinds of products, for h (N, I), W (O, I), b (O,) and g (N, O). Some f cost more than a narrow
+# product, so they are a kind of their own.
+PRODUCTS: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor], Factors]] = {
+    "forward": lambda h, w, b, g: (h, w, b, "none"),
+    "forward with tanh": lambda h, w, b, g: (h, w, b, "tanh"),
+    "input gradient": lambda h, w, b, g: (g, w.t(), None, "none"),
+    "weight gradient": lambda h, w, b, g: (g.t(), h.t(), None, "none"),
+}
+# N, I, O of what is timed; a layer's shape is the first whose side its narrower side reaches.
+SAMPLES = {"wide": (512, 512, 512), "medium": (1024, 128, 128), "narrow": (1024, 64, 64)}
+SIDES = {"wide": 256, "medium": 96, "narrow": 0}
+KINDS = [f"{product}, {shape}" for shape in SAMPLES for product in PRODUCTS]
+GAINS = [f"gain, {shape}" for shape in SAMPLES]
+
+# Terms up to which oneDNN's sums were measured to round as well as the tests demand.
+MOST_TERMS = 1024
+# How often a sample is timed, and how much faster a routine must be to be taken for it.
+TURNS, LEAST_GAIN = 7, 1.05
+# The seconds that ATen's routines save by hand, for a multiplication of a forward pass, and the
+# most that the faster ones are trusted to multiply that by.
+SAVED, MOST_GAIN = 1.1e-12, 32
+
+Policy = dict[str, Any]
+_policy: Policy | None = None
+
+
+def policy() -> Policy:
+    """The routine of every kind of product, {"forward, wide": "oneDNN", ...}, and what it gains.
+
+    "gain, wide": 16 says that a step by hand is worth it for 16 times less work than with ATen's.
+    """
+    return dict(known())
+
+
+def known() -> Policy:
+    """The policy itself, measured where there is none yet."""
+    global _policy
+    if _policy is None:
+        _policy = _measured()
+    return _policy
+
+
+def pin(choice: Mapping[str, Any] | str) -> None:
+    """Take these routines from now on: one name for all, or what ``policy()`` returned.
+
+    Raises:
+        ValueError: an unknown product or routine, or a product without one.
+    """
+    global _policy
+    every = dict.fromkeys(KINDS, choice) | dict.fromkeys(GAINS, 1)
+    found = every if isinstance(choice, str) else dict(choice)
+    for kind in dict.fromkeys([*KINDS, *GAINS, *found]):
+        value = found.get(kind)
+        if not (value in ROUTINES if kind in KINDS else kind in GAINS and _positive(value)):
+            raise ValueError(
+                f"expected a routine out of {', '.join(ROUTINES)} for each of {'; '.join(KINDS)} "
+                f"and a number above 0 for each of {'; '.join(GAINS)}, "
+                f"got {value!r} for {kind!r}; policy() returns a complete choice"
+            )
+    _policy = found
+
+
+def _positive(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0
+
+
+def shape_of(inputs: int, outputs: int) -> str:
+    """The first shape whose side the layer reaches."""
+    return next(shape for shape, side in SIDES.items() if min(inputs, outputs) >= side)
+
+
+def chosen(product: str, x: Tensor, y: Tensor) -> str:
+    """The routine for this product of h and W, of g and W, or of g and h."""
+    if product == "weight gradient":
+        (rows, outputs), inputs = x.shape, y.shape[1]
+        terms, columns = 0, inputs  # its sums are cut into short ones
+    else:
+        (rows, terms), (outputs, inputs) = x.shape, y.shape
+        columns = inputs if product == "input gradient" else outputs
+    least = 2**14 * inputs if product == "forward with tanh" else 2**21
+    too_little = rows * inputs * outputs < least or columns < 16 or terms > MOST_TERMS
+    if too_little or not _known_to_onednn(x, y):
+        return "ATen"
+    routine: str = known()[f"{product}, {shape_of(inputs, outputs)}"]
+    return routine
+
+
+def _known_to_onednn(x: Tensor, y: Tensor) -> bool:
+    """Other dtypes it has not; for other layouts it has no more than a plain loop."""
+    plain = x.is_contiguous() and y.is_contiguous()
+    return AVAILABLE and plain and x.dtype is torch.float32 and x.device.type == "cpu"
+
+
+def _measured() -> Policy:
+    found: Policy = {}
+    for shape, size in SAMPLES.items():
+        saved = 0.0  # seconds in the three products of a step
+        for product in PRODUCTS:
+            seconds = _timed(product, *size) if AVAILABLE else {}
+            faster = AVAILABLE and seconds["oneDNN"] * LEAST_GAIN < seconds["ATen"]
+            found[f"{product}, {shape}"] = "oneDNN" if faster else "ATen"
+            if faster and product != "forward with tanh":
+                saved += seconds["ATen"] - seconds["oneDNN"]
+        gain = 1 + saved / math.prod(size) / SAVED
+        # A power of 2: so it is seldom another one in another process.
+        found[f"gain, {shape}"] = min(2 ** round(math.log2(gain)), MOST_GAIN)
+    return found
+
+
+def _timed(product: str, rows: int, inputs: int, outputs: int) -> dict[str, float]:
+    """The shortest of several runs of each routine, which take turns, in seconds."""
+    # No random numbers: the user's are not ours to draw.
+    sizes = (rows, inputs), (outputs, inputs), (outputs,), (rows, outputs)
+    h, w, b, g = (torch.full(s, 0.5, device="cpu", dtype=torch.float32) for s in sizes)
+    factors = PRODUCTS[product](h, w, b, g)
+    best = dict.fromkeys(ROUTINES, float("inf"))
+    for turn in range(1 + TURNS):
+        for name, routine in ROUTINES.items():
+            start = time.perf_counter()
+            routine(*factors)
+            if turn:  # the first one also warms up
+                best[name] = min(best[name], time.perf_counter() - start)
+    return best
