@@ -39,13 +39,17 @@ def unobserved(x: Any) -> bool:
         and forward_ad._current_level < 0
         and (torch._C._len_torch_function_stack() == 0 or _only_default_devices())
         and torch._C._len_torch_dispatch_stack() == 0
-        and nn.Module.__call__ is _CALL
-        and not (
-            modules._global_forward_hooks
-            or modules._global_forward_pre_hooks
-            or modules._global_backward_hooks
-            or modules._global_backward_pre_hooks
-        )
+        and plain_calls()
+    )
+
+
+def plain_calls() -> bool:
+    """Whether calling a module without hooks is calling its forward and nothing else."""
+    return nn.Module.__call__ is _CALL and not (
+        modules._global_forward_hooks
+        or modules._global_forward_pre_hooks
+        or modules._global_backward_hooks
+        or modules._global_backward_pre_hooks
     )
 
 

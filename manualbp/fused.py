@@ -23,7 +23,7 @@ from manualbp.eligible import alike, unhooked, unobserved
 from manualbp.function import by_layer, flat
 from manualbp.layers import Layer, Needs, Theta, alone
 from manualbp.recompute import low
-from manualbp.run import Run, gather
+from manualbp.run import Run, directly, gather
 from manualbp.sequential import Sequential
 from manualbp.tiles import Pass, outputs, rowwise, slices, tile_rows
 
@@ -170,9 +170,9 @@ def _is_sequential(model: nn.Module) -> TypeGuard[nn.Sequential]:
 
 
 def _quickly(model: nn.Module, x: Tensor) -> Any:
-    """o, by PyTorch's own modules where that is all that the model calls."""
+    """o, by PyTorch's own operators where they are all that the model calls."""
     if _is_sequential(model) and not low(model):
-        return nn.Sequential.forward(model, x)  # type: ignore[no-untyped-call]
+        return directly(model._modules.values(), x)
     return model(x)
 
 

@@ -56,9 +56,9 @@ PRODUCTS: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor], Factors]] = {
     "input gradient": lambda h, w, b, g: (g, w.t(), None, "none"),
     "weight gradient": lambda h, w, b, g: (g.t(), h.t(), None, "none"),
 }
-# N, I, O of what is timed; a layer's shape is the first whose side its narrower side reaches.
+# N, I, O of what is timed, and from where on a layer counts as one of them.
 SAMPLES = {"wide": (512, 512, 512), "medium": (1024, 128, 128), "narrow": (1024, 64, 64)}
-SIDES = {"wide": 256, "medium": 96, "narrow": 0}
+WIDE, MEDIUM = 256, 96
 KINDS = [f"{product}, {shape}" for shape in SAMPLES for product in PRODUCTS]
 GAINS = [f"gain, {shape}" for shape in SAMPLES]
 
@@ -115,8 +115,9 @@ def _positive(value: Any) -> bool:
 
 
 def shape_of(inputs: int, outputs: int) -> str:
-    """The first shape whose side the layer reaches."""
-    return next(shape for shape, side in SIDES.items() if min(inputs, outputs) >= side)
+    """The shape of a layer, by its narrower side."""
+    side = min(inputs, outputs)
+    return "wide" if side >= WIDE else "medium" if side >= MEDIUM else "narrow"
 
 
 def chosen(product: str, x: Tensor, y: Tensor) -> str:

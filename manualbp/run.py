@@ -11,10 +11,12 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import Any, NamedTuple
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from manualbp import gemm, layers
-from manualbp.eligible import alike, distributed, plain_module, unobserved
+from manualbp.eligible import alike, distributed, plain_calls, plain_module, unobserved
 from manualbp.layers import Layer, Theta
 from manualbp.recompute import run_chain
 
@@ -30,8 +32,11 @@ def call(
 
     ``fast`` or exact is the mode (gemm.py), ``low`` or full the memory (recompute.py).
     """
+    if fast and not low and gemm.small(modules, x):
+        h = directly(modules, x)
+        return x + h if residual else h
     steps: Iterable[Run | nn.Module] = modules
-    if not (fast and not low and gemm.small(modules, x)) and unobserved(x):
+    if unobserved(x):
         steps = list(gather(modules, fast, low))
         if residual and len(steps) == 1 and isinstance(steps[0], Run):
             return steps[0](x, residual)
@@ -39,6 +44,30 @@ def call(
     for step in steps:
         h = step(h)
     return x + h if residual else h
+
+
+def directly(modules: Iterable[nn.Module], x: Any) -> Any:
+    """The modules in order, known ones as their operators: calls are much of a small step."""
+    plain = plain_calls()
+    for module in modules:
+        operator = _OPERATORS.get(type(module)) if plain else None
+        x = operator(module, x) if operator and plain_module(module) else module(x)
+    return x
+
+
+def _linear(m: Any, h: Tensor) -> Tensor:
+    own = m._parameters  # past nn.Module's search for attributes
+    return F.linear(h, own["weight"], own["bias"]) if len(own) == 2 else m(h)
+
+
+_OPERATORS: dict[type[nn.Module], Callable[[Any, Tensor], Tensor]] = {
+    nn.Linear: _linear,
+    nn.ReLU: lambda m, h: F.relu(h, m.inplace),
+    nn.Tanh: lambda m, h: torch.tanh(h),
+    nn.Sigmoid: lambda m, h: torch.sigmoid(h),
+    nn.SiLU: lambda m, h: F.silu(h, m.inplace),
+    nn.GELU: lambda m, h: F.gelu(h, approximate=m.approximate),
+}
 
 
 class Run(NamedTuple):

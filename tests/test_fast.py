@@ -124,7 +124,8 @@ def test_small_chains_run_as_pytorchs_own(monkeypatch: pytest.MonkeyPatch) -> No
     model = manualbp.MLP((64, 64, 1))
     manualbp.set_mode("fast", model)
     assert type(model(torch.randn(32, 64)).grad_fn).__name__ != "ChainBackward"
-    assert type(model(torch.randn(2**15, 64)).grad_fn).__name__ == "ChainBackward"
+    by_hand = ("ChainBackward", "RecomputedBackward")
+    assert type(model(torch.randn(2**15, 64)).grad_fn).__name__ in by_hand
 
 
 def test_without_onednn(monkeypatch: pytest.MonkeyPatch) -> None:
