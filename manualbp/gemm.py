@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from manualbp.routines import (
     MOST_GAIN,
-    MOST_TERMS,
     OVER_Z,
     ROUTINES,
     chosen,
@@ -106,15 +105,17 @@ def linear(
         routine = "ATen"  # oneDNN's has no derivative
     routine = routine or chosen(forward_product(activation), h, weight)
     if routine == "ATen" or activation in IN_ONE_PASS:
-        return ROUTINES[routine](h, weight, bias, activation)
-    z = ROUTINES[routine](h, weight, bias, "none")
+        return ROUTINES[routine].linear(h, weight, bias, activation)
+    z = ROUTINES[routine].linear(h, weight, bias, "none")
     return z if activation == "none" else OVER_Z[activation](z)
 
 
 def input_gradient(g: Tensor, weight: Tensor, routine: str | None = None) -> Tensor:
     """g W."""
     routine = routine or chosen("input gradient", g, weight)
-    return g.mm(weight) if routine == "ATen" else ROUTINES[routine](g, weight.t(), None, "none")
+    return (
+        g.mm(weight) if routine == "ATen" else ROUTINES[routine].linear(g, weight.t(), None, "none")
+    )
 
 
 def weight_gradient(
@@ -122,10 +123,7 @@ def weight_gradient(
 ) -> Tensor:
     """g^T h; with ``total`` total + g^T h, written over it."""
     routine = routine or chosen("weight gradient", g, h)
-    if routine == "ATen":
-        return g.t().mm(h) if total is None else total.addmm_(g.t(), h)
-    pieces = max(-(-len(g) // MOST_TERMS), 1)
-    for part, rows in zip(g.chunk(pieces), h.chunk(pieces), strict=True):
-        found = ROUTINES[routine](part.t(), rows.t(), None, "none")
-        total = found if total is None else total.add_(found)
-    return total  # type: ignore[return-value]  # there is a piece
+    if total is not None and routine == "ATen":
+        return total.addmm_(g.t(), h)
+    found = ROUTINES[routine].weight_gradient(g, h)
+    return found if total is None else total.add_(found)

@@ -6,7 +6,8 @@ process, since other routines round differently. ``policy()`` shows it, and ``pi
 instead, for runs that are to be repeated to the bit.
 
 oneDNN is reached through ``torch.ops.mkldnn._linear_pointwise``, as PyTorch's own compiler does. It
-is private, so it is tried once here; where it is missing, all products are ATen's.
+is private, so it is tried once here; where it is missing, all products are ATen's. Weight gradients
+of long batches are oneDNN's as those of a convolution.
 """
 
 from __future__ import annotations
@@ -14,17 +15,20 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# A routine: f(X Y^T + b) of X, Y, the bias and the name of f.
-Routine = Callable[[Tensor, Tensor, Tensor | None, str], Tensor]
-Factors = tuple[Tensor, Tensor, Tensor | None, str]
-
 OVER_Z = {"relu": torch.relu_, "tanh": torch.tanh_, "sigmoid": torch.sigmoid_}
+
+
+class Routines(NamedTuple):
+    """Whose products: ``linear`` f(X Y^T + b) of X, Y, b and the name of f; and g^T h."""
+
+    linear: Callable[[Tensor, Tensor, Tensor | None, str], Tensor]
+    weight_gradient: Callable[[Tensor, Tensor], Tensor]
 
 
 def _onednn(x: Tensor, y: Tensor, b: Tensor | None, activation: str) -> Tensor:
@@ -34,6 +38,32 @@ def _onednn(x: Tensor, y: Tensor, b: Tensor | None, activation: str) -> Tensor:
 def _aten(x: Tensor, y: Tensor, b: Tensor | None, activation: str) -> Tensor:
     z = F.linear(x, y, b)
     return z if activation == "none" else OVER_Z[activation](z)
+
+
+def _aten_weight_gradient(g: Tensor, h: Tensor) -> Tensor:
+    return g.t().mm(h)
+
+
+def _onednn_weight_gradient(g: Tensor, h: Tensor) -> Tensor:
+    """As that of a 1 x 1 convolution over images of POSITIONS rows each.
+
+    Nothing is transposed for it, and images are summed one by one, so that long sums round well.
+    """
+    if len(g) <= SHORT:
+        return _onednn(g.t(), h.t(), None, "none")
+    rest = len(g) % POSITIONS
+    even = slice(0, len(g) - rest)
+    shape = (g.shape[1], h.shape[1], 1, 1)
+    found: Tensor = torch.ops.aten.convolution_backward.default(
+        _images(g[even]), _images(h[even]), h.new_empty(shape), None,
+        [1, 1], [0, 0], [1, 1], False, [0, 0], 1, [False, True, False],
+    )[1].view(shape[:2])  # fmt: skip
+    return found.addmm_(g[-rest:].t(), h[-rest:]) if rest else found
+
+
+def _images(x: Tensor) -> Tensor:
+    """(N, I) as a batch of images with I channels, in the memory format of channels_last."""
+    return x.view(-1, POSITIONS, 1, x.shape[1]).permute(0, 3, 1, 2)
 
 
 def _works() -> bool:
@@ -46,24 +76,29 @@ def _works() -> bool:
 
 
 AVAILABLE = torch.backends.mkldnn.is_available() and _works()  # type: ignore[no-untyped-call]
-ROUTINES: dict[str, Routine] = {"ATen": _aten, "oneDNN": _onednn}
+ROUTINES = {
+    "ATen": Routines(_aten, _aten_weight_gradient),
+    "oneDNN": Routines(_onednn, _onednn_weight_gradient),
+}
 
 # The kinds of products, for h (N, I), W (O, I), b (O,) and g (N, O). Some f cost more than a narrow
 # product, so they are a kind of their own.
-PRODUCTS: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor], Factors]] = {
-    "forward": lambda h, w, b, g: (h, w, b, "none"),
-    "forward with tanh": lambda h, w, b, g: (h, w, b, "tanh"),
-    "input gradient": lambda h, w, b, g: (g, w.t(), None, "none"),
-    "weight gradient": lambda h, w, b, g: (g.t(), h.t(), None, "none"),
+PRODUCTS: dict[str, Callable[[Routines, Tensor, Tensor, Tensor, Tensor], Tensor]] = {
+    "forward": lambda by, h, w, b, g: by.linear(h, w, b, "none"),
+    "forward with tanh": lambda by, h, w, b, g: by.linear(h, w, b, "tanh"),
+    "input gradient": lambda by, h, w, b, g: by.linear(g, w.t(), None, "none"),
+    "weight gradient": lambda by, h, w, b, g: by.weight_gradient(g, h),
 }
 # N, I, O of what is timed, and from where on a layer counts as one of them.
-SAMPLES = {"wide": (512, 512, 512), "medium": (1024, 128, 128), "narrow": (1024, 64, 64)}
+SAMPLES = {"wide": (512, 512, 512), "medium": (2048, 128, 128), "narrow": (4096, 64, 64)}
 WIDE, MEDIUM = 256, 96
 KINDS = [f"{product}, {shape}" for shape in SAMPLES for product in PRODUCTS]
 GAINS = [f"gain, {shape}" for shape in SAMPLES]
 
 # Terms up to which oneDNN's sums were measured to round as well as the tests demand.
 MOST_TERMS = 1024
+# Rows of an image, and up to which a weight gradient is rather X Y^T of two transposed factors.
+POSITIONS, SHORT = 256, 512
 # How often a sample is timed, and how much faster a routine must be to be taken for it.
 TURNS, LEAST_GAIN = 7, 1.05
 # The seconds that ATen's routines save by hand, for a multiplication of a forward pass, and the
@@ -124,7 +159,7 @@ def chosen(product: str, x: Tensor, y: Tensor) -> str:
     """The routine for this product of h and W, of g and W, or of g and h."""
     if product == "weight gradient":
         (rows, outputs), inputs = x.shape, y.shape[1]
-        terms, columns = 0, inputs  # its sums are cut into short ones
+        terms, columns = 0, min(inputs, outputs)  # its sums are cut into short ones
     else:
         (rows, terms), (outputs, inputs) = x.shape, y.shape
         columns = inputs if product == "input gradient" else outputs
@@ -163,12 +198,11 @@ def _timed(product: str, rows: int, inputs: int, outputs: int) -> dict[str, floa
     # No random numbers: the user's are not ours to draw.
     sizes = (rows, inputs), (outputs, inputs), (outputs,), (rows, outputs)
     h, w, b, g = (torch.full(s, 0.5, device="cpu", dtype=torch.float32) for s in sizes)
-    factors = PRODUCTS[product](h, w, b, g)
     best = dict.fromkeys(ROUTINES, float("inf"))
     for turn in range(1 + TURNS):
         for name, routine in ROUTINES.items():
             start = time.perf_counter()
-            routine(*factors)
+            PRODUCTS[product](routine, h, w, b, g)
             if turn:  # the first one also warms up
                 best[name] = min(best[name], time.perf_counter() - start)
     return best

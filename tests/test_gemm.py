@@ -73,7 +73,8 @@ def counted(monkeypatch: pytest.MonkeyPatch, seconds: dict[str, float]) -> list[
 
         return run
 
-    monkeypatch.setattr(routines, "ROUTINES", {name: costing(name) for name in seconds})
+    found = {name: routines.Routines(costing(name), costing(name)) for name in seconds}
+    monkeypatch.setattr(routines, "ROUTINES", found)
     monkeypatch.setattr(routines.time, "perf_counter", lambda: now[0])
     return calls
 

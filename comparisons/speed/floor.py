@@ -91,4 +91,4 @@ def _products(
         w = torch.randn(m, inner, dtype=dtype, device=device)
         yield partial(torch.mm, h, w.t()), shape
         if routines.AVAILABLE and device.type == "cpu" and name != "float64":  # it has no float64
-            yield partial(routines.ROUTINES["oneDNN"], h, w, None, "none"), shape
+            yield partial(routines.ROUTINES["oneDNN"].linear, h, w, None, "none"), shape
