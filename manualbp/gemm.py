@@ -63,6 +63,8 @@ def fast(module: nn.Module) -> bool:
 LEAST_WORK = 2**27
 # Activations that fast mode has cheaper, and how many multiplications each of their numbers counts.
 COSTLY, WORTH = (nn.Tanh, nn.GELU), 128
+# Layers with a narrower side than this gain nothing by other routines.
+THIN = 48
 
 
 def small(modules: Iterable[nn.Module | None], x: Any) -> bool:
@@ -71,18 +73,19 @@ def small(modules: Iterable[nn.Module | None], x: Any) -> bool:
     if type(x) is not Tensor or x.dim() == 0 or torch.compiler.is_compiling():
         return False
     rows = x.numel() // max(x.shape[-1], 1)
-    work: dict[str, int] = {}
+    layers: list[tuple[str | None, int]] = []
     costly = outputs = 0
     for module in modules:
         if type(module) is nn.Linear:
-            outputs = module.out_features
-            shape = shape_of(module.in_features, outputs)
-            work[shape] = work.get(shape, 0) + rows * module.in_features * outputs
+            inputs, outputs = module.in_features, module.out_features
+            thin = min(inputs, outputs) < THIN
+            layers.append((None if thin else shape_of(inputs, outputs), rows * inputs * outputs))
         elif type(module) in COSTLY:
             costly += rows * WORTH * outputs
-    if costly + MOST_GAIN * sum(work.values()) < LEAST_WORK:
+    if costly + MOST_GAIN * sum(work for _, work in layers) < LEAST_WORK:
         return True  # whatever the policy says, which need not be measured for it
-    return costly + sum(w * known()[f"gain, {shape}"] for shape, w in work.items()) < LEAST_WORK
+    gains = (work * known()[f"gain, {shape}"] if shape else work for shape, work in layers)
+    return costly + sum(gains) < LEAST_WORK
 
 
 IN_ONE_PASS = ("tanh", "sigmoid")  # oneDNN's ReLU makes 0 of NaN

@@ -147,20 +147,20 @@ def test_bad_pins_change_nothing() -> None:
     not routines.AVAILABLE, reason="oneDNN's linear is not in this build of PyTorch"
 )
 def test_gain(seconds: float, gain: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A product takes ATen a second and oneDNN ``seconds``; half a second is 7 times SAVED."""
+    """A product takes ATen a second and oneDNN ``seconds``; half a second is 14 times SAVED."""
     size = math.prod(routines.SAMPLES["wide"])
     counted(monkeypatch, {"ATen": 1.0, "oneDNN": seconds})
-    monkeypatch.setattr(routines, "SAVED", 3 * 0.5 / size / 7)
+    monkeypatch.setattr(routines, "SAVED", 3 * 0.5 / size / 14)
     assert gemm.policy()["gain, wide"] == gain
 
 
 def test_small_counts_the_products_and_costly_activations(monkeypatch: pytest.MonkeyPatch) -> None:
-    """10 rows of 4 * 8 + 8 * 2 multiplications, and 8 tanh of WORTH each."""
+    """10 rows of 64 * 64 multiplications that gain, 64 * 2 that do not, and 64 tanh."""
     gemm.pin({**dict.fromkeys(routines.KINDS, "ATen"), **dict.fromkeys(routines.GAINS, 2)})
-    chain = [nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 2), nn.ReLU()]
-    x, work = torch.zeros(5, 2, 4), 10 * (2 * (4 * 8 + 8 * 2) + 8 * gemm.WORTH)
+    chain = [nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 2), nn.ReLU()]
+    x, work = torch.zeros(5, 2, 64), 10 * (2 * 64 * 64 + 64 * 2 + 64 * gemm.WORTH)
     monkeypatch.setattr(gemm, "LEAST_WORK", work + 1)
-    assert gemm.small(chain, x) and gemm.small(chain, torch.zeros(4))
+    assert gemm.small(chain, x) and gemm.small(chain, torch.zeros(64))
     assert not gemm.small(chain, torch.zeros(())) and not gemm.small(chain, [x])
     monkeypatch.setattr(gemm, "LEAST_WORK", work)
     assert not gemm.small(chain, x)
