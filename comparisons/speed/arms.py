@@ -128,15 +128,17 @@ def _twin(model: nn.Sequential) -> nn.Sequential:
 
 def _arm(problem: Problem, model: nn.Module, cost: Cost) -> Arm:
     x, y = problem.x, problem.y
+    parameters = list(model.parameters())
 
     def step() -> None:
-        model.zero_grad()
+        for p in parameters:  # as an optimizer's zero_grad, which walks through no modules
+            p.grad = None
         cost(model, x, y).backward()  # type: ignore[no-untyped-call]
 
     def gradients() -> list[Tensor]:
         step()
         # Of derivatives only: the last bias has none.
-        return [p.grad for p in model.parameters() if p.grad is not None]
+        return [p.grad for p in parameters if p.grad is not None]
 
     def peak() -> int:
         model.zero_grad()
