@@ -4,10 +4,12 @@ The data flow, in order:
 
     activations   a = f(z) and f'
     setting       a choice for the process, for a while or for a model
-    gemm          which routine computes a product: exact or fast
+    routines      whose matrix products there are, and which are faster here
+    gemm          exact or fast: the products of a linear layer
     layers        a = f(h; theta) and its backward: Linear, activation, dropout, normalizations
     backprop      the recursion over the layers, down for the gradients, up for the second order
     function      the recursion as one torch.autograd.Function
+    steps         the layers of a pass over tiles
     tiles         the recursion over tiles of rows
     recompute     what a chain keeps for backward: its activations, or x alone
     run           which modules make a chain, and the call that runs it

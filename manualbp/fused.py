@@ -25,7 +25,8 @@ from manualbp.layers import Layer, Needs, Theta, alone
 from manualbp.recompute import low
 from manualbp.run import Run, directly, gather
 from manualbp.sequential import Sequential
-from manualbp.tiles import Pass, outputs, rowwise, slices, tile_rows
+from manualbp.steps import Pass
+from manualbp.tiles import outputs, rowwise, slices, tile_rows
 
 
 class FusedLoss(nn.Module):

@@ -72,20 +72,20 @@ def small(modules: Iterable[nn.Module | None], x: Any) -> bool:
     # A compiler would compile once more for the other side of the comparison.
     if type(x) is not Tensor or x.dim() == 0 or torch.compiler.is_compiling():
         return False
-    rows = x.numel() // max(x.shape[-1], 1)
+    rows, by_onednn = x.numel() // max(x.shape[-1], 1), x.is_cpu and x.dtype is torch.float32
     layers: list[tuple[str | None, int]] = []
     costly = outputs = 0
     for module in modules:
         if type(module) is nn.Linear:
             inputs, outputs = module.in_features, module.out_features
-            thin = min(inputs, outputs) < THIN
-            layers.append((None if thin else shape_of(inputs, outputs), rows * inputs * outputs))
+            gains = by_onednn and min(inputs, outputs) >= THIN
+            layers.append((shape_of(inputs, outputs) if gains else None, rows * inputs * outputs))
         elif type(module) in COSTLY:
             costly += rows * WORTH * outputs
     if costly + MOST_GAIN * sum(work for _, work in layers) < LEAST_WORK:
         return True  # whatever the policy says, which need not be measured for it
-    gains = (work * known()[f"gain, {shape}"] if shape else work for shape, work in layers)
-    return costly + sum(gains) < LEAST_WORK
+    worth = (work * known()[f"gain, {shape}"] if shape else work for shape, work in layers)
+    return costly + sum(worth) < LEAST_WORK
 
 
 IN_ONE_PASS = ("tanh", "sigmoid")  # oneDNN's ReLU makes 0 of NaN
@@ -115,10 +115,9 @@ def linear(
 
 def input_gradient(g: Tensor, weight: Tensor, routine: str | None = None) -> Tensor:
     """g W."""
-    routine = routine or chosen("input gradient", g, weight)
-    return (
-        g.mm(weight) if routine == "ATen" else ROUTINES[routine].linear(g, weight.t(), None, "none")
-    )
+    if (routine or chosen("input gradient", g, weight)) == "ATen":
+        return g.mm(weight)
+    return ROUTINES["oneDNN"].linear(g, weight.t(), None, "none")
 
 
 def weight_gradient(

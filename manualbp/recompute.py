@@ -36,9 +36,10 @@ from manualbp.setting import Setting
 # Layers that compute the same from the same input every time.
 CONSTANT = (Linear, Elementwise, LayerNorm, RMSNorm)
 # In fast mode a chain this narrow, with an activation this large, is faster by tiles: to compute
-# activations twice costs products, cheap where narrow, and saves memory, dear where it is not in
-# the cache, and dearer from 32 MB on, where malloc takes it from the system each time.
-WIDEST, LARGE_BYTES = 256, 2**23
+# activations twice costs products, cheap where narrow, and saves memory: dear where malloc takes it
+# from the system each time, and already dear where it does not fit the cache, if products are those
+# of float32 and x wants no gradient, which often is to be differentiated again.
+WIDEST, FRESH_BYTES, LARGE_BYTES = 256, 2**25, 2**23
 
 
 class set_memory(Setting):  # a function to its users, like set_mode
@@ -90,7 +91,8 @@ def _large(x: Tensor, thetas: Sequence[Theta]) -> bool:
     """Whether tiles were measured to be faster: several products of few columns, many rows."""
     widths = [w.shape[0] for theta in thetas for w in theta[:1] if w is not None and w.dim() == 2]
     widest = max(widths, default=0)
-    large = x.numel() // max(x.shape[-1], 1) * widest * x.element_size() >= LARGE_BYTES
+    least = LARGE_BYTES if x.dtype is torch.float32 and not x.requires_grad else FRESH_BYTES
+    large = x.numel() // max(x.shape[-1], 1) * widest * x.element_size() >= least
     return large and widest <= WIDEST and len(widths) > 1
 
 

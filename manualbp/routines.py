@@ -35,6 +35,20 @@ def _onednn(x: Tensor, y: Tensor, b: Tensor | None, activation: str) -> Tensor:
     return torch.ops.mkldnn._linear_pointwise.default(x, y, b, activation, [], "")
 
 
+def _onednn_linear(x: Tensor, y: Tensor, b: Tensor | None, activation: str) -> Tensor:
+    """Longer sums in pieces: at most MOST_TERMS round as well as ATen's."""
+    pieces = -(-x.shape[1] // MOST_TERMS)
+    if pieces <= 1:
+        return _onednn(x, y, b, activation)
+    # Of other layouts it has no more than a plain loop.
+    left = [part.contiguous() for part in x.chunk(pieces, 1)]
+    right = [w if w.t().is_contiguous() else w.contiguous() for w in y.chunk(pieces, 1)]
+    z = _onednn(left[0], right[0], b, "none")
+    for part, w in zip(left[1:], right[1:], strict=True):
+        z += _onednn(part, w, None, "none")
+    return z if activation == "none" else OVER_Z[activation](z)
+
+
 def _aten(x: Tensor, y: Tensor, b: Tensor | None, activation: str) -> Tensor:
     z = F.linear(x, y, b)
     return z if activation == "none" else OVER_Z[activation](z)
@@ -78,7 +92,7 @@ def _works() -> bool:
 AVAILABLE = torch.backends.mkldnn.is_available() and _works()  # type: ignore[no-untyped-call]
 ROUTINES = {
     "ATen": Routines(_aten, _aten_weight_gradient),
-    "oneDNN": Routines(_onednn, _onednn_weight_gradient),
+    "oneDNN": Routines(_onednn_linear, _onednn_weight_gradient),
 }
 
 # The kinds of products, for h (N, I), W (O, I), b (O,) and g (N, O). Some f cost more than a narrow
@@ -160,13 +174,12 @@ def chosen(product: str, x: Tensor, y: Tensor) -> str:
     """The routine for this product of h and W, of g and W, or of g and h."""
     if product == "weight gradient":
         (rows, outputs), inputs = x.shape, y.shape[1]
-        terms, columns = 0, min(inputs, outputs)  # its sums are cut into short ones
+        columns = min(inputs, outputs)
     else:
-        (rows, terms), (outputs, inputs) = x.shape, y.shape
+        rows, (outputs, inputs) = x.shape[0], y.shape
         columns = inputs if product == "input gradient" else outputs
     least = 2**14 * inputs if product == "forward with tanh" else 2**21
-    too_little = rows * inputs * outputs < least or columns < 16 or terms > MOST_TERMS
-    if too_little or not _known_to_onednn(x, y):
+    if rows * inputs * outputs < least or columns < 16 or not _known_to_onednn(x, y):
         return "ATen"
     routine: str = known()[f"{product}, {shape_of(inputs, outputs)}"]
     return routine

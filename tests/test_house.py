@@ -16,7 +16,7 @@ COMPARISONS = sorted((ROOT / "comparisons").rglob("*.py"))
 # Each may import the ones before it, of manualbp's own modules.
 ORACLE = ("reference", "reference_functions")  # independent: numpy alone
 ORDER = ["setting", "activations", "routines", "gemm", "layers", "losses", "cross_entropy",
-         "eligible", "backprop", "function", "rule", "criterion", "tiles", "recompute",
+         "eligible", "backprop", "function", "rule", "criterion", "steps", "tiles", "recompute",
          "run", "sequential", "fused", "gated", "forward_source", "blocks", "convert",
          "descent"]  # fmt: skip
 

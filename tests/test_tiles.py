@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import manualbp
-from manualbp import gemm, recompute, routines, tiles
+from manualbp import gemm, recompute, routines, steps, tiles
 from manualbp.activations import ACTIVATIONS
 from manualbp.layers import ActivatedLinear, FastLinear
 from manualbp.run import Run, gather
@@ -211,13 +211,13 @@ def test_backward_inside_autocast() -> None:
             assert a.dtype is b.dtype and (a - b).norm() < 0.03 * b.norm()
 
 
-def largest(net: nn.Module, monkeypatch: pytest.MonkeyPatch) -> int:
+def largest(net: nn.Module, monkeypatch: pytest.MonkeyPatch, wants_x: bool = True) -> int:
     """Rows of the longest product."""
     seen: list[int] = []
     right = gemm.linear
     with monkeypatch.context() as patch:
         patch.setattr(gemm, "linear", lambda h, *a: seen.append(len(h)) or right(h, *a))
-        x = torch.randn(1300, 16, dtype=next(net.parameters()).dtype, requires_grad=True)
+        x = torch.randn(1300, 16, dtype=next(net.parameters()).dtype, requires_grad=wants_x)
         net(x).sum().backward()
     return max(seen, default=0)
 
@@ -231,6 +231,8 @@ def test_tiles_run_with_low_memory_and_where_they_are_faster(
     half = ours_of(nets("tanh", "low", torch.bfloat16)[1][:4], "low")  # few digits for a long sum
     assert largest(half, monkeypatch) == 1300
     monkeypatch.setattr(recompute, "LARGE_BYTES", 1300 * 48 * 4)
+    assert [largest(full, monkeypatch, wants_x) for wants_x in (True, False)] == [1300, 434]
+    monkeypatch.setattr(recompute, "FRESH_BYTES", 1300 * 48 * 4)
     assert largest(full, monkeypatch) == 434
     manualbp.set_mode("exact", full)
     assert largest(full, monkeypatch) == 0  # no tiles, and none of gemm's products
@@ -277,9 +279,9 @@ def test_planted_faults_are_caught(fault: str, monkeypatch: pytest.MonkeyPatch) 
     elif fault == "f forgotten":
         monkeypatch.setattr(ActivatedLinear, "_products", FastLinear._products)
     else:
-        add = tiles.Step.add
+        add = steps.Step.add
         monkeypatch.setattr(
-            tiles.Step, "add",
+            steps.Step, "add",
             lambda s, i, g: add(s, i, None if g is None else g.bfloat16().to(g.dtype)),
         )  # fmt: skip
     with pytest.raises((AssertionError, RuntimeError)):
