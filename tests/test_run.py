@@ -54,6 +54,10 @@ def test_a_linear_whose_weight_is_no_parameter() -> None:
     del net[0].weight
     net[0].weight = weight
     assert_alike(net)
+    net[0].register_parameter("scale", nn.Parameter(torch.ones(())))
+    twin = copy.deepcopy(net)
+    x = torch.randn(5, 4)
+    assert torch.equal(directly(net, x), twin(x))
     net = chain(nn.Tanh())
     nn.utils.parametrizations.weight_norm(net[0])
     assert_alike(net)
