@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import warnings
 from collections.abc import Callable
 from datetime import timedelta
@@ -226,6 +227,7 @@ def work(rank: int, folder: str, processes: int, cases: list[str]) -> None:
     Path(folder, str(rank)).write_text(json.dumps(found))
     dist.barrier()
     dist.destroy_process_group()
+    os._exit(0)  # threads of PyTorch's that are left may abort an interpreter that ends
 
 
 def started(folder: Path, processes: int, cases: list[str]) -> list[dict[str, Any]]:
