@@ -18,9 +18,9 @@ from manualbp.backprop import Gradients
 from manualbp.layers import Elementwise, Layer, LayerNorm, Linear, Needs, RMSNorm, Theta, rows
 from manualbp.steps import Pass
 
-# What the widest activation of a tile may take, so that all of them stay in the cache, and the rows
-# that products are fast with; as measured.
-TILE_BYTES, LEAST_ROWS = 2**21, 512
+# What the widest activation of a tile may take, so that all of them stay in the cache; the rows
+# that products are fast with, and those from which they get no faster. As measured.
+TILE_BYTES, LEAST_ROWS, MOST_ROWS = 2**21, 512, 8192
 
 
 def widest(thetas: Sequence[Theta]) -> int:
@@ -35,7 +35,8 @@ def outputs(thetas: Sequence[Theta]) -> int:
 
 def tile_rows(count: int, thetas: Sequence[Theta], itemsize: int = 4) -> int:
     """The rows of a tile of ``count``: as many as fit the cache, and none much shorter."""
-    longest = max(LEAST_ROWS, TILE_BYTES // (itemsize * max(widest(thetas), 1)))
+    fitting = TILE_BYTES // (itemsize * max(widest(thetas), 1))
+    longest = min(max(LEAST_ROWS, fitting), MOST_ROWS)
     return max(-(-count // max(-(-count // longest), 1)), 1)
 
 
