@@ -94,7 +94,7 @@ def backward(
     layers: Sequence[Layer],
     caches: list[Cache],
     needs: Sequence[Needs],
-    by: Literal["backward", "backward_over", "recorded", "formula"] = "backward",
+    by: Literal["backward", "recorded", "formula"] = "backward",
 ) -> Gradients:
     """delta_{l-1}, dC/dtheta_l from delta_l, last layer first, to where no gradient is wanted.
 
@@ -105,8 +105,7 @@ def backward(
         caches: what ``forward`` returned; a layer's is emptied as soon as it has been read.
         needs: the gradients wanted.
         by: the method of each layer that runs: ``backward`` and, where autograd records,
-            ``recorded`` round like autograd, ``formula`` is the written expression;
-            ``backward_over`` may write over what was injected.
+            ``recorded`` round like autograd, ``formula`` is the written expression.
     """
     thetas: list[Theta] = [(None,) * len(need.theta) for need in needs]
     deltas: list[Tensor | None] = [None] * len(layers)

@@ -93,9 +93,7 @@ def counted(monkeypatch: pytest.MonkeyPatch, seconds: dict[str, float]) -> list[
     return calls
 
 
-@pytest.mark.skipif(
-    not routines.AVAILABLE, reason="oneDNN's linear is not in this build of PyTorch"
-)
+@with_onednn
 @pytest.mark.parametrize(("onednn", "taken"), [(0.5, "oneDNN"), (0.99, "ATen"), (2.0, "ATen")])
 def test_the_faster_one_is_taken(
     onednn: float, taken: str, monkeypatch: pytest.MonkeyPatch
@@ -156,9 +154,7 @@ def test_bad_pins_change_nothing() -> None:
 
 
 @pytest.mark.parametrize(("seconds", "gain"), [(1.0, 1), (0.5, 8), (0.0, 16)])
-@pytest.mark.skipif(
-    not routines.AVAILABLE, reason="oneDNN's linear is not in this build of PyTorch"
-)
+@with_onednn
 def test_gain(seconds: float, gain: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """A product takes ATen a second and oneDNN ``seconds``; half a second is 14 times SAVED."""
     size = math.prod(routines.SAMPLES["wide"])

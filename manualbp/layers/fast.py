@@ -86,29 +86,24 @@ class ActivatedLinear(FastLinear):
     """o = g(f(h) W^T + b), f one whose f' is computed from h: of h and a = f(h) h alone is kept.
 
     a = f(h) once more,  dC/dW = delta^T a,  dC/db = sum_n delta,  dC/dh = (delta W) * f'(h), and
-    for g, the activation of FastLinear, as there. Where memory is no concern it ``keeps`` a.
+    for g, the activation of FastLinear, as there.
     """
 
     before: Activation = field(kw_only=True)  # f
-    keeps: bool = field(default=False, kw_only=True)
 
     def forward(self, h: Tensor, theta: Theta, needs: Needs) -> tuple[Tensor, Cache]:
         a = self.before.f(h)
         o, found = super().forward(a, theta, needs)
-        cache = self.cache(h, theta, needs)
-        extra = (cache.extra[0], a if self.keeps and needs.theta[0] else None)
-        return o, cache._replace(a=found.a, extra=extra)
+        return o, self.cache(h, theta, needs)._replace(a=found.a)
 
     def cache(self, h: Tensor, theta: Theta, needs: Needs) -> Cache:
         read = h if needs.h or needs.theta[0] else None
-        cache = super().cache(h, theta, needs)
-        return cache._replace(h=read, extra=(*cache.extra, None))
+        return super().cache(h, theta, needs)._replace(h=read)
 
     def _products(self, delta: Tensor, cache: Cache, needs: Needs) -> Theta:
         """Of the delta of f(h) W^T + b; f' is multiplied over the fresh delta W."""
-        h, a = cache.h, cache.extra[1]
-        if needs.theta[0] and a is None:
-            a = self.before.f(kept(h))
+        h = cache.h
+        a = self.before.f(kept(h)) if needs.theta[0] else None
         grad_a, *theta = super()._products(delta, cache._replace(h=a), needs)
         if grad_a is None:
             return None, *theta
