@@ -24,8 +24,8 @@ from comparisons.progress import track
 from manualbp import reference
 from manualbp.activations import ACTIVATIONS
 from manualbp.parity import GradientReport, TensorReport, compare_gradients
-from manualbp.parity.gradients import random_cotangent
 from manualbp.parity.report import print_table, scientific
+from manualbp.parity.runs import random_cotangent
 
 
 class LossPair(NamedTuple):
@@ -157,8 +157,8 @@ def check(case: Case, seed: int = 0) -> GradientReport:
     """The verdict on one case: three arms, tensor by tensor."""
     e = build(case, seed)
     return compare_gradients(
-        e.manual, e.autograd, e.x, e.y, e.autograd_loss, e.manual_loss, oracle(case, e, seed),
-        seed=seed,
+        e.manual, e.autograd, e.x, e.autograd_loss, target=e.y, candidate_loss=e.manual_loss,
+        oracle=oracle(case, e, seed), seeds=(seed,), power=False,
     )  # fmt: skip
 
 

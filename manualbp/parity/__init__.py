@@ -7,8 +7,10 @@ in ``tolerance``. ``train_side_by_side`` trains both and holds them together aft
 
 from __future__ import annotations
 
-from manualbp.parity.gradients import GradientReport, compare_gradients
-from manualbp.parity.tolerance import TensorReport, bit_identical, compare_tensors, ulp_distance
+from manualbp.parity.arms import load_parameters
+from manualbp.parity.gradients import assert_gradients_match, compare_gradients
+from manualbp.parity.record import GradientReport, TensorReport
+from manualbp.parity.tolerance import bit_identical, compare_tensors, ulp_distance
 from manualbp.parity.training import Arm, Step, TrainingReport, evaluate, train_side_by_side
 
 __all__ = [
@@ -17,10 +19,12 @@ __all__ = [
     "Step",
     "TensorReport",
     "TrainingReport",
+    "assert_gradients_match",
     "bit_identical",
     "compare_gradients",
     "compare_tensors",
     "evaluate",
+    "load_parameters",
     "train_side_by_side",
     "ulp_distance",
 ]

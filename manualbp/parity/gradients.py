@@ -1,236 +1,198 @@
-r"""One forward and one backward on two modules, held together tensor by tensor.
+r"""One forward and one backward on two arms, held together tensor by tensor.
 
     candidate  (working dtype) ----\
-    reference  (working dtype) -----+--> output, loss, input gradient, every parameter gradient
-    float64 run of the reference --/     the oracle; 9 pairs of twins say what rounding may do
+    reference  (working dtype) -----+--> outputs, loss, input gradients, every parameter gradient
+    float64 run of the reference --/     the oracle; pairs of twins say what rounding may do
 
-A pair of twins is the reference with every input, parameter and output gradient off by at most
-one eps of the working dtype, run in the working dtype and in float64. How far the float64 twin
-moves, over eps, is the size s of the sums behind a number; how far the two twins lie apart is one
-more draw of e, the reference's own error (tolerance.py). Both are known element by element.
+What is checked before any number: that the output has the reference's nesting, that nothing was
+raised or written over, that every gradient is there where the reference has one and nowhere else,
+shapes and dtypes. Then the rule of tolerance.py, for several random cotangents.
 """
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
-from manualbp.parity.tolerance import TensorReport, bit_identical, compare_tensors, to_double
+from manualbp.parity.arms import borrowed, check_parameters, subject
+from manualbp.parity.comparison import Comparison
+from manualbp.parity.power import measure_power
+from manualbp.parity.record import Check, GradientReport, TensorReport
+from manualbp.parity.runs import KINDS, Call, Loss
+from manualbp.parity.tolerance import to_double
+from manualbp.parity.versions import versions
+from manualbp.parity.yardstick import Twins
 
-TWINS = 9
 # An independent float64 oracle must meet the float64 run this closely, relative to the sums.
 ORACLE_TOLERANCE = 1e-12
 
-Loss = Callable[[Tensor, Any], Tensor]
-Hook = Callable[[Tensor], Tensor]
-Tensors = dict[str, Tensor | None]
-
-
-@dataclass(frozen=True)
-class GradientReport:
-    """One TensorReport per tensor, in the order output, loss, input gradients, parameters."""
-
-    tensors: tuple[TensorReport, ...]
-
-    @property
-    def agrees(self) -> bool:
-        """Every tensor agrees."""
-        return all(tensor.agrees for tensor in self.tensors)
-
-    @property
-    def bit_identical(self) -> bool:
-        """Every tensor has the reference's bits."""
-        return all(tensor.bit_identical for tensor in self.tensors)
-
-    @property
-    def differing(self) -> tuple[TensorReport, ...]:
-        """The tensors that do not agree."""
-        return tuple(tensor for tensor in self.tensors if not tensor.agrees)
-
-    @property
-    def worst(self) -> TensorReport:
-        """The tensor to look at first: one that differs, else the one nearest to its limit."""
-
-        def badness(tensor: TensorReport) -> tuple[bool, bool, float]:
-            share = tensor.candidate_error / tensor.allowed if tensor.allowed > 0 else 0.0
-            return (not tensor.agrees, not tensor.bit_identical, share)
-
-        return max(self.tensors, key=badness)
-
 
 def compare_gradients(
-    candidate: nn.Module,
-    reference: nn.Module,
-    inputs: Tensor | Sequence[Tensor],
-    target: Any,
-    loss: Loss,
-    candidate_loss: Loss | None = None,
-    oracle: Mapping[str, NDArray[Any]] | None = None,
+    candidate: Any,
+    reference: Any,
+    inputs: Any,
+    loss: Loss | None = None,
     *,
-    cotangent: Tensor | None = None,
-    seed: int = 0,
+    target: Any = None,
+    candidate_loss: Loss | None = None,
+    parameters: Mapping[str, str] | None = None,
+    oracle: Mapping[str, NDArray[Any]] | None = None,
+    cotangent: Any = None,
+    seeds: Sequence[int] = (0, 1, 2),
+    also: Collection[str] = (),
+    exact: bool = False,
+    power: bool = True,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
 ) -> GradientReport:
-    """Compare outputs, losses and all gradients of two modules with the same parameters.
+    """Compare outputs, losses and all gradients of two arms that compute the same.
 
     Args:
-        candidate: the module under test.
-        reference: the module it should equal; its parameter names are the ones reported.
-        inputs: one tensor or several; floating-point ones get a gradient.
+        candidate: the module, function or ``torch.autograd.Function`` under test.
+        reference: what it should equal; its parameter names are the ones reported.
+        inputs: one tensor, a tuple of arguments (tuples, lists, dicts and tensors in any nesting),
+            a dict of keyword arguments, or a function of the seed that makes them; floating-point
+            tensors get a gradient.
+        loss: ``loss(output)``, or ``loss(output, target)`` where a target is given; a scalar or any
+            shape. None: each output has a random cotangent of its own.
         target: passed to the loss as it is (in float64 for the float64 run).
-        loss: ``loss(output, target)``, a scalar or any shape.
         candidate_loss: the candidate's own loss; ``loss`` by default.
+        parameters: the candidate's name of a parameter -> the reference's, where they differ.
         oracle: independently computed float64 arrays by tensor name (``output``, ``loss``,
             ``input.grad``, ``0.weight.grad``); they must meet the float64 run within 1e-12.
-        cotangent: what the loss is multiplied with on the way back; ``random_cotangent`` of
-            ``seed`` by default, so that a backward which forgets its grad_output is seen.
-        seed: of the cotangent, the twins and any random layer.
+        cotangent: what the loss or the output is multiplied with on the way back (a tensor, or the
+            output's structure of them); random by default, so that a backward which forgets its
+            grad_output is seen.
+        seeds: of the cotangents, the twins and any random layer: one check each.
+        also: further derivatives: ``second_order``, ``forward_mode``, ``vmap``.
+        exact: ask for the reference's bits.
+        power: plant standard faults into the candidate's gradients and refuse to agree where one
+            of them is not seen.
+        dtype: what both modules and the inputs are taken to for the comparison.
+        device: where both modules and inputs are taken for the comparison.
 
-    Neither module is changed: no ``.grad``, buffer, mode or global random state.
+    Neither module is changed: no parameter, ``.grad``, buffer, mode or global random state.
 
     Raises:
-        ValueError: the parameters of the two modules differ before anything is run, or the
-            oracle names a tensor that is not compared.
+        ValueError: the parameters of the two modules differ before anything is run, the reference
+            cannot be run (also in float64), or a name or option is unknown.
+        TypeError: an arm or an input is nothing that can be compared.
     """
-    _check_parameters(candidate, reference)
-    inputs = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
-    with _undisturbed(candidate, reference, seed=seed):
-        r = _run(reference, inputs, target, loss, cotangent, seed)
-        c = _run(candidate, inputs, target, candidate_loss or loss, cotangent, seed)
-        yardstick = _yardstick(reference, inputs, target, loss, cotangent, seed)
-    unknown = set(oracle or ()) - set(r)
-    if unknown:
-        raise ValueError(
-            f"the oracle names {', '.join(sorted(unknown))}; expected some of {', '.join(r)}"
+    kinds = ("backward", *_known(also))
+    if not seeds:
+        raise ValueError("expected at least one seed, got none")
+    modules = [arm for arm in (candidate, reference) if isinstance(arm, nn.Module)]
+    with borrowed(*modules):
+        for module in modules:
+            module.to(device=device, dtype=dtype)
+        ours, theirs = subject(candidate, parameters), subject(reference)
+        check_parameters(ours, theirs)
+        twins = Twins.of(theirs)
+        comparisons = [
+            Comparison(
+                kind, ours, theirs, _moved(Call.of(inputs, loss, target, seed), dtype, device),
+                candidate_loss=candidate_loss, cotangent=cotangent, exact=exact, twins=twins,
+            )
+            for seed in seeds for kind in kinds
+        ]  # fmt: skip
+        checks = tuple(
+            Check(c.kind, c.call.seed, _with_oracle(c, oracle or {})) for c in comparisons
         )
-    reports = []
-    for name in [*r, *(name for name in c if name not in r)]:
-        exact, sums, noise = (part.get(name) for part in yardstick)
-        report = compare_tensors(name, c.get(name), r.get(name), exact, sums=sums, noise=noise)
-        if oracle and name in oracle:
-            report = _with_oracle(report, oracle[name], exact, sums)
-        reports.append(report)
-    return GradientReport(tuple(reports))
-
-
-def random_cotangent(shape: Sequence[int], dtype: torch.dtype, seed: int) -> Tensor:
-    """Numbers of either sign with sizes in [0.5, 1.5]: never 1 by habit, never near zero."""
-    generator = torch.Generator().manual_seed(seed)
-    size = 0.5 + torch.rand(tuple(shape), generator=generator, dtype=torch.float64)
-    sign = torch.randint(0, 2, tuple(shape), generator=generator) * 2 - 1
-    return (size * sign).to(dtype)
-
-
-def _run(
-    module: nn.Module,
-    inputs: Sequence[Tensor],
-    target: Any,
-    loss: Loss,
-    cotangent: Tensor | None,
-    seed: int,
-    output_hook: Hook | None = None,
-    cotangent_dtype: torch.dtype | None = None,
-) -> Tensors:
-    """Every tensor that is compared, by name; None for a gradient that does not exist."""
-    torch.manual_seed(seed)  # both arms see the same dropout; inside fork_rng
-    leaves = [_leaf(x) for x in inputs]
-    names = ["input"] if len(leaves) == 1 else [f"input[{i}]" for i in range(len(leaves))]
-    wanted = {f"{name}.grad": x for name, x in zip(names, leaves, strict=True) if x.requires_grad}
-    for name, parameter in module.named_parameters():
-        if parameter.requires_grad:
-            wanted[f"{name}.grad"] = parameter
-    with torch.enable_grad():
-        output = module(*leaves)
-        if not isinstance(output, Tensor):
-            raise TypeError(f"a module must return one tensor, got {type(output).__name__}")
-        if output_hook is not None and output.requires_grad:
-            output.register_hook(output_hook)  # type: ignore[no-untyped-call]
-        value = loss(output, target)
-    found: Tensors = {"output": output.detach(), "loss": value.detach()}
-    if not value.requires_grad:  # an output cut off from its graph: no gradient at all
-        return found | dict.fromkeys(wanted)
-    if cotangent is None:
-        cotangent = random_cotangent(value.shape, cotangent_dtype or value.dtype, seed)
-    gradients = torch.autograd.grad(
-        value, list(wanted.values()), cotangent.to(value.device, value.dtype), allow_unused=True
+        strength = measure_power(comparisons[0]) if power and _ran(comparisons[0]) else None
+    return GradientReport(
+        ours.name, theirs.name, checks, strength, setup=_setup(comparisons, exact)
     )
-    return found | dict(zip(wanted, gradients, strict=True))
 
 
-class _Yardstick(NamedTuple):
-    """The float64 run, s and e by tensor name; see the head of this file."""
+def assert_gradients_match(
+    candidate: Any, reference: Any, inputs: Any, loss: Loss | None = None, **options: Any
+) -> GradientReport:
+    """``compare_gradients`` for a test: the report where they agree.
 
-    exact: Mapping[str, Tensor]
-    sums: Mapping[str, Tensor]
-    noise: Mapping[str, Tensor]
-
-
-def _yardstick(
-    reference: nn.Module,
-    inputs: Sequence[Tensor],
-    target: Any,
-    loss: Loss,
-    cotangent: Tensor | None,
-    seed: int,
-) -> _Yardstick:
-    dtype = next((p.dtype for p in reference.parameters()), inputs[0].dtype)
-    eps = torch.finfo(dtype).eps
-    double_loss = copy.deepcopy(loss).double() if isinstance(loss, nn.Module) else loss
-    double_target = _to_float64(target)
-    generator = torch.Generator().manual_seed(seed + 1)
-
-    def in_float64(
-        module: nn.Module, inputs: Sequence[Tensor], hook: Hook | None = None
-    ) -> dict[str, Tensor]:
-        module, inputs = copy.deepcopy(module).double(), [_to_float64(x) for x in inputs]
-        # A cotangent that is drawn is drawn in the working dtype, the same numbers in every arm.
-        run = _run(module, inputs, double_target, double_loss, cotangent, seed, hook, dtype)
-        return {name: to_double(value) for name, value in run.items() if value is not None}
-
-    exact = in_float64(reference, inputs)
-    sums = {name: torch.zeros_like(value) for name, value in exact.items()}
-    noise = {name: torch.zeros_like(value) for name, value in exact.items()}
-    for _ in range(TWINS):
-        twin = copy.deepcopy(reference)
-        for parameter in twin.parameters():
-            parameter.data = _nudged(parameter.data, eps, generator)
-        shaken = [_nudged(x, eps, generator) if x.is_floating_point() else x for x in inputs]
-        state = generator.get_state()  # both twins get the same nudge of the output gradient
-        run = _run(
-            twin, shaken, target, loss, cotangent, seed, lambda g: _nudged(g, eps, generator)
-        )
-        generator.set_state(state)
-        moved = in_float64(twin, shaken, lambda g: _nudged(g, eps, generator))
-        for name, value in moved.items():
-            mine = run[name]
-            sums[name] = torch.maximum(sums[name], (value - exact[name]).abs())
-            if mine is not None:
-                noise[name] = torch.maximum(noise[name], (to_double(mine) - value).abs())
-    sums = {name: exact[name].abs() + moved / eps for name, moved in sums.items()}
-    return _Yardstick(exact, sums, noise)
+    Raises:
+        AssertionError: they differ, or a fault would not show; the whole report in words.
+    """
+    report = compare_gradients(candidate, reference, inputs, loss, **options)
+    if not report.agrees:
+        lines = [f"{t.name}: {t.reason}" for t in report.differing]
+        raise AssertionError("\n".join([report.verdict, *lines]))
+    return report
 
 
-def _nudged(values: Tensor, eps: float, generator: torch.Generator) -> Tensor:
-    """Every number off by a random relative error of at most eps."""
-    noise = torch.rand(values.shape, generator=generator, dtype=torch.float64) * 2 - 1
-    return (values * (1 + eps * noise.to(values.device))).to(values.dtype)
+def _known(also: Collection[str]) -> tuple[str, ...]:
+    names = (also,) if isinstance(also, str) else tuple(also)
+    for name in names:
+        if name not in KINDS:
+            raise ValueError(f"expected also out of {', '.join(KINDS)}, got {name!r}")
+    return tuple(name for name in KINDS if name in names and name != "backward")
+
+
+def _moved(call: Call, dtype: torch.dtype | None, device: torch.device | str | None) -> Call:
+    """The call with its floating-point tensors in another dtype, all of them on another device."""
+
+    def move(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor):
+            return leaf
+        return leaf.to(device, dtype if leaf.is_floating_point() else None)
+
+    args, kwargs, target = pytree.tree_map(move, (call.args, call.kwargs, call.target))
+    return replace(call, args=args, kwargs=kwargs, target=target)
+
+
+def _ran(comparison: Comparison) -> bool:
+    """Whether there are gradients of the candidate to plant faults into."""
+    return bool(comparison.ours.tensors)
+
+
+def _setup(comparisons: Sequence[Comparison], exact: bool) -> dict[str, str]:
+    """What was run, in words."""
+    first = comparisons[0]
+    inputs = {n: f"{tuple(x.shape)} {x.dtype}" for n, x in first.call.leaves.items()}
+    return {
+        "inputs": ", ".join(f"{n} {shown}" for n, shown in inputs.items()).replace("torch.", ""),
+        "loss": "random cotangents of the outputs" if first.call.loss is None
+        else getattr(first.call.loss, "__name__", type(first.call.loss).__name__),
+        "checks": ", ".join(dict.fromkeys(c.kind for c in comparisons)),
+        "seeds": ", ".join(dict.fromkeys(str(c.call.seed) for c in comparisons)),
+        "rule": "bit-exact" if exact else "at most 2 x the reference's own error, plus rounding",
+        **versions(),
+    }  # fmt: skip
 
 
 def _with_oracle(
+    comparison: Comparison, oracle: Mapping[str, NDArray[Any]]
+) -> tuple[TensorReport, ...]:
+    """The reports, with the independent oracle held against the float64 run."""
+    if comparison.kind != "backward" or not oracle:
+        return comparison.reports
+    unknown = set(oracle) - set(comparison.theirs.tensors)
+    if unknown:
+        raise ValueError(
+            f"the oracle names {', '.join(sorted(unknown))}; expected some of "
+            f"{', '.join(comparison.theirs.tensors)}"
+        )
+    exact, sums = comparison.yardstick.exact, comparison.yardstick.sums
+    return tuple(
+        _beside(report, oracle[report.name], exact.get(report.name), sums.get(report.name))
+        if report.name in oracle else report
+        for report in comparison.reports
+    )  # fmt: skip
+
+
+def _beside(
     report: TensorReport, oracle: NDArray[Any], exact: Tensor | None, sums: Tensor | None
 ) -> TensorReport:
-    """The report, with the independent oracle held against the float64 run."""
     if exact is None or sums is None or tuple(oracle.shape) != tuple(exact.shape):
         shape = None if exact is None else tuple(exact.shape)
         reason = f"the oracle is {tuple(oracle.shape)}, the float64 run {shape}"
         return replace(report, agrees=False, reason=_join(report.reason, reason))
-    apart = (to_double(oracle) - to_double(exact)).abs()
+    apart = (to_double(oracle) - exact).abs()
     relative = torch.where(apart == 0, 0.0, apart / sums)
     difference = float(relative.max()) if relative.numel() else 0.0
     report = replace(report, oracle_difference=difference)
@@ -238,42 +200,6 @@ def _with_oracle(
         return report
     reason = f"the oracle is {difference:.1e} from the float64 run, allowed {ORACLE_TOLERANCE}"
     return replace(report, agrees=False, reason=_join(report.reason, reason))
-
-
-def _check_parameters(candidate: nn.Module, reference: nn.Module) -> None:
-    theirs = dict(candidate.named_parameters())
-    for name, parameter in reference.named_parameters():
-        twin = theirs.get(name)
-        alike = twin is not None and (twin.shape, twin.dtype) == (parameter.shape, parameter.dtype)
-        if twin is not None and alike and not bit_identical(twin, parameter):
-            raise ValueError(
-                f"expected both modules to hold the same parameters, got different {name}; "
-                "use candidate.load_state_dict(reference.state_dict())"
-            )
-
-
-@contextmanager
-def _undisturbed(*modules: nn.Module, seed: int) -> Iterator[None]:
-    """Put buffers and the global random state back as they were."""
-    buffers = [(b, b.clone()) for module in modules for b in module.buffers()]
-    devices = {p.device for m in modules for p in m.parameters() if p.device.type == "cuda"}
-    try:
-        with torch.random.fork_rng(devices=list(devices)):
-            yield
-    finally:
-        with torch.no_grad():
-            for buffer, before in buffers:
-                buffer.copy_(before)
-
-
-def _leaf(values: Tensor) -> Tensor:
-    return values.detach().clone().requires_grad_(values.is_floating_point())
-
-
-def _to_float64(values: Any) -> Any:
-    if isinstance(values, Tensor) and values.is_floating_point():
-        return values.detach().double()
-    return values
 
 
 def _join(*reasons: str) -> str:

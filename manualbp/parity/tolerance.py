@@ -11,19 +11,23 @@ eps of the working dtype
 
 So the reference's distance from float64 is the yardstick, no tolerance is set by hand, and the
 rule has no scale: multiply a gradient by 1e-9 and the verdict stays the same. Numbers come last:
-a missing tensor, another shape or dtype, NaN and infinity are decided before any subtraction.
+a missing tensor, another shape or dtype, and NaN are decided before any subtraction. An infinity
+agrees with the same one in both other runs. A gradient of 0 has s = 0: only 0 agrees, or what is
+below the smallest normal number, since denormals are rounded by their own step.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from manualbp.parity.record import TensorReport, Worst
 
 # How much larger than the reference's error the candidate's may be: both are draws of rounding.
 FACTOR = 2.0
@@ -38,30 +42,6 @@ _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _FAR = torch.iinfo(torch.int64).max
 
 
-@dataclass(frozen=True)
-class TensorReport:
-    """What was found for one tensor. Errors are root mean squares of the distance to float64.
-
-    Numbers are NaN and ``ulp`` is None where they have no meaning (missing tensor, other shape).
-    ``oracle_difference`` is the distance of an independent oracle from the float64 run, relative
-    to the size of the sums; None where there was none.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: torch.dtype | None
-    max_abs: float
-    max_rel: float
-    ulp: int | None
-    candidate_error: float
-    reference_error: float
-    allowed: float
-    bit_identical: bool
-    agrees: bool
-    reason: str
-    oracle_difference: float | None = None
-
-
 def compare_tensors(
     name: str,
     candidate: Tensor | None,
@@ -70,12 +50,14 @@ def compare_tensors(
     *,
     sums: Tensor | None = None,
     noise: Tensor | None = None,
+    exact: bool = False,
 ) -> TensorReport:
     """Hold ``candidate`` against ``reference``, both judged by their distance to ``oracle``.
 
     ``sums`` and ``noise`` are s and e above, float64 and of the oracle's shape. Without them one
     size stands for the whole tensor, the rms: right for the large elements, but blind to a fault
-    in elements far smaller than that.
+    in elements far smaller than that. ``exact`` asks for the reference's bits. Tensors that are not
+    floating point must be equal in any case.
 
     Raises:
         ValueError: the oracle is missing or of another shape than the reference.
@@ -90,27 +72,43 @@ def compare_tensors(
     if oracle is None or tuple(oracle.shape) != shape:
         got = None if oracle is None else tuple(oracle.shape)
         raise ValueError(f"the oracle of {name} must be {shape}, got {got}")
-    c, r, o = to_double(candidate), to_double(reference), to_double(oracle)
     same_bits = bit_identical(candidate, reference)
+    if not dtype.is_floating_point:
+        reason = "" if same_bits else _unequal(candidate, reference)
+        return without_numbers(name, reason, shape, dtype)
+    c, r, o = to_double(candidate), to_double(reference), to_double(oracle)
     worst_ulp = int(ulp_distance(candidate, reference).max()) if c.numel() else 0
-    broken = _not_finite({"candidate": c, "reference": r, "float64 run": o})
+    ulp = None if worst_ulp == _FAR else worst_ulp
+    alike = c.isinf() & (c == r) & (r == o)  # minus infinity where a mask says so, in all three
+    broken = _not_finite({"candidate": c, "reference": r, "float64 run": o}, alike)
     if broken:
-        ulp = None if worst_ulp == _FAR else worst_ulp
         nan = math.nan
         return TensorReport(
             name, shape, dtype, nan, nan, ulp, nan, nan, nan, same_bits, False, broken
         )
+    c, r, o = (values.masked_fill(alike, 0.0) for values in (c, r, o))
     c_error, r_error = (c - o).abs(), (r - o).abs()
-    e = torch.maximum(r_error, r_error.new_tensor(_rms(r_error)) if noise is None else noise.cpu())
-    s = _sizes(o, sums, dtype)
+    s = _sizes(o, sums, dtype).masked_fill(alike, 0.0)
+    if noise is None:
+        e = torch.maximum(r_error, r_error.new_tensor(rms(r_error)))
+    else:
+        e = torch.maximum(r_error, noise.cpu().masked_fill(alike, 0.0))
     eps = torch.finfo(dtype).eps
-    allowed = FACTOR * _rms(e) + RMS_FLOOR * eps * _rms(s)
-    reason = "" if same_bits else _judge(c, o, e, s, eps, allowed)
+    allowed = FACTOR * rms(e) + RMS_FLOOR * eps * rms(s)
+    limit = FACTOR * e + ELEMENT_FLOOR * eps * s
+    count = int((c_error > limit).sum())
+    worst = _worst(c, o, limit) if count else None
+    reason = ""
+    if exact and not same_bits:
+        reason = _unequal(candidate, reference)
+    elif not same_bits:
+        reason = _judge(c_error, e, s, allowed, count, worst)
     return TensorReport(
         name=name, shape=shape, dtype=dtype,
         max_abs=_max((c - r).abs()), max_rel=_max_relative(c, r), ulp=worst_ulp,
-        candidate_error=_rms(c_error), reference_error=_rms(r_error), allowed=allowed,
+        candidate_error=rms(c_error), reference_error=rms(r_error), allowed=allowed,
         bit_identical=same_bits, agrees=not reason, reason=reason,
+        differing=0 if same_bits else count, worst=None if same_bits else worst,
     )  # fmt: skip
 
 
@@ -150,34 +148,59 @@ def to_double(values: Tensor | NDArray[Any]) -> Tensor:
     return torch.as_tensor(values).detach().to("cpu", torch.float64)
 
 
-def _judge(c: Tensor, o: Tensor, e: Tensor, s: Tensor, eps: float, allowed: float) -> str:
-    """The two inequalities of the rule; the empty string where both hold."""
-    if _rms(e) > REFERENCE_LIMIT * _rms(s):
+def _judge(
+    c_error: Tensor, e: Tensor, s: Tensor, allowed: float, count: int, worst: Worst | None
+) -> str:
+    """The two inequalities of the rule in words; the empty string where both hold."""
+    if rms(e) > REFERENCE_LIMIT * rms(s):
         return (
-            f"the reference itself is {_rms(e):.1e} from its float64 run, "
+            f"the reference itself is {rms(e):.1e} from its float64 run, "
             "so it cannot judge; is it random, or does it depend on the dtype?"
         )
-    c_error = (c - o).abs()
-    limit = FACTOR * e + ELEMENT_FLOOR * eps * s
-    count = int((c_error > limit).sum())
-    if count == 0 and _rms(c_error) <= allowed:
+    if worst is not None:
+        return (
+            f"{count} of {c_error.numel()} elements; worst {list(worst.index)}: got "
+            f"{worst.got:.9g}, expected {worst.expected:.9g} within {worst.limit:.1e}"
+        )
+    if rms(c_error) <= allowed:
         return ""
-    if count == 0:
-        return f"rms error {_rms(c_error):.1e}, allowed {allowed:.1e}, spread over all elements"
-    worst = int((c_error / limit).argmax())
+    return f"rms error {rms(c_error):.1e}, allowed {allowed:.1e}, spread over all elements"
+
+
+def _worst(c: Tensor, o: Tensor, limit: Tensor) -> Worst:
+    """The element that is the most times its limit away."""
+    worst = int(((c - o).abs() / limit).argmax())
     index = tuple(int(i) for i in np.unravel_index(worst, tuple(c.shape)))
-    got, expected = float(c.flatten()[worst]), float(o.flatten()[worst])
+    return Worst(index, *(float(values.flatten()[worst]) for values in (c, o, limit)))
+
+
+def _unequal(candidate: Tensor, reference: Tensor) -> str:
+    """Bits differ, in words: how many elements, which first, and the values there."""
+    differ = _bits(candidate) != _bits(reference)
+    index = [int(i) for i in differ.nonzero()[0]]
+    got, expected = (t[tuple(index)].item() for t in (candidate, reference))
     return (
-        f"{count} of {c.numel()} elements; worst {list(index)}: got {got:.9g}, "
-        f"expected {expected:.9g} within {float(limit.flatten()[worst]):.1e}"
+        f"other bits in {int(differ.sum())} of {differ.numel()} elements; first {index}: "
+        f"got {got!r}, expected {expected!r}"
     )
 
 
 def _sizes(o: Tensor, sums: Tensor | None, dtype: torch.dtype) -> Tensor:
     """s, at least |o| and never so small that a step of the denormals would count as an error."""
-    given = o.abs().clamp(min=_rms(o)) if sums is None else torch.maximum(sums.cpu(), o.abs())
+    given = o.abs().clamp(min=rms(o)) if sums is None else torch.maximum(sums.cpu(), o.abs())
     info = torch.finfo(dtype)
     return given.clamp(min=info.smallest_normal)  # smallest_normal * eps is the denormals' step
+
+
+def without_numbers(
+    name: str, reason: str, shape: tuple[int, ...] = (), dtype: torch.dtype | None = None
+) -> TensorReport:
+    """A verdict that no number decides; it agrees where there is no reason against it."""
+    number = math.nan if reason else 0.0
+    return TensorReport(
+        name, shape, dtype, number, number, None if reason else 0, number, number, number,
+        not reason, not reason, reason,
+    )  # fmt: skip
 
 
 def _missing(name: str, candidate: Tensor | None, reference: Tensor | None) -> TensorReport:
@@ -187,25 +210,15 @@ def _missing(name: str, candidate: Tensor | None, reference: Tensor | None) -> T
     if candidate is not None:
         reason = f"missing in the reference, {tuple(candidate.shape)} in the candidate"
         return _unlike(name, candidate, reason)
-    return _without_numbers(name, (), None, "")
+    return replace(without_numbers(name, ""), reason="no gradient in either arm")
 
 
 def _unlike(name: str, present: Tensor, reason: str) -> TensorReport:
-    return _without_numbers(name, tuple(present.shape), present.dtype, reason)
+    return without_numbers(name, reason, tuple(present.shape), present.dtype)
 
 
-def _without_numbers(
-    name: str, shape: tuple[int, ...], dtype: torch.dtype | None, reason: str
-) -> TensorReport:
-    number = math.nan if reason else 0.0
-    return TensorReport(
-        name, shape, dtype, number, number, None if reason else 0, number, number, number,
-        not reason, not reason, reason or "no gradient in either arm",
-    )  # fmt: skip
-
-
-def _not_finite(tensors: dict[str, Tensor]) -> str:
-    counts = {arm: int((~torch.isfinite(t)).sum()) for arm, t in tensors.items()}
+def _not_finite(tensors: dict[str, Tensor], alike: Tensor) -> str:
+    counts = {arm: int((~(torch.isfinite(t) | alike)).sum()) for arm, t in tensors.items()}
     found = [f"{count} in the {arm}" for arm, count in counts.items() if count]
     return f"NaN or infinity: {', '.join(found)}" if found else ""
 
@@ -214,7 +227,7 @@ def _bits(values: Tensor) -> Tensor:
     return values.detach().cpu().contiguous().view(_INTEGERS[values.element_size()])
 
 
-def _rms(values: Tensor) -> float:
+def rms(values: Tensor) -> float:
     """Root mean square, scaled by the largest so that squares neither vanish nor overflow."""
     top = _max(values.abs())
     return top * math.sqrt(float((values / top).square().mean())) if top != 0 else 0.0

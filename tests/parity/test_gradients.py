@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from manualbp.parity import GradientReport, TensorReport, compare_gradients
-from manualbp.parity.gradients import random_cotangent
+from manualbp.parity.record import Check
+from manualbp.parity.runs import random_cotangent
 
 
 def model(dtype: torch.dtype = torch.float32) -> nn.Sequential:
@@ -42,7 +43,7 @@ class Faulty(nn.Module):
 
 def test_the_same_computation_agrees_by_the_bit() -> None:
     reference = model()
-    report = compare_gradients(copy.deepcopy(reference), reference, X, Y, nn.MSELoss())
+    report = compare_gradients(copy.deepcopy(reference), reference, X, nn.MSELoss(), target=Y)
     assert report.agrees and report.bit_identical
     names = [tensor.name for tensor in report.tensors]
     assert names[:3] == ["output", "loss", "input.grad"] and len(names) == 9
@@ -61,7 +62,7 @@ def test_another_order_of_summation_agrees(dtype: torch.dtype) -> None:
     for child in other.children():
         if isinstance(child, nn.Linear):
             child.__class__ = Reversed
-    report = compare_gradients(other, reference, X.to(dtype), Y.to(dtype), nn.MSELoss())
+    report = compare_gradients(other, reference, X.to(dtype), nn.MSELoss(), target=Y.to(dtype))
     assert report.agrees, report.differing
 
 
@@ -79,7 +80,9 @@ FAULTS: dict[str, Callable[[str, Tensor], Tensor]] = {
 @pytest.mark.parametrize("fault", FAULTS)
 def test_planted_faults_are_caught(fault: str) -> None:
     reference = model()
-    report = compare_gradients(Faulty(reference, FAULTS[fault]), reference, X, Y, nn.MSELoss())
+    report = compare_gradients(
+        Faulty(reference, FAULTS[fault]), reference, X, nn.MSELoss(), target=Y
+    )
     assert not report.agrees and not report.worst.agrees
     blamed = {tensor.name for tensor in report.differing}
     changed = {f"{n}.grad" for n, p in reference.named_parameters()
@@ -91,13 +94,13 @@ def test_an_oracle_that_is_off_is_caught() -> None:
     reference = model(torch.float64)
     o = reference(X.double())
     right = {"output": o.detach().numpy()}
-    args = (copy.deepcopy(reference), reference, X.double(), Y.double(), nn.MSELoss())
-    assert compare_gradients(*args, oracle=right).agrees
+    args = (copy.deepcopy(reference), reference, X.double(), nn.MSELoss())
+    assert compare_gradients(*args, target=Y.double(), oracle=right).agrees
     wrong = {"output": right["output"] * (1 + 1e-11)}
-    report = compare_gradients(*args, oracle=wrong)
+    report = compare_gradients(*args, target=Y.double(), oracle=wrong)
     assert [tensor.name for tensor in report.differing] == ["output"]
     with pytest.raises(ValueError, match="the oracle names outptu"):
-        compare_gradients(*args, oracle={"outptu": right["output"]})
+        compare_gradients(*args, target=Y.double(), oracle={"outptu": right["output"]})
 
 
 def test_a_backward_that_forgets_its_cotangent_is_caught() -> None:
@@ -114,7 +117,12 @@ def test_a_backward_that_forgets_its_cotangent_is_caught() -> None:
 
     reference = model()
     report = compare_gradients(
-        copy.deepcopy(reference), reference, X, Y, nn.MSELoss(), Forgetful.apply
+        copy.deepcopy(reference),
+        reference,
+        X,
+        nn.MSELoss(),
+        target=Y,
+        candidate_loss=Forgetful.apply,
     )
     assert "input.grad" in {tensor.name for tensor in report.differing}
 
@@ -126,7 +134,7 @@ def test_missing_gradients() -> None:
 
     reference = model()
     cut = Cut(*copy.deepcopy(list(reference)))
-    report = compare_gradients(cut, reference, X, Y, nn.MSELoss())
+    report = compare_gradients(cut, reference, X, nn.MSELoss(), target=Y)
     assert "missing in the candidate" in report.worst.reason
 
 
@@ -134,7 +142,7 @@ def test_nothing_is_changed() -> None:
     reference = nn.Sequential(nn.Linear(4, 2), nn.BatchNorm1d(2), nn.Dropout(0.5))
     candidate = copy.deepcopy(reference)
     before, state = copy.deepcopy(reference.state_dict()), torch.get_rng_state()
-    assert compare_gradients(candidate, reference, X, Y, nn.MSELoss()).bit_identical
+    assert compare_gradients(candidate, reference, X, nn.MSELoss(), target=Y).bit_identical
     assert torch.equal(torch.get_rng_state(), state)
     for module in (candidate, reference):
         assert all(torch.equal(v, before[name]) for name, v in module.state_dict().items())
@@ -146,7 +154,7 @@ def test_different_parameters_are_refused() -> None:
     with torch.no_grad():
         candidate[2].weight[0, 0] += 1
     with pytest.raises(ValueError, match=r"different 2\.weight; use candidate\.load_state_dict"):
-        compare_gradients(candidate, reference, X, Y, nn.MSELoss())
+        compare_gradients(candidate, reference, X, nn.MSELoss(), target=Y)
 
 
 def test_a_gradient_only_the_candidate_has_is_reported() -> None:
@@ -160,7 +168,7 @@ def test_a_gradient_only_the_candidate_has_is_reported() -> None:
 
     reference, candidate = nn.Linear(4, 2), Scaled()
     candidate.load_state_dict(reference.state_dict(), strict=False)
-    report = compare_gradients(candidate, reference, X, Y, nn.MSELoss())
+    report = compare_gradients(candidate, reference, X, nn.MSELoss(), target=Y)
     assert [tensor.name for tensor in report.differing] == ["scale.grad"]
 
 
@@ -171,14 +179,14 @@ def test_unused_parameters_agree() -> None:
             self.idle = nn.Linear(2, 2)
 
     reference = Idle()
-    assert compare_gradients(copy.deepcopy(reference), reference, X, Y, nn.MSELoss()).agrees
+    assert compare_gradients(copy.deepcopy(reference), reference, X, nn.MSELoss(), target=Y).agrees
 
 
 def test_an_oracle_of_another_shape_is_caught() -> None:
     reference = nn.Linear(4, 2)
     oracle = {"output": torch.zeros(6, 1).numpy()}
     candidate = copy.deepcopy(reference)
-    report = compare_gradients(candidate, reference, X, Y, nn.MSELoss(), oracle=oracle)
+    report = compare_gradients(candidate, reference, X, nn.MSELoss(), target=Y, oracle=oracle)
     assert "the oracle is (6, 1)" in report.worst.reason
 
 
@@ -189,7 +197,7 @@ def test_inputs_are_not_edited() -> None:
             return super().forward(x)
 
     reference, before = Editing(4, 2), X.clone()
-    compare_gradients(copy.deepcopy(reference), reference, X, Y, nn.MSELoss())
+    compare_gradients(copy.deepcopy(reference), reference, X, nn.MSELoss(), target=Y)
     assert torch.equal(X, before)
 
 
@@ -204,5 +212,5 @@ def test_the_worst_tensor_differs_first_and_has_other_bits_next() -> None:
         return TensorReport(name, (1,), None, 0, 0, 0, 0.5, 0.5, 1.0, bits, agrees, "")
 
     rows = (report("a", True, True), report("b", False, True), report("c", True, False))
-    assert GradientReport(rows).worst.name == "c"
-    assert GradientReport(rows[:2]).worst.name == "b"
+    assert GradientReport("c", "r", (Check("backward", 0, rows),)).worst.name == "c"
+    assert GradientReport("c", "r", (Check("backward", 0, rows[:2]),)).worst.name == "b"

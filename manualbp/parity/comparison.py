@@ -1,0 +1,126 @@
+"""One check of two arms: both run once, then judged; kept, so that more can be asked afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from manualbp.parity.arms import Subject
+from manualbp.parity.record import TensorReport
+from manualbp.parity.runs import KINDS, Call, Directions, Loss, Run, Tensors, WrongShape, named
+from manualbp.parity.tolerance import compare_tensors, without_numbers
+from manualbp.parity.yardstick import TWINS, Twins, Yardstick, judge
+
+
+class Comparison:
+    """Both arms' runs of one kind, the yardstick, and the ``reports`` on every tensor.
+
+    Args:
+        kind: one of ``runs.KINDS``.
+        candidate: the arm under test; what it raises is a difference.
+        reference: the arm it should equal; what it raises is raised.
+        call: arguments, loss, target and seed.
+        candidate_loss: the candidate's own loss, ``call.loss`` by default.
+        cotangent: of the loss or the outputs; random by default.
+        exact: ask for the reference's bits.
+        twins: copies of the reference to work with; made here by default.
+        pairs: twins that are drawn at once; where they say "differs", ``TWINS`` decide.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        candidate: Subject,
+        reference: Subject,
+        call: Call,
+        *,
+        candidate_loss: Loss | None = None,
+        cotangent: Any = None,
+        exact: bool = False,
+        twins: Twins | None = None,
+        pairs: int = TWINS,
+    ) -> None:
+        self.kind, self.call, self.exact = kind, call, exact
+        self.candidate, self.reference = candidate, reference
+        self.candidate_call = replace(call, loss=candidate_loss or call.loss)
+        self.twins = twins or Twins.of(reference)
+        self.directions = Directions(call.seed, _by_name(cotangent, call))
+        self.theirs = KINDS[kind](reference, call, self.directions)
+        self.ours, problems = self._run_candidate()
+        self.yardstick = Yardstick(KINDS[kind], reference, call, self.directions, self.twins)
+        self.reports = (*problems, *self._judged(pairs))
+
+    @property
+    def agrees(self) -> bool:
+        """Every tensor agrees."""
+        return all(report.agrees for report in self.reports)
+
+    @property
+    def rows(self) -> int | None:
+        """N, the rows of the batch: the common length of the outputs' first dimension."""
+        outputs = [t for n, t in self.theirs.tensors.items() if n.startswith("output")]
+        lengths = {t.shape[0] if t is not None and t.dim() else None for t in outputs}
+        return lengths.pop() if len(lengths) == 1 else None
+
+    def dtype(self, name: str) -> torch.dtype:
+        """The reference's dtype of a tensor."""
+        value = self.theirs.tensors.get(name)
+        return self.yardstick.dtype if value is None else value.dtype
+
+    def judge_one(self, name: str, candidate: Tensor | None) -> TensorReport:
+        """The verdict on another value of one of the candidate's tensors."""
+        yardstick = self.yardstick.extend(TWINS)
+        return compare_tensors(
+            name, candidate, self.theirs.tensors.get(name), yardstick.exact.get(name),
+            sums=yardstick.sums.get(name), noise=yardstick.noise.get(name), exact=self.exact,
+        )  # fmt: skip
+
+    def rerun_candidate(
+        self, call: Call | None = None, hook: Callable[[Tensor], Tensor] | None = None
+    ) -> Tensors:
+        """The candidate's tensors for another call, or with the outputs' gradients changed."""
+        own = replace(call or self.call, loss=self.candidate_call.loss)
+        return KINDS[self.kind](self.candidate, own, self.directions, hook).tensors
+
+    def _run_candidate(self) -> tuple[Run, list[TensorReport]]:
+        """The run, and what is wrong with it before any number is compared."""
+        first = next(iter(self.theirs.tensors))
+        try:
+            run = KINDS[self.kind](self.candidate, self.candidate_call, self.directions)
+        except WrongShape as error:
+            return Run({}), [without_numbers(error.name, str(error))]
+        except Exception as error:
+            reason = f"the candidate raised {type(error).__name__}: {' '.join(str(error).split())}"
+            return Run({}), [without_numbers(first, reason)]
+        problems = []
+        if run.structure != self.theirs.structure:
+            reason = f"{run.structure}, expected {self.theirs.structure}"
+            problems.append(without_numbers("structure", f"structure {reason}"))
+        for name in run.edited:
+            if name not in self.theirs.edited:
+                reason = "written over by the candidate, which may only read it; clone it first"
+                problems.append(without_numbers(f"{name} (read only)", reason))
+        return run, problems
+
+    def _judged(self, pairs: int) -> tuple[TensorReport, ...]:
+        if not self.ours.tensors:  # it raised: that is the one report
+            return ()
+        for count in sorted({min(pairs, TWINS), TWINS}):
+            self.yardstick.extend(count)
+            reports = judge(self.ours.tensors, self.theirs.tensors, self.yardstick, self.exact)
+            if all(report.agrees for report in reports):
+                break
+        return reports
+
+
+def _by_name(cotangent: Any, call: Call) -> dict[str, Tensor]:
+    """A given cotangent under the names of what it belongs to."""
+    if cotangent is None:
+        return {}
+    root = "output" if call.loss is None else "loss"
+    return named(cotangent, lambda path: root + pytree.keystr(path))

@@ -1,0 +1,173 @@
+r"""How far a correct run may be from the float64 run: known element by element, from twins.
+
+A pair of twins is the reference with every input, parameter and output gradient off by at most
+one eps of the working dtype, run in the working dtype and in float64. How far the float64 twin
+moves, over eps, is the size s of the sums behind a number; how far the two twins lie apart is one
+more draw of e, the reference's own error (tolerance.py).
+
+    s = |o| + max over twins |o_twin - o| / eps          e = max over twins |r_twin - o_twin|
+
+Limits only grow with the number of twins: what agrees by two agrees by all nine.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from manualbp.parity.arms import Subject
+from manualbp.parity.record import TensorReport
+from manualbp.parity.runs import Call, Directions, Run, Tensors
+from manualbp.parity.tolerance import compare_tensors, to_double
+
+TWINS = 9
+
+# KINDS of runs.py: one run of one arm.
+Runner = Callable[..., Run]
+
+
+@dataclass(frozen=True)
+class Twins:
+    """Two copies of the reference, in the working dtype and in float64, to be loaded at will."""
+
+    working: Subject
+    double: Subject
+
+    @staticmethod
+    def of(reference: Subject) -> Twins:
+        """Copies of a reference.
+
+        Raises:
+            ValueError: it cannot be copied.
+        """
+        return Twins(reference.copy(), reference.copy(torch.float64))
+
+
+class Yardstick:
+    """The float64 run ``exact``, and ``sums`` and ``noise`` (s and e) by tensor name.
+
+    Args:
+        run: what is run, one of ``runs.KINDS``.
+        reference: as it stands now; it is read, not run.
+        call: what it is called with.
+        directions: as drawn by the reference's own run.
+        twins: copies of the reference, made here where none are given.
+
+    Raises:
+        ValueError: the reference has no float64 run.
+    """
+
+    def __init__(
+        self,
+        run: Runner,
+        reference: Subject,
+        call: Call,
+        directions: Directions,
+        twins: Twins | None = None,
+    ) -> None:
+        self._run, self._reference, self._directions = run, reference, directions
+        self._call, self._double_call = call, _in_float64(call)
+        self._twins = twins or Twins.of(reference)
+        floats = [*reference.parameters.values(), *call.leaves.values()]
+        self.dtype = next((t.dtype for t in floats if t.is_floating_point()), torch.float32)
+        self.eps = torch.finfo(self.dtype).eps
+        self._generator = torch.Generator().manual_seed(call.seed + 1)
+        self.count = 0
+        self._twins.double.load(reference)
+        self.exact = self._in_double(self._double_call)
+        self._moved = {name: torch.zeros_like(value) for name, value in self.exact.items()}
+        self.noise = {name: torch.zeros_like(value) for name, value in self.exact.items()}
+
+    @property
+    def sums(self) -> dict[str, Tensor]:
+        """s; |o| alone before the first twin."""
+        return {n: self.exact[n].abs() + moved / self.eps for n, moved in self._moved.items()}
+
+    def extend(self, count: int) -> Yardstick:
+        """Draw twins until there are ``count`` pairs."""
+        while self.count < count:
+            self.count += 1
+            self._draw()
+        return self
+
+    def _draw(self) -> None:
+        working, double, generator = self._twins.working, self._twins.double, self._generator
+        working.load(self._reference)
+        with torch.no_grad():
+            for parameter in working.parameters.values():
+                parameter.copy_(nudged(parameter, self.eps, generator))
+        double.load(working)
+        floating = {n: x for n, x in self._call.leaves.items() if x.is_floating_point()}
+        call = _with_leaves(
+            self._call, {n: nudged(x, self.eps, generator) for n, x in floating.items()}
+        )
+        state = generator.get_state()  # both twins get the same nudge of the output's gradient
+        hook: Callable[[Tensor], Tensor] = lambda g: nudged(g, self.eps, generator)  # noqa: E731
+        run = self._run(working, call, self._directions, hook).tensors
+        generator.set_state(state)
+        doubled = {n: x.double() for n, x in call.leaves.items() if n in floating}
+        double_call = _with_leaves(self._double_call, doubled)
+        for name, value in self._in_double(double_call, hook).items():
+            self._moved[name] = torch.maximum(self._moved[name], (value - self.exact[name]).abs())
+            mine = run.get(name)
+            if mine is not None:
+                apart = (to_double(mine) - value).abs()
+                self.noise[name] = torch.maximum(self.noise[name], apart)
+
+    def _in_double(
+        self, call: Call, hook: Callable[[Tensor], Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        try:
+            found = self._run(self._twins.double, call, self._directions, hook).tensors
+        except Exception as error:
+            raise ValueError(
+                f"expected a reference that also runs in float64, got {type(error).__name__}: "
+                f"{error}; make every tensor it reads an input, a parameter or a buffer"
+            ) from error
+        return {name: to_double(value) for name, value in found.items() if value is not None}
+
+
+def judge(
+    candidate: Tensors, reference: Tensors, yardstick: Yardstick, exact: bool = False
+) -> tuple[TensorReport, ...]:
+    """One TensorReport for each tensor of either arm, the reference's order first."""
+    sums, reports = yardstick.sums, []
+    for name in [*reference, *(name for name in candidate if name not in reference)]:
+        report = compare_tensors(
+            name, candidate.get(name), reference.get(name), yardstick.exact.get(name),
+            sums=sums.get(name), noise=yardstick.noise.get(name), exact=exact,
+        )  # fmt: skip
+        reports.append(report)
+    return tuple(reports)
+
+
+def nudged(values: Tensor, eps: float, generator: torch.Generator) -> Tensor:
+    """Every number off by a random relative error of at most eps."""
+    noise = torch.rand(values.shape, generator=generator, dtype=torch.float64) * 2 - 1
+    return (values * (1 + eps * noise.to(values.device))).to(values.dtype)
+
+
+def _with_leaves(call: Call, leaves: dict[str, Tensor]) -> Call:
+    args, kwargs = call.replace(leaves)
+    return Call(args, kwargs, call.loss, call.target, call.seed)
+
+
+def _in_float64(call: Call) -> Call:
+    """The same call in float64: arguments, target, and a loss that is a module."""
+    loss = call.loss
+    if isinstance(loss, nn.Module):
+        loss = copy.deepcopy(loss).double()
+    args, kwargs, target = pytree.tree_map(_to_float64, (call.args, call.kwargs, call.target))
+    return Call(args, kwargs, loss, target, call.seed)
+
+
+def _to_float64(values: Any) -> Any:
+    if isinstance(values, Tensor) and values.is_floating_point():
+        return values.detach().double()
+    return values
