@@ -1,7 +1,8 @@
 """When two tensors agree. The one place that decides.
 
     rms(c - o) <= FACTOR * rms(e) +     RMS_FLOOR * eps * rms(s)     the tensor
-    |c - o|_i  <= FACTOR * e_i    + ELEMENT_FLOOR * eps * s_i        each element
+    |c - o|_i  <= FACTOR * e_i    + ELEMENT_FLOOR * eps * s_i  + TENSOR_FLOOR * eps * rms(s)
+                                                                     each element
 
 c   candidate
 o   oracle: a float64 run of the reference
@@ -34,7 +35,10 @@ FACTOR = 2.0
 # What rounding may do to a whole tensor, in eps, where the reference happens to be exact.
 RMS_FLOOR = 2.0
 # The same for one element, the worst of many.
-ELEMENT_FLOOR = 8.0
+ELEMENT_FLOOR = 16.0
+# What may be left of terms as large as the tensor's others, where another way to the same result
+# adds and takes them away again: no element is judged more finely than by the whole tensor's eps.
+TENSOR_FLOOR = 1.0
 # A reference that is itself this far from float64, relative to its sums, is no yardstick.
 REFERENCE_LIMIT = 0.25
 
@@ -95,7 +99,7 @@ def compare_tensors(
         e = torch.maximum(r_error, noise.cpu().masked_fill(alike, 0.0))
     eps = torch.finfo(dtype).eps
     allowed = FACTOR * rms(e) + RMS_FLOOR * eps * rms(s)
-    limit = FACTOR * e + ELEMENT_FLOOR * eps * s
+    limit = FACTOR * e + eps * (ELEMENT_FLOOR * s + TENSOR_FLOOR * rms(s))
     count = int((c_error > limit).sum())
     worst = _worst(c, o, limit) if count else None
     reason = ""

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from manualbp.parity.tolerance import bit_identical, compare_tensors, ulp_distance
+from manualbp.parity.tolerance import bit_identical, compare_tensors, rms, ulp_distance
 
 FLOATS = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 
@@ -111,7 +111,8 @@ def test_bit_identical() -> None:
 
 
 EPS = 2.0**-23
-ONES, ZEROS = torch.ones(50).double(), torch.zeros(50).double()
+# Enough elements that one of them does not move the rms to its own limit.
+ONES, ZEROS = torch.ones(400).double(), torch.zeros(400).double()
 
 
 def agrees(error: float | Tensor, **known: Tensor) -> bool:
@@ -122,10 +123,15 @@ def agrees(error: float | Tensor, **known: Tensor) -> bool:
 
 def test_where_the_lines_are_drawn() -> None:
     """Each constant of the rule, on both sides: a looser one would let a fault pass."""
-    one = torch.eye(50).double()[7]
+    one = torch.eye(400).double()[7]
     assert agrees(2 * EPS, noise=ZEROS) and not agrees(3 * EPS, noise=ZEROS)  # RMS_FLOOR
-    assert agrees(8 * EPS * one, noise=ZEROS) and not agrees(9 * EPS * one, noise=ZEROS)
-    noise = torch.full((50,), 2.0**-13).double()
+    # ELEMENT_FLOOR and TENSOR_FLOOR together, for terms of size 1 everywhere; then each alone.
+    assert agrees(17 * EPS * one, noise=ZEROS) and not agrees(18 * EPS * one, noise=ZEROS)
+    wide = {"noise": ZEROS, "sums": ONES + one}
+    rest = rms(wide["sums"])
+    assert agrees((32 + rest - 1) * EPS * one, **wide)
+    assert not agrees((32 + rest + 1) * EPS * one, **wide)
+    noise = torch.full((400,), 2.0**-13).double()
     assert agrees(1.9 * 2.0**-13, noise=noise) and not agrees(2.1 * 2.0**-13, noise=noise)  # FACTOR
     for off, judges in ((1.2, True), (1.3, False)):  # REFERENCE_LIMIT
         reference = (ONES * off).float()
@@ -145,8 +151,8 @@ def test_equal_bits_need_no_yardstick() -> None:
 
 def test_sizes_are_at_least_the_value_and_a_denormal_step() -> None:
     assert agrees(EPS, sums=ZEROS, noise=ZEROS)
-    step = torch.full((50,), 2.0**-149)
-    assert compare_tensors("w", step, torch.zeros(50), ZEROS, sums=ZEROS, noise=ZEROS).agrees
+    step = torch.full((400,), 2.0**-149)
+    assert compare_tensors("w", step, torch.zeros(400), ZEROS, sums=ZEROS, noise=ZEROS).agrees
 
 
 def test_numbers_are_against_the_reference() -> None:
@@ -161,6 +167,36 @@ def test_nan_in_one_arm_alone(arm: int) -> None:
     tensors[arm][0] = torch.nan
     report = compare_tensors("w", *tensors)
     assert not report.agrees and "1 in the" in report.reason
+
+
+def test_equal_infinities_are_set_aside() -> None:
+    """Minus infinity where a mask says so; the rest is judged as ever."""
+    reference = torch.tensor([-torch.inf, 1.0, 2.0])
+    args = reference, reference.double()
+    assert compare_tensors("w", reference + 1e-8, *args).agrees
+    assert not compare_tensors("w", reference * torch.tensor([1, 1.01, 1]), *args).agrees
+    report = compare_tensors("w", reference * torch.tensor([-1.0, 1, 1]), *args)
+    assert not report.agrees and "NaN or infinity" in report.reason
+    finite = compare_tensors("w", torch.tensor([0.0, 1.0, 2.0]), *args)
+    assert not finite.agrees
+
+
+def test_asked_for_bits() -> None:
+    reference, oracle = rounded(torch.float32)
+    up = torch.nextafter(reference, torch.full_like(reference, torch.inf))
+    up[0] = reference[0]
+    report = compare_tensors("w", up, reference, oracle, exact=True)
+    assert (
+        not report.agrees and "other bits in 1170 of 1200 elements; first [1, 0]" in report.reason
+    )
+    assert compare_tensors("w", reference.clone(), reference, oracle, exact=True).agrees
+
+
+def test_whole_numbers_must_be_equal() -> None:
+    indices = torch.tensor([3, 1, 2])
+    assert compare_tensors("top", indices.clone(), indices, indices).agrees
+    report = compare_tensors("top", torch.tensor([3, 2, 1]), indices, indices)
+    assert "other bits in 2 of 3 elements; first [1]: got 2, expected 1" in report.reason
 
 
 def test_ulp_distance_does_not_overflow() -> None:
