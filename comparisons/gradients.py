@@ -24,8 +24,8 @@ from comparisons.progress import track
 from manualbp import reference
 from manualbp.activations import ACTIVATIONS
 from manualbp.parity import GradientReport, TensorReport, compare_gradients
+from manualbp.parity.calls import random_cotangent
 from manualbp.parity.report import print_table, scientific
-from manualbp.parity.runs import random_cotangent
 
 
 class LossPair(NamedTuple):

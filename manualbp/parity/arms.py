@@ -15,6 +15,8 @@ from manualbp.parity.tolerance import bit_identical
 
 COMPILED = "_orig_mod."  # what torch.compile puts into the names of a module's parameters
 
+AFTER = " (after)"  # a buffer as a run has left it
+
 Callee = Callable[..., Any]
 
 
@@ -30,6 +32,12 @@ class Subject:
     module: nn.Module | None = None
     parameters: dict[str, Tensor] = field(default_factory=dict)
     own: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def buffers(self) -> set[str]:
+        """The names under which its buffers are compared."""
+        named = [] if self.module is None else self.module.named_buffers()
+        return {f"{name.replace(COMPILED, '')}{AFTER}" for name, _ in named}
 
     def copy(self, dtype: torch.dtype | None = None) -> Subject:
         """The same with parameters and buffers of its own, in ``dtype`` if one is given.

@@ -21,10 +21,11 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from manualbp.parity.arms import borrowed, check_parameters, subject
+from manualbp.parity.calls import Call, Loss
 from manualbp.parity.comparison import Comparison
 from manualbp.parity.power import measure_power
 from manualbp.parity.record import Check, GradientReport, TensorReport
-from manualbp.parity.runs import KINDS, Call, Loss
+from manualbp.parity.runs import KINDS
 from manualbp.parity.tolerance import to_double
 from manualbp.parity.versions import versions
 from manualbp.parity.yardstick import Twins

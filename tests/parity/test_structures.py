@@ -163,10 +163,15 @@ class BlockByHand(Block):
     """Batch statistics and mask written out; the mask is drawn as Dropout draws it."""
 
     correction = 0
+    counts = True
 
     def forward(self, x: Tensor) -> Tensor:
         z = x @ self.linear.weight.t() + self.linear.bias
         mean, var = z.mean(0), z.var(0, correction=self.correction)
+        if self.training and self.counts:
+            self.norm.running_mean.lerp_(mean.detach(), 0.1)
+            self.norm.running_var.lerp_(z.detach().var(0), 0.1)
+            self.norm.num_batches_tracked += 1
         if not self.training:
             mean, var = self.norm.running_mean, self.norm.running_var
         a = torch.tanh((z - mean) * (var + 1e-5).rsqrt() * self.norm.weight + self.norm.bias)
@@ -181,6 +186,10 @@ def test_batch_norm_and_dropout(train: bool) -> None:
     assert all(torch.equal(b, buffers[name]) for name, b in reference.named_buffers())
     candidate.correction = 1
     assert ("output" in reasons(candidate, reference, normal(16, 5))) == train
+    candidate.correction, candidate.counts = 0, False
+    found = reasons(candidate, reference, normal(16, 5))
+    expected = {f"norm.{name} (after)" for name, _ in reference.norm.named_buffers()}
+    assert set(found) == (expected if train else set())  # no gradient shows it
     other = copy.deepcopy(reference).train(not train)
     assert "output" in reasons(other, reference, normal(16, 5))
 
@@ -337,3 +346,34 @@ def test_a_constant_has_no_tangent_to_round() -> None:
     candidate, reference = MatrixHeads().mean, Heads().mean
     agree(candidate, reference, normal(4, 6), nn.MSELoss(), target=normal(4, 2, seed=1),
           also="forward_mode")  # fmt: skip
+
+
+def test_a_sparse_gradient_is_one_of_another_layout() -> None:
+    """Both sparse: judged as ever. One alone: an optimizer would take another path."""
+    sparse, dense = nn.Embedding(7, 3, sparse=True), nn.Embedding(7, 3)
+    dense.load_state_dict(sparse.state_dict())
+    indices = torch.tensor([1, 4, 1, 6])
+    agree(copy.deepcopy(sparse), sparse, indices)
+    assert reasons(sparse, dense, indices) == {"weight.grad (layout)": "sparse, expected dense"}
+
+
+def test_an_arm_may_begin_in_place() -> None:
+    """nn.ReLU(inplace=True) at the head, which no leaf allows; as a candidate it is told."""
+    linear = nn.Linear(4, 2)
+    reference = nn.Sequential(nn.ReLU(inplace=True), linear)
+    plain = nn.Sequential(nn.ReLU(), copy.deepcopy(linear))
+    agree(plain, reference, normal(5, 4))
+    assert set(reasons(reference, plain, normal(5, 4))) == {"input (read only)"}
+
+
+@pytest.mark.parametrize("arm", [torch.fft.fft, lambda z: z * z], ids=["output", "input"])
+def test_complex_tensors_are_refused(arm: Any) -> None:
+    x = normal(4) if arm is torch.fft.fft else torch.complex(normal(4), normal(4))
+    with pytest.raises(TypeError, match=r"expected real tensors, got .* compare torch.view_as_real"):
+        compare_gradients(arm, arm, x)
+
+
+def test_a_derivative_the_reference_lacks_is_named() -> None:
+    reference = nn.BatchNorm1d(4)
+    with pytest.raises(ValueError, match=r"expected a reference that has vmap, .*; leave vmap out"):
+        compare_gradients(copy.deepcopy(reference), reference, normal(6, 4), also="vmap")

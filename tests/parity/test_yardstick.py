@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from manualbp.parity.arms import subject
-from manualbp.parity.runs import KINDS, Call, Directions
+from manualbp.parity.calls import Call, Directions
+from manualbp.parity.runs import KINDS
 from manualbp.parity.yardstick import TWINS, Rounded, Yardstick, judge, nudged
 
 EPS = 2.0**-23
