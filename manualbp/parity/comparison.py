@@ -82,11 +82,14 @@ class Comparison:
         )  # fmt: skip
 
     def rerun_candidate(
-        self, call: Call | None = None, hook: Callable[[Tensor], Tensor] | None = None
+        self,
+        call: Call | None = None,
+        directions: Directions | None = None,
+        hook: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensors:
         """The candidate's tensors for another call, or with the outputs' gradients changed."""
         own = replace(call or self.call, loss=self.candidate_call.loss)
-        return KINDS[self.kind](self.candidate, own, self.directions, hook).tensors
+        return KINDS[self.kind](self.candidate, own, directions or self.directions, hook).tensors
 
     def _run_reference(self) -> Run:
         """What it raises in an ordinary backward is the user's to see; beyond, say what to do."""

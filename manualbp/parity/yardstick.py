@@ -75,7 +75,7 @@ class Yardstick:
         twins: Twins | None = None,
     ) -> None:
         self._run, self._reference, self._directions = run, reference, directions
-        self._call, self._double_call = call, _in_float64(call)
+        self._call, self.double_call = call, _in_float64(call)
         self._twins = twins or Twins.of(reference)
         floats = [*reference.parameters.values(), *call.leaves.values()]
         self.dtype = next((t.dtype for t in floats if t.is_floating_point()), torch.float32)
@@ -83,7 +83,7 @@ class Yardstick:
         self._generator = torch.Generator().manual_seed(call.seed + 1)
         self.count = 0
         self._twins.double.load(reference)
-        self.exact = self._in_double(self._double_call)
+        self.exact = self._in_double(self.double_call)
         self._moved = {name: torch.zeros_like(value) for name, value in self.exact.items()}
         self.noise = {name: torch.zeros_like(value) for name, value in self.exact.items()}
 
@@ -98,6 +98,13 @@ class Yardstick:
             self.count += 1
             self._draw()
         return self
+
+    def rerun(
+        self, call: Call, directions: Directions, hook: Callable[[Tensor], Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        """The float64 run for another call, other directions, or other gradients of the outputs."""
+        self._twins.double.load(self._reference)
+        return self._in_double(_in_float64(call), hook, directions)
 
     def _draw(self) -> None:
         working, double, generator = self._twins.working, self._twins.double, self._generator
@@ -115,25 +122,27 @@ class Yardstick:
         run = self._run(working, call, self._directions, hook).tensors
         generator.set_state(state)
         doubled = {n: x.double() for n, x in call.leaves.items() if n in floating}
-        double_call = _with_leaves(self._double_call, doubled)
+        double_call = _with_leaves(self.double_call, doubled)
         moved = self._in_double(double_call, hook)
         for name in self.exact.keys() & moved.keys():
             mine, value = run.get(name), moved[name]
             if mine is not None:
-                apart = (to_double(mine) - value).abs()
-                self.noise[name] = torch.maximum(self.noise[name], apart)
+                self.noise[name] = _larger(self.noise[name], to_double(mine) - value)
         double.load(working)  # its buffers have moved
         with Rounded(self.eps, generator):
             rounded = self._in_double(double_call, hook)
         for name in self.exact.keys() & rounded.keys():
-            value = rounded[name]
-            self._moved[name] = torch.maximum(self._moved[name], (value - self.exact[name]).abs())
+            self._moved[name] = _larger(self._moved[name], rounded[name] - self.exact[name])
 
     def _in_double(
-        self, call: Call, hook: Callable[[Tensor], Tensor] | None = None
+        self,
+        call: Call,
+        hook: Callable[[Tensor], Tensor] | None = None,
+        directions: Directions | None = None,
     ) -> dict[str, Tensor]:
+        run, double = self._run, self._twins.double
         try:
-            found = self._run(self._twins.double, call, self._directions, hook).tensors
+            found = run(double, call, directions or self._directions, hook).tensors
         except Exception as error:
             raise ValueError(
                 f"expected a reference that also runs in float64, got {type(error).__name__}: "
@@ -186,6 +195,11 @@ def nudged(values: Tensor, eps: float, generator: torch.Generator) -> Tensor:
     """Every number off by a random relative error of at most eps."""
     noise = torch.rand(values.shape, generator=generator, dtype=torch.float64) * 2 - 1
     return (values * (1 + eps * noise.to(values.device))).to(values.dtype)
+
+
+def _larger(known: Tensor, apart: Tensor) -> Tensor:
+    """max(known, |apart|) where that is finite: a twin that overflows says nothing about limits."""
+    return torch.maximum(known, apart.abs().nan_to_num(nan=0.0, posinf=0.0))
 
 
 def _with_leaves(call: Call, leaves: dict[str, Tensor]) -> Call:

@@ -125,3 +125,12 @@ def test_judge_names_what_either_arm_has() -> None:
     assert [(r.name, r.agrees) for r in reports] == [
         ("output", True), ("input.grad", True), ("extra.grad", False)
     ]  # fmt: skip
+
+
+def test_a_twin_that_overflows_says_nothing() -> None:
+    """exp(88.722839) is float32's end: nudged up it is infinite, and no limit may be."""
+    x = torch.tensor([88.722839, 1.0])
+    found = yardstick_of(torch.exp, x).extend(TWINS)
+    up = torch.nextafter(x, torch.full_like(x, torch.inf))
+    assert x.exp().isfinite().all() and up.exp().isinf().any()
+    assert all(v.isfinite().all() for v in (*found.sums.values(), *found.noise.values()))
