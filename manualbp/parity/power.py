@@ -155,7 +155,7 @@ def measure_power(comparison: Comparison) -> PowerReport:
             ):
                 missing.append(
                     f"{fault!r} is not seen in {name}: a change of {caught[1]:.1e} is below the "
-                    f"rounding of its sums, which are {sums / size:.0e} times as large as what is "
+                    f"rounding of its sums, which are {sums / unit:.0e} times as large as what is "
                     "left of them; compare in float64, or choose other inputs"
                 )
         smallest[name] = _smallest(comparison, site, cancels)
