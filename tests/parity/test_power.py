@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from manualbp.parity import GradientReport, compare_gradients
 from manualbp.parity.arms import subject
+from manualbp.parity.calls import Call
 from manualbp.parity.comparison import Comparison
 from manualbp.parity.power import FAULTS, SMALL, Site, measure_power
 from manualbp.parity.record import AGREE, DIFFER, NO_POWER, PowerReport
-from manualbp.parity.runs import Call
 
 X = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
 

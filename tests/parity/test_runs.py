@@ -69,7 +69,7 @@ A, B, WHOLE = torch.zeros(2), torch.ones(3), torch.arange(2)
         ((A, {"mask": B, "deep": (A, [WHOLE])}),
          ["input[0]", "input[1]['mask']", "input[1]['deep'][0]", "input[1]['deep'][1][0]"]),
         ({"x": A}, ["input['x']"]),
-        (MappingProxyType({"x": A, "y": [B, WHOLE]}), ["input['x']", "input['y'][0]", "input['y'][1]"]),
+        (MappingProxyType({"y": [B, WHOLE]}), ["input['y'][0]", "input['y'][1]"]),
         (OrderedDict(x=A), ["input['x']"]),
         ((Pair(A, B), WHOLE), ["input[0].left", "input[0].right", "input[1]"]),
         (lambda seed: (A + seed, B), ["input[0]", "input[1]"]),
