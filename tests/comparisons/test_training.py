@@ -15,8 +15,9 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from comparisons import data, training
-from comparisons.cli import Parser, main
+from comparisons.cli import main
 from manualbp.layers import Linear
+from manualbp.parity.options import Parser
 from manualbp.parity.training import TrainingReport, train_side_by_side
 
 ROOT = Path(__file__).parents[2]
