@@ -24,8 +24,8 @@ from comparisons.data import Dataset
 from comparisons.distributed import Group, Shares
 from comparisons.progress import TrainingProgress
 from manualbp.parity.report import markdown_table, print_table, scientific
+from manualbp.parity.side_by_side import Arm, SideBySide, evaluate, train_side_by_side
 from manualbp.parity.tensorboard import PARITY, VERDICT, RunLog
-from manualbp.parity.training import Arm, TrainingReport, evaluate, train_side_by_side
 
 AUTOGRAD, MANUAL = "autograd", "manual"
 # Name -> (how it is made from parameters and lr, default lr).
@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
     group: Group = args.group
     dataset, arms = cli.together(group, lambda: prepare(args))
     opened = cli.together(group, lambda: open_log(args), group.share)
-    report = TrainingReport()
+    report = SideBySide()
     metrics: dict[str, dict[str, float]] = {arm.name: {} for arm in arms}
     interrupted = False
     with opened as log:
@@ -167,7 +167,7 @@ def train(
     dataset: Dataset,
     arms: tuple[Arm, Arm],
     log: RunLog | None,
-    report: TrainingReport,
+    report: SideBySide,
     metrics: dict[str, dict[str, float]],
 ) -> None:
     """All epochs; ``report`` and ``metrics`` are up to date whenever it is interrupted.
@@ -203,7 +203,7 @@ def train(
 COLUMNS = ["", AUTOGRAD, MANUAL]
 
 
-def summary(report: TrainingReport, metrics: dict[str, dict[str, float]]) -> list[list[str]]:
+def summary(report: SideBySide, metrics: dict[str, dict[str, float]]) -> list[list[str]]:
     """The rows of the final table: last losses, accuracy, time per step."""
     rows = []
     if report.last:
@@ -218,7 +218,7 @@ def summary(report: TrainingReport, metrics: dict[str, dict[str, float]]) -> lis
     return rows
 
 
-def judge(report: TrainingReport, interrupted: bool, processes: int = 1) -> str:
+def judge(report: SideBySide, interrupted: bool, processes: int = 1) -> str:
     """The verdict in one or two lines of words."""
     where = f" in each of {processes} processes" if processes > 1 else ""
     stopped = f"interrupted after {report.steps} steps; " if interrupted else ""

@@ -70,7 +70,7 @@ class Worst(NamedTuple):
 
 
 @dataclass
-class TrainingReport:
+class SideBySide:
     """What a run has shown so far; ``add`` takes one step after another."""
 
     steps: int = 0
