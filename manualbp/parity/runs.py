@@ -117,6 +117,17 @@ class Run:
     edited: tuple[str, ...] = ()
 
 
+def seed_all(seed: int) -> None:
+    """Seed the global generators of the devices in use.
+
+    torch.manual_seed also notes it, with a stack trace, for every device that is not yet in use:
+    milliseconds and memory at each call.
+    """
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(seed)
+
+
 def random_cotangent(shape: Sequence[int], dtype: torch.dtype, seed: int) -> Tensor:
     """Numbers of either sign with sizes in [0.5, 1.5]: never 1 by habit, never near zero."""
     generator = torch.Generator().manual_seed(seed)
@@ -208,7 +219,7 @@ def _forward(
     s: Subject, call: Call, hook: Hook | None
 ) -> tuple[Run, dict[str, Tensor], dict[str, Tensor]]:
     """The outputs and the loss; the leaves among the inputs; what the way back starts from."""
-    torch.manual_seed(call.seed)  # every arm sees the same dropout; inside fork_rng
+    seed_all(call.seed)  # every arm sees the same dropout; inside fork_rng
     leaves = {n: _leaf(x) for n, x in call.leaves.items()}
     args, kwargs = call.replace(leaves)
     with torch.enable_grad():
@@ -295,7 +306,7 @@ def _wanted(s: Subject, leaves: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _pure(s: Subject, call: Call, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The outputs, or the loss, as a function of inputs and parameters by name."""
-    torch.manual_seed(call.seed)
+    seed_all(call.seed)
     args, kwargs = call.replace(values)
     if s.module is None:
         output = s.call(*args, **kwargs)
