@@ -158,7 +158,7 @@ def check(case: Case, seed: int = 0) -> GradientReport:
     e = build(case, seed)
     return compare_gradients(
         e.manual, e.autograd, e.x, e.autograd_loss, target=e.y, candidate_loss=e.manual_loss,
-        oracle=oracle(case, e, seed), seeds=(seed,), power=False,
+        oracle=oracle(case, e, seed), seeds=(seed,),
     )  # fmt: skip
 
 
@@ -249,6 +249,13 @@ def show(results: Sequence[tuple[Case, GradientReport]], verbose: bool, seconds:
     for case, report in results:
         for tensor in report.differing:
             print(f"DIFFER {case.id} {tensor.name}: {tensor.reason}")
+        for reason in report.power.missing if report.power else ():
+            print(f"NO POWER {case.id}: {reason}")
+    planted = [fault for _, report in results if report.power for fault in report.power.planted]
+    print(
+        f"Planted into the gradients: {len(planted)} standard faults, "
+        f"{sum(fault.caught for fault in planted)} caught."
+    )
     tensors = [tensor for _, report in results for tensor in report.tensors]
     same = sum(tensor.bit_identical for tensor in tensors)
     bad = sum(not report.agrees for _, report in results)

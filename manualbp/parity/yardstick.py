@@ -158,6 +158,8 @@ class Rounded(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _off(self, value: Any) -> Any:
         if not isinstance(value, Tensor) or not value.is_floating_point() or value.is_meta:
             return value
+        if value._is_zerotensor():  # the tangent of a constant: it has no memory to read
+            return value
         return nudged(value, self.eps, self.generator)
 
 
