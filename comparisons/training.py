@@ -25,8 +25,8 @@ from comparisons.distributed import Group, Shares
 from comparisons.progress import TrainingProgress
 from manualbp.parity import options
 from manualbp.parity.report import markdown_table, print_table, scientific
+from manualbp.parity.side_by_side import Arm, SideBySide, evaluate, train_side_by_side
 from manualbp.parity.tensorboard import PARITY, VERDICT, RunLog
-from manualbp.parity.training import Arm, TrainingReport, evaluate, train_side_by_side
 
 AUTOGRAD, MANUAL = "autograd", "manual"
 # Name -> (how it is made from parameters and lr, default lr).
@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
     group: Group = args.group
     dataset, arms = cli.together(group, lambda: prepare(args))
     opened = cli.together(group, lambda: open_log(args), group.share)
-    report = TrainingReport()
+    report = SideBySide()
     metrics: dict[str, dict[str, float]] = {arm.name: {} for arm in arms}
     interrupted = False
     with opened as log:
@@ -170,7 +170,7 @@ def train(
     dataset: Dataset,
     arms: tuple[Arm, Arm],
     log: RunLog | None,
-    report: TrainingReport,
+    report: SideBySide,
     metrics: dict[str, dict[str, float]],
 ) -> None:
     """All epochs; ``report`` and ``metrics`` are up to date whenever it is interrupted.
@@ -206,7 +206,7 @@ def train(
 COLUMNS = ["", AUTOGRAD, MANUAL]
 
 
-def summary(report: TrainingReport, metrics: dict[str, dict[str, float]]) -> list[list[str]]:
+def summary(report: SideBySide, metrics: dict[str, dict[str, float]]) -> list[list[str]]:
     """The rows of the final table: last losses, accuracy, time per step."""
     rows = []
     if report.last:
@@ -221,7 +221,7 @@ def summary(report: TrainingReport, metrics: dict[str, dict[str, float]]) -> lis
     return rows
 
 
-def judge(report: TrainingReport, interrupted: bool, processes: int = 1) -> str:
+def judge(report: SideBySide, interrupted: bool, processes: int = 1) -> str:
     """The verdict in one or two lines of words."""
     where = f" in each of {processes} processes" if processes > 1 else ""
     stopped = f"interrupted after {report.steps} steps; " if interrupted else ""

@@ -10,15 +10,15 @@ from __future__ import annotations
 from manualbp.parity.arms import load_parameters
 from manualbp.parity.gradients import assert_gradients_match, compare_gradients
 from manualbp.parity.record import GradientReport, TensorReport
+from manualbp.parity.side_by_side import Arm, SideBySide, Step, evaluate, train_side_by_side
 from manualbp.parity.tolerance import bit_identical, compare_tensors, ulp_distance
-from manualbp.parity.training import Arm, Step, TrainingReport, evaluate, train_side_by_side
 
 __all__ = [
     "Arm",
     "GradientReport",
+    "SideBySide",
     "Step",
     "TensorReport",
-    "TrainingReport",
     "assert_gradients_match",
     "bit_identical",
     "compare_gradients",

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import nn
 
-from manualbp.parity.training import ArmStep, Step
+from manualbp.parity.side_by_side import ArmStep, Step
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

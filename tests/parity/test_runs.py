@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from manualbp.parity.calls import Call, Directions, WrongShape, random_cotangent
 from torch import Tensor, nn
 
 from manualbp.parity.arms import subject
+from manualbp.parity.calls import Call, Directions, WrongShape, random_cotangent
 from manualbp.parity.runs import KINDS, Run, backward, forward_mode, second_order, vmap
 
 

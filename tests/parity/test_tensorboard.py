@@ -22,8 +22,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 
 from manualbp.parity import tensorboard
+from manualbp.parity.side_by_side import Arm, evaluate, train_side_by_side
 from manualbp.parity.tensorboard import PARITY, RunLog, log_divergence
-from manualbp.parity.training import Arm, evaluate, train_side_by_side
 
 
 def read(path: Path) -> EventAccumulator:

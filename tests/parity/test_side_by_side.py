@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from manualbp.parity.training import (
+from manualbp.parity.side_by_side import (
     Arm,
     ArmStep,
+    SideBySide,
     Step,
-    TrainingReport,
     evaluate,
     train_side_by_side,
 )
@@ -41,8 +41,8 @@ def batches(count: int) -> Iterator[tuple[Tensor, Tensor]]:
         yield torch.randn(6, 4, generator=generator), torch.randn(6, 2, generator=generator)
 
 
-def report_of(candidate: Arm, reference: Arm, count: int = 30) -> TrainingReport:
-    report = TrainingReport()
+def report_of(candidate: Arm, reference: Arm, count: int = 30) -> SideBySide:
+    report = SideBySide()
     for step in train_side_by_side(candidate, reference, batches(count)):
         report.add(step)
     return report
@@ -116,7 +116,7 @@ def test_a_faulty_update_is_seen() -> None:
 
 
 def test_no_step_is_no_agreement() -> None:
-    assert not TrainingReport().bit_identical
+    assert not SideBySide().bit_identical
 
 
 def test_numbers_of_a_step() -> None:
@@ -225,7 +225,7 @@ def test_times_go_to_their_arm() -> None:
     def arm(seconds: float) -> ArmStep:
         return ArmStep({"loss": 1.0}, 0.1, {}, seconds)
 
-    report = TrainingReport()
+    report = SideBySide()
     report.add(Step(1, arm(0.001), arm(0.003), {}))
     assert report.seconds == {"candidate": [0.001], "reference": [0.003]}
     assert report.milliseconds("reference") == 3.0
