@@ -228,7 +228,9 @@ def test_the_candidate_is_measured_not_the_reference() -> None:
 def test_a_fault_that_nobody_sees_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     """The refusal itself, planted: a rule that sees nothing has no power."""
     reference = model()
-    comparison = Comparison("backward", subject(copy.deepcopy(reference)), subject(reference),
+    candidate = copy.deepcopy(reference)
+    candidate[0].weight.register_hook(next_number)
+    comparison = Comparison("backward", subject(candidate), subject(reference),
                             Call.of(X, None, None, 0))  # fmt: skip
     blind = comparison.reports[0]
     monkeypatch.setattr(comparison, "judge_one", lambda name, candidate: blind)
