@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 COMMANDS = {
     "gradients": "outputs, losses and every gradient: NumPy, the Function, autograd",
     "training": "two training runs on real data, step by step, in TensorBoard",
+    "power": "planted faults that must be caught, correct pairs that must not",
     "speed": "time and memory of a step: eager, torch.compile, by hand, JAX, scikit-learn",
     "walkthrough": "the article's networks, every number by its formula",
 }
