@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     if args.quick:
         faults, count, note = faults[::QUICK_STRIDE], QUICK_PAIRS, "no torch.compile with --quick"
     else:
-        count, note = PAIRS, Compiler().missing(torch.device("cpu"))
+        count, note = PAIRS, Compiler().missing(torch.device("cpu")) or ""
     outcomes = measure.judged_faults(faults, JUDGES, args.seed)
     cells = pairs.cells(count, args.seed, compiling=not note)
     results = measure.judged_pairs(cells, Results(outcomes))
