@@ -17,7 +17,7 @@ from manualbp.parity import options
 from manualbp.parity.arguments import LOSSES, OPTIMIZERS, STEPS, parse
 from manualbp.parity.options import UsageError
 from manualbp.parity.record import GradientReport, TrainingReport, Trajectory
-from manualbp.parity.specs import explain, importable_here, load_arm, load_value
+from manualbp.parity.specs import explain, importable_here, is_refusal, load_arm, load_value
 
 Report = GradientReport | TrainingReport
 
@@ -25,7 +25,7 @@ Report = GradientReport | TrainingReport
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one comparison, print and write its report, and return the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    with importable_here():
+    with importable_here(), torch.random.fork_rng(devices=[]):
         try:
             args = parse(arguments)
             report = compare(args)
@@ -33,11 +33,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             return 130
-        except UsageError as error:
-            print(f"error: {options.one_line(error)}", file=sys.stderr)
-            return 2
-        except Exception as error:  # raised by what the user wrote, or by what refuses it
-            print(f"error: {explain(error)}", file=sys.stderr)
+        except Exception as error:  # a refusal, or raised by what the user wrote
+            words = options.one_line(error) if is_refusal(error) else explain(error)
+            print(f"error: {words}", file=sys.stderr)
             return 2
     if isinstance(report, TrainingReport) and report.interrupted:
         onwards = f"; the same command goes on from {args.checkpoint}" if args.checkpoint else ""
@@ -61,6 +59,7 @@ def compare(args: argparse.Namespace) -> Report:
     from manualbp.parity.arms import load_parameters
 
     seed = (args.seeds or (0,))[0]
+    torch.manual_seed(seed)  # what a module makes while it is imported
     candidate, reference = load_arm(args.candidate, seed), load_arm(args.reference, seed)
     if isinstance(candidate, nn.Module) and isinstance(reference, nn.Module):
         load_parameters(candidate, reference, args.parameters)

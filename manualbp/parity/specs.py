@@ -91,17 +91,20 @@ def load_value(spec: str, seed: int, *, by_seed: bool = False) -> Any:
 
 
 def explain(error: BaseException) -> str:
-    """``ValueError: its text (file:line)``; what this package refuses, by its text alone."""
+    """``ValueError: its text (file:line)``, the line outside of this package and PyTorch."""
     frames = traceback.extract_tb(error.__traceback__)
-    refusals = (ValueError, TypeError, OSError, ImportError)
-    if isinstance(error, refusals) and frames and Path(frames[-1].filename).parent == OWN:
-        return one_line(error)
-    theirs = [f for f in frames if not f.filename.startswith(FOREIGN)]
-    where = [(frame.filename, frame.lineno) for frame in theirs or frames]
+    where = [(f.filename, f.lineno) for f in frames if not f.filename.startswith(FOREIGN)]
     if isinstance(error, SyntaxError) and error.filename:
         where = [(error.filename, error.lineno)]
     text = f"{type(error).__name__}: {one_line(error)}".removesuffix(": ")
     return f"{text} ({os.path.relpath(where[-1][0])}:{where[-1][1]})" if where else text
+
+
+def is_refusal(error: Exception) -> bool:
+    """Whether this package raised it, about something that was asked of it."""
+    frames = traceback.extract_tb(error.__traceback__)
+    kinds = (ValueError, TypeError, OSError, ImportError)
+    return isinstance(error, kinds) and Path(frames[-1].filename).parent == OWN
 
 
 def _module(place: str) -> ModuleType:
@@ -133,7 +136,7 @@ def _module(place: str) -> ModuleType:
 def _beside(module: str) -> tuple[str, list[str]]:
     """The last part of a module's name, and what can be imported where it should be."""
     package, _, name = module.rpartition(".")
-    paths = list(sys.modules[package].__path__) if package in sys.modules else [os.getcwd()]
+    paths = getattr(sys.modules.get(package), "__path__", ()) if package else [os.getcwd()]
     return name, [found.name for found in pkgutil.iter_modules(paths)]
 
 
@@ -154,9 +157,10 @@ def _takes_argument(function: Callable[..., Any]) -> bool:
 
 
 def _called(spec: str, make: Callable[[], T], seed: int) -> T:
-    torch.manual_seed(seed)
     try:
-        return make()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return make()
     except Exception as error:
         raise UsageError(
             f"expected {spec} to be made by a call, got {explain(error)}; name a finished object "
