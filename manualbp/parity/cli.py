@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -77,18 +77,24 @@ def show(report: Report, args: argparse.Namespace) -> None:
     from manualbp.parity import export, tensorboard
     from manualbp.parity.report import print_report
 
-    run = None
-    try:
-        if args.json:
-            export.write_json(report, args.json)
-        if args.junit:
-            export.write_junit(report, args.junit)
-        if args.log_dir:
-            run = tensorboard.log_report(report, args.log_dir, args.run_name)
-    finally:
-        print_report(report, verbose=args.verbose)
-    if run is not None:
+    runs, failures = [], []
+    writers: list[tuple[Any, Callable[[], Any]]] = [
+        (args.json, lambda: export.write_json(report, args.json)),
+        (args.junit, lambda: export.write_junit(report, args.junit)),
+        (args.log_dir, lambda: runs.append(
+            tensorboard.log_report(report, args.log_dir, args.run_name))),
+    ]  # fmt: skip
+    for asked, write in writers:
+        try:
+            if asked:
+                write()
+        except OSError as error:
+            failures.append(error)
+    print_report(report, verbose=args.verbose)
+    for run in runs:
         print(options.tensorboard_hint(run))
+    if failures:
+        raise failures[0]
 
 
 def _gradients(args: argparse.Namespace, candidate: Any, reference: Any, seed: int) -> Report:
@@ -145,10 +151,10 @@ def _training(args: argparse.Namespace, candidate: Any, reference: Any, seed: in
 
 
 def _moved(data: Any, device: torch.device) -> Any:
-    """The batches on another device, each time they are read."""
+    """The batches on another device; what can be read only once is refused later, as it is."""
     if callable(data):
         return lambda seed: _moved(data(seed), device)
-    return _Moved(data, device)
+    return data if isinstance(data, Iterator) else _Moved(data, device)
 
 
 class _Moved:

@@ -378,9 +378,11 @@ def test_the_report_is_printed_where_a_file_cannot_be_written(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(export, "write_json", full)
-    assert run(f"{GOOD} --seeds 0 --no-power --json {tmp_path / 'a.json'}") == 2
+    files = f"--json {tmp_path / 'a.json'} --junit {tmp_path / 'a.xml'}"
+    assert run(f"{GOOD} --seeds 0 --no-power {files}") == 2
     printed = capsys.readouterr()
     assert "agree" in printed.out and "No space left on device" in printed.err
+    assert [path.name for path in tmp_path.iterdir()] == ["a.xml"]
 
 
 @pytest.mark.parametrize("command", ["", "replay "])
