@@ -11,9 +11,11 @@ import sys
 from collections.abc import Callable, Iterable
 from datetime import datetime
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 import torch
+
+T = TypeVar("T")
 
 DTYPES = {
     str(dtype).removeprefix("torch."): dtype
@@ -26,11 +28,15 @@ class UsageError(ValueError):
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line."""
+    """An argument parser whose errors are one line, with the nearest option to a mistyped one."""
 
     def error(self, message: str) -> NoReturn:
         """Leave it to ``main`` to print, which knows where to and in how many processes."""
-        raise UsageError(f"{message} (see {self.prog} --help)")
+        mistyped = re.search(r"unrecognized arguments: (--\S+)", message)
+        known = self._option_string_actions if mistyped else ()
+        close = difflib.get_close_matches(mistyped[1] if mistyped else "", known, n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        raise UsageError(f"{message}{hint} (see {self.prog} --help)")
 
 
 def one_line(error: BaseException) -> str:
@@ -54,6 +60,18 @@ def one_of(known: Iterable[str], what: str) -> Callable[[str], str]:
         if text not in names:
             raise argparse.ArgumentTypeError(nearest(text, names, what))
         return text
+
+    return parse
+
+
+def list_of(item: Callable[[str], T]) -> Callable[[str], tuple[T, ...]]:
+    """An argparse type that takes several, each once, with commas between them: ``0,1,2``."""
+
+    def parse(text: str) -> tuple[T, ...]:
+        found = tuple(item(part.strip()) for part in text.split(","))
+        if len(set(found)) < len(found):
+            raise argparse.ArgumentTypeError(f"expected each once, got {text!r}")
+        return found
 
     return parse
 
@@ -121,6 +139,27 @@ def folder(option: str) -> Callable[[str], Path]:
 
 
 log_dir = folder("--log-dir")
+
+
+def new_file(option: str) -> Callable[[str], Path]:
+    """An argparse type: a file that can be written or written anew; nothing is made here."""
+
+    def parse(text: str) -> Path:
+        path = Path(text)
+        if path.is_dir() or not path.name:
+            why = "is a folder"
+        elif not path.parent.is_dir():
+            why = "stands in no folder that is there"
+        elif not os.access(path.parent, os.W_OK | os.X_OK):
+            why = f"stands in {path.parent}, which is not writable"
+        else:
+            return path
+        raise argparse.ArgumentTypeError(
+            f"expected a file that can be written, got {text!r}, which {why}; "
+            f"choose another {option}"
+        )
+
+    return parse
 
 
 def run_name(text: str) -> str:
