@@ -243,7 +243,7 @@ KINDS: tuple[Kind, ...] = (
     Kind("GELU (tanh), formula", _rowwise_shapes, partial(F.gelu, approximate="tanh"), _gelu_tanh),
     Kind("SiLU, formula", _rowwise_shapes, F.silu, _silu),
     # By default F.softplus(z) = z from 20 on, 2e-9 off: another function in float64.
-    Kind("softplus, logaddexp", _rowwise_shapes, partial(F.softplus, threshold=1e4), _softplus),
+    Kind("softplus, logaddexp", _rowwise_shapes, partial(F.softplus, threshold=40.0), _softplus),
     Kind("softmax, exp / sum", _rowwise_shapes, partial(F.softmax, dim=-1), _softmax),
     Kind("log softmax, exp and log", _rowwise_shapes, partial(F.log_softmax, dim=-1), _log_softmax),
     Kind("mean, sum / n", _rowwise_shapes, lambda x: x.mean(-1), lambda x: x.sum(-1) / x.shape[-1]),
