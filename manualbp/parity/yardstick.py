@@ -164,9 +164,12 @@ class Rounded(TorchDispatchMode):  # type: ignore[no-untyped-call]
         found = func(*args, **(kwargs or {}))
         if func is torch.ops.aten.clone.default:  # no arithmetic
             return found
-        moves = any(r.alias_info is not None for r in func._schema.returns)  # a view, or in place
-        if moves or torch.Tag.nondeterministic_seeded in func.tags:
+        if any(r.alias_info is not None for r in func._schema.returns):  # a view, or in place
             return found
+        if torch.Tag.nondeterministic_seeded in func.tags:  # random numbers; of several results,
+            if isinstance(found, Tensor):  # attention or dropout and what it keeps for later
+                return found
+            return (self._off(found[0]), *found[1:])
         return pytree.tree_map(self._off, found)
 
     def _off(self, value: Any) -> Any:
