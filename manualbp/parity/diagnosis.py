@@ -53,7 +53,7 @@ def recognize(report: TensorReport, evidence: Evidence, batch: Batch | None = No
         return found
     suspect = Suspect.of(report.name, evidence)
     if suspect is None:
-        return Pattern("unknown", report.reason, "compare again when this is mended")
+        return Pattern("unknown", report.reason, "compare with inputs for which both are finite")
     rows = batch or Batch(evidence)
     gradient = report.name.endswith(".grad")  # an output has nothing to probe
     asked: list[Callable[[], Pattern | None]] = [partial(r, suspect) for r in SPECIFIC]
@@ -81,7 +81,7 @@ def _without_numbers(report: TensorReport, evidence: Evidence) -> Pattern | None
     if c.dtype != report.dtype and report.dtype is not None:
         step = f"compute {name} in its parameter's dtype, or cast it back"
         return Pattern("dtype", f"{c.dtype} in place of {report.dtype}", step)
-    broken = ~c.isfinite()
+    broken = ~(c.isfinite() | (c.cpu() == o.to(c.dtype)).to(c.device))
     if c.is_floating_point() and broken.any():
         what = "NaN" if c.isnan().any() else "infinite"
         first = [int(i) for i in broken.nonzero()[0]]

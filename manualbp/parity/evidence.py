@@ -92,9 +92,13 @@ class Suspect:
         c, o = evidence.candidate.get(name), evidence.exact.get(name)
         if c is None or o is None or c.shape != o.shape or not c.is_floating_point():
             return None
-        info, o = torch.finfo(c.dtype), to_double(o)
+        info, c, o = torch.finfo(c.dtype), to_double(c), to_double(o)
+        alike = c.isinf() & (c == o)  # minus infinity where a mask says so
         s = torch.maximum(to_double(evidence.sums.get(name, o)), o.abs())
-        return Suspect(name, to_double(c), o, s.clamp(min=info.smallest_normal), info.eps, evidence)
+        c, o, s = (values.masked_fill(alike, 0.0) for values in (c, o, s))
+        if not (c.isfinite().all() and o.isfinite().all() and s.isfinite().all()):
+            return None
+        return Suspect(name, c, o, s.clamp(min=info.smallest_normal), info.eps, evidence)
 
     @property
     def layer(self) -> str:

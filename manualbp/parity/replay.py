@@ -8,12 +8,9 @@ The file holds both arms, the inputs, every setting, and the versions it was mad
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import io
 import os
-import pickle
-import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -24,9 +21,11 @@ from torch import nn
 
 from manualbp.parity.gradients import compare_gradients
 from manualbp.parity.record import GradientReport
+from manualbp.parity.specs import load, load_arm
 from manualbp.parity.versions import versions
 
 FORMAT = "manualbp repro 1"
+ARMS = ("candidate", "reference")
 
 
 def save_repro(
@@ -51,21 +50,20 @@ def save_repro(
     Raises:
         ValueError: something cannot be written or imported again: a lambda, a local class, or one
             of the program that is running. No file is written then.
+        OSError: the file cannot be written.
     """
+    places = dict(zip(ARMS, specs or (None, None), strict=True))
     arms = {"candidate": candidate, "reference": reference}
-    names = dict(zip(arms, specs or (None, None), strict=True))
-    parts = {name: _arm(arm, names[name]) for name, arm in arms.items()}
-    parts |= {"inputs": inputs, **{f"settings[{n!r}]": value for n, value in settings.items()}}
-    for name, part in parts.items():
-        _check(name, part)
-    whole = {
-        "format": FORMAT, "versions": _versions(), "inputs": inputs, "settings": dict(settings),
-        **{name: parts[name] for name in arms},
-    }  # fmt: skip
+    parts = {name: _state(arm, places[name]) for name, arm in arms.items()}
+    parts |= {"inputs": inputs, **settings}
+    body = _pickled(parts)
+    # The body is bytes of its own: it may need what only importing the specs makes importable.
+    whole = {"format": FORMAT, "versions": _versions(), "specs": places, "body": body}
     target = Path(path)
     beside = target.with_name(f".{target.name}.{os.getpid()}")
     try:
-        torch.save(whole, beside)
+        with beside.open("wb") as file:
+            torch.save(whole, file)
         beside.replace(target)
     finally:
         beside.unlink(missing_ok=True)
@@ -81,7 +79,11 @@ def replay(path: str | os.PathLike[str]) -> GradientReport:
         ValueError: the file is no repro file, or what it needs cannot be imported.
         OSError: the file cannot be read.
     """
-    whole = _read(path)
+    with Path(path).open("rb") as file:
+        whole = _unpickled(file, path)
+    if not isinstance(whole, dict) or whole.get("format") != FORMAT:
+        found = whole.get("format") if isinstance(whole, dict) else type(whole).__name__
+        raise ValueError(f"expected a file of format {FORMAT!r}, got {found!r}; write it anew")
     now = _versions()
     changed = [f"{name} {was}, now {now.get(name, 'none')}"
                for name, was in whole["versions"].items() if now.get(name) != was]  # fmt: skip
@@ -90,62 +92,34 @@ def replay(path: str | os.PathLike[str]) -> GradientReport:
             f"{os.fspath(path)} was written with {'; '.join(changed)}: numbers may differ",
             stacklevel=2,
         )
-    candidate, reference = (_restored(whole[name]) for name in ("candidate", "reference"))
-    return compare_gradients(candidate, reference, whole["inputs"], **whole["settings"])
+    made = {name: load_arm(spec) for name, spec in whole["specs"].items() if spec}
+    parts = _unpickled(io.BytesIO(whole["body"]), path)
+    candidate, reference = (_restored(made.get(name), parts.pop(name)) for name in ARMS)
+    return compare_gradients(candidate, reference, **parts)
 
 
-def load_spec(spec: str) -> Any:
-    """The arm that ``package.module:name`` names.
-
-    A module class, or a function that takes no argument, is called for it.
-
-    Raises:
-        ValueError: there is no such module or name.
-    """
-    module, colon, name = spec.partition(":")
-    if not (module and colon and name):
-        raise ValueError(f"expected package.module:name, got {spec!r}")
-    try:
-        found: Any = importlib.import_module(module)
-        for part in name.split("."):
-            found = getattr(found, part)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(
-            f"expected {spec} to be importable, got {type(error).__name__}: {error}; run where it "
-            "is, or set PYTHONPATH"
-        ) from error
-    return found() if _makes_an_arm(found) else found
-
-
-def _makes_an_arm(found: Any) -> bool:
-    if isinstance(found, type):
-        return issubclass(found, nn.Module)
-    return inspect.isfunction(found) and not inspect.signature(found).parameters
-
-
-def _arm(arm: Any, spec: str | None) -> Any:
-    """The arm itself, or how to make it."""
+def _state(arm: Any, spec: str | None) -> Any:
+    """The arm itself, or what it holds beyond its spec."""
     if spec is None:
-        return {"arm": arm}
-    load_spec(spec)  # a name that cannot be imported is of no use in the file
+        return arm
+    load(spec)  # a name that cannot be imported is of no use in the file
     if not isinstance(arm, nn.Module):
-        return {"spec": spec}
+        return None
     return {
-        "spec": spec, "state": arm.state_dict(),
+        "state": arm.state_dict(),
         "training": {name: module.training for name, module in arm.named_modules()},
         "frozen": [name for name, p in arm.named_parameters() if not p.requires_grad],
-    }  # fmt: skip
+    }
 
 
-def _restored(part: dict[str, Any]) -> Any:
-    if "arm" in part:
-        return part["arm"]
-    arm = load_spec(part["spec"])
-    if "state" not in part:
-        return arm
-    floating = [v.dtype for v in part["state"].values() if v.is_floating_point()]
-    if floating and len(set(floating)) == 1:
-        arm.to(floating[0])
+def _restored(arm: Any, part: Any) -> Any:
+    """The arm as it was saved: ``part`` itself, or ``arm`` made by its spec with that state."""
+    if arm is None or part is None:
+        return part if arm is None else arm
+    own = arm.state_dict(keep_vars=True)
+    for name, value in part["state"].items():
+        if name in own and isinstance(value, torch.Tensor):  # load_state_dict keeps arm's dtype
+            own[name].data = own[name].data.to(value.dtype)
     arm.load_state_dict(part["state"])
     for name, module in arm.named_modules():
         module.training = part["training"].get(name, module.training)
@@ -154,60 +128,55 @@ def _restored(part: dict[str, Any]) -> Any:
     return arm
 
 
-def _check(name: str, part: Any) -> None:
-    """Whether another process can read it.
+def _pickled(parts: Mapping[str, Any]) -> bytes:
+    """All parts as bytes.
 
     Raises:
-        ValueError: it cannot.
+        ValueError: another process could not read one of them.
     """
-    remedy = "move it to the top level of a module, or pass specs"
-    for what in _classes(part):
-        if what.__module__ == "__main__":
+    remedy = "move it to the top level of a module, or give the arms by specs package.module:name"
+    for name, part in parts.items():
+        for what in _made_of(part):
+            if what.__module__ == "__main__":
+                raise ValueError(
+                    f"expected {name} to be importable, got {what.__qualname__} of the program "
+                    f"that is running; {remedy}"
+                )
+        try:
+            torch.save(part, io.BytesIO())
+        except Exception as error:  # pickle has no common class for what it refuses
+            shown = getattr(part, "__qualname__", type(part).__qualname__)
             raise ValueError(
-                f"expected {name} to be importable, got {what.__qualname__} of the program that "
-                f"is running; {remedy}"
-            )
-    try:
-        torch.save(part, io.BytesIO())
-    except (pickle.PicklingError, AttributeError, TypeError, RuntimeError) as error:
-        raise ValueError(
-            f"expected {name} to be importable, got {_shown(part)}: {error}; {remedy}"
-        ) from error
+                f"expected {name} to be importable, got {shown}: {error}; {remedy}"
+            ) from error
+    body = io.BytesIO()
+    torch.save(dict(parts), body)
+    return body.getvalue()
 
 
-def _classes(part: Any) -> Iterator[Any]:
-    """The classes and functions an arm or a setting consists of."""
-    part = part["arm"] if isinstance(part, dict) and set(part) == {"arm"} else part
+def _made_of(part: Any) -> Iterator[Any]:
+    """The classes and functions that an arm, a loss or a function of the seed needs."""
     if isinstance(part, nn.Module):
         yield from (type(module) for module in part.modules())
     elif inspect.isfunction(part) or isinstance(part, type):
         yield part
 
 
-def _shown(part: Any) -> str:
-    part = part["arm"] if isinstance(part, dict) and set(part) == {"arm"} else part
-    return getattr(part, "__qualname__", type(part).__qualname__)
-
-
-def _read(path: str | os.PathLike[str]) -> dict[str, Any]:
-    place = None if torch.cuda.is_available() else "cpu"
+def _unpickled(file: Any, path: str | os.PathLike[str]) -> Any:
     try:
-        whole = torch.load(path, map_location=place, weights_only=False)
-    except OSError:
-        raise
+        device = None if torch.cuda.is_available() else "cpu"
+        return torch.load(file, map_location=device, weights_only=False)
     except (ImportError, AttributeError) as error:
         raise ValueError(
             f"expected what {os.fspath(path)} needs to be importable, got {type(error).__name__}: "
-            f"{error}; run where it is, or set PYTHONPATH (sys.path is {sys.path})"
+            f"{error}; run where it is, or set PYTHONPATH"
         ) from error
-    except Exception as error:
-        raise ValueError(f"expected a repro file, got {os.fspath(path)}: {error}") from error
-    if not isinstance(whole, dict) or whole.get("format") != FORMAT:
-        found = whole.get("format") if isinstance(whole, dict) else type(whole).__name__
-        raise ValueError(f"expected a file of format {FORMAT!r}, got {found!r}; write it anew")
-    return whole
+    except Exception as error:  # whatever bytes that are no pickle lead to
+        raise ValueError(
+            f"expected a repro file, got {os.fspath(path)}: {type(error).__name__}"
+        ) from error
 
 
 def _versions() -> dict[str, str]:
-    """Versions, and the threads: sums over threads are cut otherwise."""
+    """Versions, and the threads: with another number of them sums are cut otherwise."""
     return {**versions(), "threads": str(torch.get_num_threads())}

@@ -436,3 +436,40 @@ class Half(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
         return times(3, 0.5)(grads[0])
+
+
+SHAPES = [(), (1,), (2,), (1, 1), (3, 1), (1, 3), (2, 3, 4), (4, 3, 3, 3)]
+CHANGES: dict[str, Callable[[Tensor], Tensor]] = {
+    "zero": torch.zeros_like, "twice": lambda g: 2 * g, "noise": noise(0.1),
+    "reversed": lambda g: g.flip(0) if g.dim() else -g, "constant": lambda g: g + 1,
+    "one": lambda g: torch.cat([g.flatten()[:-1], g.flatten()[-1:] * 3]).reshape(g.shape),
+    "infinite": lambda g: g / 0,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("change", CHANGES)
+def test_every_shape_gets_one_finding(change: str, shape: tuple[int, ...]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    for o in (torch.randn(shape, generator=generator).double(), torch.zeros(shape).double()):
+        c = CHANGES[change](o.float())
+        report = compare_tensors("p.grad", c, o.float(), o, sums=o.abs())
+        evidence = Evidence((report,), {"p.grad": c}, {"p.grad": o}, {"p.grad": o.abs()})
+        assert len(diagnose(evidence)) == (not report.agrees)
+
+
+def test_infinities_of_a_mask_are_no_fault_of_their_own() -> None:
+    o = torch.tensor([1.0, -torch.inf, 2.0, 3.0]).double()
+    c = 2 * o.float()
+    report = compare_tensors("output", c, o.float(), o)
+    (finding,) = diagnose(Evidence((report,), {"output": c}, {"output": o}, {"output": o.abs()}))
+    assert finding.kind == "factor"
+    for wrong in (c, o.float()):
+        nan = torch.full_like(o, torch.nan)
+        report = compare_tensors("output", wrong, nan.float(), nan)
+        assert (
+            "in the float64 run"
+            in diagnose(Evidence((report,), {"output": wrong}, {"output": nan}, {"output": nan}))[
+                0
+            ].words
+        )
