@@ -45,9 +45,11 @@ class Batch:
 
     def wrong(self, s: Suspect) -> list[tuple[int, int]]:
         """Runs [start, stop) of wrong rows that make up c - o; none where all rows are wrong."""
+        if self.evidence.probe is None or self.rows < 2:
+            return []
         size = -(-self.rows // GROUPS)
         groups = [(i, min(i + size, self.rows)) for i in range(0, self.rows, size)]
-        verdicts = [self._verdict(s, *group) for group in groups] if groups else []
+        verdicts = [self._verdict(s, *group) for group in groups]
         if None in verdicts or not {"wrong", "right"} <= set(verdicts):
             return []
         runs = spans([i for i, verdict in enumerate(verdicts) if verdict == "wrong"])

@@ -16,6 +16,7 @@ from manualbp.parity.batch_kinds import BY_ROW, ROWS_AT_LARGE
 from manualbp.parity.evidence import Evidence, Pattern, Suspect, title
 from manualbp.parity.kinds import LOCAL, SPECIFIC, rounding, unknown
 from manualbp.parity.record import Finding, TensorReport
+from manualbp.parity.tolerance import to_double
 
 # Kinds that say too little to tell whether two wrongs are the same one.
 VAGUE = ("unknown", "rounding")
@@ -53,7 +54,7 @@ def recognize(report: TensorReport, evidence: Evidence, batch: Batch | None = No
         return found
     suspect = Suspect.of(report.name, evidence)
     if suspect is None:
-        return Pattern("unknown", report.reason, "compare with inputs for which both are finite")
+        return Pattern("unknown", report.reason, f"look at {report.name} in both arms")
     rows = batch or Batch(evidence)
     gradient = report.name.endswith(".grad")  # an output has nothing to probe
     asked: list[Callable[[], Pattern | None]] = [partial(r, suspect) for r in SPECIFIC]
@@ -81,8 +82,14 @@ def _without_numbers(report: TensorReport, evidence: Evidence) -> Pattern | None
     if c.dtype != report.dtype and report.dtype is not None:
         step = f"compute {name} in its parameter's dtype, or cast it back"
         return Pattern("dtype", f"{c.dtype} in place of {report.dtype}", step)
-    broken = ~(c.isfinite() | (c.cpu() == o.to(c.dtype)).to(c.device))
-    if c.is_floating_point() and broken.any():
+    if not c.is_floating_point():
+        return None
+    alike = to_double(c) == to_double(o)  # an infinity where a mask says so
+    if not (o.cpu().isfinite() | alike).all():
+        step = "compare with inputs for which the reference is finite in float64"
+        return Pattern("reference", report.reason, step)
+    broken = ~(c.cpu().isfinite() | alike)
+    if broken.any():
         what = "NaN" if c.isnan().any() else "infinite"
         first = [int(i) for i in broken.nonzero()[0]]
         words = f"{int(broken.sum())} of {c.numel()} elements {what}, first at {first}"

@@ -464,12 +464,7 @@ def test_infinities_of_a_mask_are_no_fault_of_their_own() -> None:
     report = compare_tensors("output", c, o.float(), o)
     (finding,) = diagnose(Evidence((report,), {"output": c}, {"output": o}, {"output": o.abs()}))
     assert finding.kind == "factor"
-    for wrong in (c, o.float()):
-        nan = torch.full_like(o, torch.nan)
-        report = compare_tensors("output", wrong, nan.float(), nan)
-        assert (
-            "in the float64 run"
-            in diagnose(Evidence((report,), {"output": wrong}, {"output": nan}, {"output": nan}))[
-                0
-            ].words
-        )
+    nan = torch.full_like(o, torch.nan)
+    report = compare_tensors("output", c, nan.float(), nan)
+    (finding,) = diagnose(Evidence((report,), {"output": c}, {"output": nan}, {"output": nan}))
+    assert finding.kind == "reference" and "4 in the float64 run" in finding.words
