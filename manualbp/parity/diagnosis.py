@@ -20,6 +20,7 @@ from manualbp.parity.tolerance import to_double
 
 # Kinds that say too little to tell whether two wrongs are the same one.
 VAGUE = ("unknown", "rounding")
+LOSS = "the gradient that the loss sends back"
 FORWARD_FIRST = "make the forward agree first; then compare again"
 # How a verdict without numbers begins, the kind of wrong that is, and what to do.
 VERDICTS = (
@@ -156,6 +157,8 @@ def _blame(
         told = [n for n in beside if n in patterns and patterns[n].kind not in VAGUE]
         if told:
             return None, f"made of the same delta as {told[0]}: look at that first", told[0]
+    if "loss" in evidence.exact and arrived is None and _throughout(patterns, order):
+        return False, f"every gradient is wrong in this way: look at {LOSS}", LOSS
     earlier = [n for n in before if n in patterns]
     alike = [n for n in earlier if patterns[n].key == patterns[name].key
              and patterns[n].kind not in VAGUE]  # fmt: skip
@@ -166,21 +169,17 @@ def _blame(
         return None, f"{at} differs as well and is nearer to the output: look at it first", at
     if before:
         passed = title(evidence.layers.get(before[-1]))
-        words = f"everything nearer to the output agrees; the fault is in the step from {passed}"
-        return arrived is None, f"{words} to {layer}", ""
-    return _blame_first(layer, arrived, patterns, evidence)
-
-
-def _blame_first(
-    layer: str, arrived: bool | None, patterns: Mapping[str, Pattern], evidence: Evidence
-) -> tuple[bool | None, str, str]:
-    """The same for the layer nearest to the output."""
-    if "loss" not in evidence.exact and arrived is None:
-        return True, f"the output's gradient is given; the fault is in {layer} or behind it", ""
-    loss = "the gradient that the loss sends back"
+        step = f"the step from {passed} to {layer}"
+        words = f"everything nearer to the output agrees; the fault is in {step}"
+        return arrived is None, words, step if patterns[name].kind in VAGUE else ""
     if arrived is False:
-        return False, f"what arrives at {layer} is wrong already: look at {loss}", loss
-    keys = {patterns[n].key if n in patterns else None for n in evidence.order}
-    if len(keys) == 1 and len(evidence.order) > 1:
-        return False, f"every gradient is wrong in this way: look at {loss}", loss
-    return None, f"nothing nearer to the output is compared: it is {layer}'s fault, or {loss}", ""
+        return False, f"what arrives at {layer} is wrong already: look at {LOSS}", LOSS
+    if "loss" not in evidence.exact:
+        return True, f"the output's gradient is given; the fault is in {layer} or behind it", ""
+    return None, f"nothing nearer to the output is compared: it is {layer}'s fault, or {LOSS}", ""
+
+
+def _throughout(patterns: Mapping[str, Pattern], order: tuple[str, ...]) -> bool:
+    """Whether all gradients are wrong, and in the same way that says something."""
+    keys = {patterns[n].key if n in patterns else ("agrees", None) for n in order}
+    return len(order) > 1 and len(keys) == 1 and next(iter(keys))[0] not in (*VAGUE, "agrees")

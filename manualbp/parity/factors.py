@@ -18,7 +18,7 @@ def factor(s: Suspect) -> Pattern | None:
     named = _named(k, s)
     if s.o.count_nonzero() < 2 and not named:
         return None  # a single number is always some multiple of another
-    short = s.name.removesuffix(".grad")
+    short = s.name if s.name.startswith("input") else s.name.removesuffix(".grad")
     words = f"{short} = {k:#.4g} x reference, cosine {math.copysign(1, k):.3f}"
     kind = "sign" if abs(k + 1) < max(NEAR, 4 * s.eps) else "factor"
     if named:
