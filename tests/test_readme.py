@@ -48,6 +48,7 @@ def test_parity_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("COLUMNS", "132")  # of its tables
     space: dict[str, Any] = {"__name__": "page"}
     for kind, code, printed in STEP.findall((ROOT / "docs" / "parity.md").read_text()):
         if file := FILE.match(code):

@@ -78,7 +78,7 @@ def subject(arm: Any, names: Mapping[str, str] | None = None, mapped: str = "ref
         ValueError: ``names`` has a name that the module does not have, or one name twice.
     """
     if isinstance(arm, nn.Module):
-        known = [name for name, _ in arm.named_parameters()]
+        known = dict(arm.named_parameters())
         renamed = dict(names or {})
         if mapped == "own":
             renamed = {own: name for name, own in renamed.items()}
@@ -95,9 +95,7 @@ def subject(arm: Any, names: Mapping[str, str] | None = None, mapped: str = "ref
                 "expected a parameter map that gives every parameter a name of its own, "
                 f"got {sorted(renamed.values())}"
             )
-        parameters: dict[str, Tensor] = {
-            name: arm.get_parameter(path) for name, path in own.items()
-        }
+        parameters: dict[str, Tensor] = {name: known[path] for name, path in own.items()}
         return Subject(type(arm).__name__, arm, arm, parameters, own)
     if names:
         raise ValueError("expected a module with the parameter map, got a function without names")

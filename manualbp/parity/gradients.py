@@ -122,7 +122,8 @@ def assert_gradients_match(
     report = compare_gradients(candidate, reference, inputs, loss, **options)
     if not report.agrees:
         lines = [f"{t.name}: {t.reason}" for t in report.differing]
-        raise AssertionError("\n".join([report.verdict, *lines]))
+        missing = report.power.missing if report.power else ()
+        raise AssertionError("\n".join([report.verdict, *lines, *missing]))
     return report
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 import manualbp
 from manualbp import fused, gemm, tiles
@@ -33,6 +34,9 @@ def blamed(candidate: Any, reference: Any, inputs: Any, *args: Any, **options: A
     """The names of the tensors that differ."""
     report = compare_gradients(candidate, reference, inputs, *args, power=False, **options)
     return {tensor.name for tensor in report.differing}
+
+
+X = normal(6, 4)
 
 
 # manualbp against nn.Sequential.
@@ -131,6 +135,32 @@ def test_compiled_against_eager() -> None:
     agree(compiled, eager, normal(6, 4))
     own[0].weight.register_hook(lambda g: g * 1.001)
     assert blamed(compiled, eager, normal(6, 4)) == {"0.weight.grad"}
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("to_script", [torch.jit.script, lambda net: torch.jit.trace(net, X)],
+                         ids=["script", "trace"])  # fmt: skip
+def test_scripted_against_eager(to_script: Callable[[nn.Module], Any]) -> None:
+    torch.manual_seed(0)
+    eager = nn.Sequential(nn.Linear(4, 8), nn.GELU(), nn.Linear(8, 2))
+    scripted = to_script(autograd_twin(eager))
+    agree(scripted, eager, X)
+    dict(scripted.named_parameters())["0.weight"].register_hook(lambda g: -g)
+    assert blamed(scripted, eager, X) == {"0.weight.grad"}
+
+
+def test_checkpointed_against_kept() -> None:
+    """Activations computed once more, in second order too."""
+
+    class Checkpointed(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            return checkpoint(super().forward, x, use_reentrant=False)
+
+    torch.manual_seed(0)
+    kept = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.5), nn.Tanh(), nn.Linear(8, 2))
+    candidate = Checkpointed(*autograd_twin(kept))
+    agree(candidate, kept, X, exact=True)
+    agree(candidate, kept, X, also="second_order")
 
 
 # Attention.

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from manualbp.parity import GradientReport, compare_gradients
+from manualbp.parity import GradientReport, assert_gradients_match, compare_gradients
 from manualbp.parity.arms import subject
 from manualbp.parity.calls import Call
 from manualbp.parity.comparison import Comparison
@@ -137,6 +137,15 @@ def test_dead_units_are_refused() -> None:
     for name in ("input.grad", "0.weight.grad", "0.bias.grad", "2.weight.grad"):
         assert f"{name} is exactly zero" in words
     assert "2.bias.grad" not in words
+
+
+def test_a_refusal_fails_a_test_with_its_reason() -> None:
+    zero = torch.zeros(6, 4)
+    with pytest.raises(AssertionError, match=r"(?s)NO POWER\n.*2\.bias\.grad is exactly zero"):
+        assert_gradients_match(model(), model(), X, cotangent=zero)
+    with pytest.raises(AssertionError, match=r"DIFFER\noutput: 24 of 24 elements"):
+        assert_gradients_match(torch.sin, torch.tanh, X)
+    assert assert_gradients_match(model(), model(), X).agrees
 
 
 def test_dead_units_hide_a_wrong_backward_which_is_why() -> None:
