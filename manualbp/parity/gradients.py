@@ -23,11 +23,13 @@ from torch.utils import _pytree as pytree
 from manualbp.parity.arms import borrowed, check_parameters, subject
 from manualbp.parity.calls import Call, Loss
 from manualbp.parity.comparison import Comparison
+from manualbp.parity.diagnosis import diagnose
 from manualbp.parity.power import measure_power
-from manualbp.parity.record import Check, GradientReport, TensorReport
+from manualbp.parity.record import Check, Finding, GradientReport, TensorReport
 from manualbp.parity.runs import KINDS
 from manualbp.parity.tolerance import to_double
 from manualbp.parity.versions import versions
+from manualbp.parity.watch import gather
 from manualbp.parity.yardstick import Twins
 
 # An independent float64 oracle must meet the float64 run this closely, relative to the sums.
@@ -106,8 +108,9 @@ def compare_gradients(
             Check(c.kind, c.call.seed, _with_oracle(c, oracle or {})) for c in comparisons
         )
         strength = measure_power(comparisons[0]) if power and _ran(comparisons[0]) else None
+        findings = _findings(comparisons)
     return GradientReport(
-        ours.name, theirs.name, checks, strength, setup=_setup(comparisons, exact)
+        ours.name, theirs.name, checks, strength, findings, _setup(comparisons, exact)
     )
 
 
@@ -145,6 +148,14 @@ def _moved(call: Call, dtype: torch.dtype | None, device: torch.device | str | N
 
     args, kwargs, target = pytree.tree_map(move, (call.args, call.kwargs, call.target))
     return replace(call, args=args, kwargs=kwargs, target=target)
+
+
+def _findings(comparisons: Sequence[Comparison]) -> tuple[Finding, ...]:
+    """What is wrong in the first backward check that differs."""
+    for comparison in comparisons:
+        if comparison.kind == "backward" and not comparison.agrees:
+            return diagnose(gather(comparison))
+    return ()
 
 
 def _ran(comparison: Comparison) -> bool:
