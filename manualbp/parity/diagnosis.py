@@ -134,6 +134,10 @@ def _finding(name: str, patterns: Mapping[str, Pattern], evidence: Evidence) -> 
         return Finding(name, pattern.kind, pattern.words, None, pattern.step)
     here, blamed, first = _blame(name, patterns, evidence)
     step = f"mend {first} first; then compare again" if first else pattern.step
+    place = blamed.partition("the fault is in ")[2]
+    if place.startswith("the step from"):
+        layer = title(evidence.layers.get(name))
+        step = step.replace(f"the backward of {layer}", place)
     return Finding(name, pattern.kind, f"{pattern.words}; {blamed}", here, step)
 
 

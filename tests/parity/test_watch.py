@@ -110,6 +110,8 @@ def test_the_first_finding_names_the_fault(case: tuple[Any, ...]) -> None:
     first = report.findings[0]
     assert (first.tensor, first.kind, first.here) == (tensor, kind, here)
     assert words in first.words and first.next_step
+    if fault == "input x 1.5":
+        assert first.next_step.startswith("in the step from fc2 to fc1, look for")
     assert {f.tensor for f in report.findings} == {t.name for t in report.differing}
 
 
