@@ -20,10 +20,10 @@ from torch import Tensor, nn
 
 import manualbp
 from comparisons import cli
-from comparisons.progress import track
 from manualbp import reference
 from manualbp.activations import ACTIVATIONS
 from manualbp.parity import GradientReport, TensorReport, compare_gradients
+from manualbp.parity.progress import track
 from manualbp.parity.report import print_table, scientific
 from manualbp.parity.runs import random_cotangent
 

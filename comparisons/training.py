@@ -22,7 +22,7 @@ import manualbp
 from comparisons import cli, data
 from comparisons.data import Dataset
 from comparisons.distributed import Group, Shares
-from comparisons.progress import TrainingProgress
+from manualbp.parity.progress import TrainingProgress
 from manualbp.parity.report import markdown_table, print_table, scientific
 from manualbp.parity.tensorboard import PARITY, VERDICT, RunLog
 from manualbp.parity.training import Arm, TrainingReport, evaluate, train_side_by_side
