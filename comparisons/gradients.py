@@ -20,11 +20,11 @@ from torch import Tensor, nn
 
 import manualbp
 from comparisons import cli
-from comparisons.progress import track
 from manualbp import reference
 from manualbp.activations import ACTIVATIONS
 from manualbp.parity import GradientReport, TensorReport, compare_gradients, options
 from manualbp.parity.calls import random_cotangent
+from manualbp.parity.progress import track
 from manualbp.parity.report import print_table, scientific
 
 

@@ -22,8 +22,8 @@ import manualbp
 from comparisons import cli, data
 from comparisons.data import Dataset
 from comparisons.distributed import Group, Shares
-from comparisons.progress import TrainingProgress
 from manualbp.parity import options
+from manualbp.parity.progress import TrainingProgress
 from manualbp.parity.report import markdown_table, print_table, scientific
 from manualbp.parity.side_by_side import Arm, SideBySide, evaluate, train_side_by_side
 from manualbp.parity.tensorboard import PARITY, VERDICT, RunLog

@@ -11,7 +11,7 @@ from comparisons.power.faults import STRENGTHS, Fault, effect
 from comparisons.power.judges import Judge, Pair, assert_close, compared
 from comparisons.power.pairs import Cell
 from comparisons.power.subjects import Problem, by_hand, problem
-from comparisons.progress import track
+from manualbp.parity.progress import track
 from manualbp.parity.record import DIFFER, GradientReport
 from manualbp.parity.report import scientific
 

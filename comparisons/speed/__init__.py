@@ -15,12 +15,12 @@ from typing import Any
 
 import torch
 
-from comparisons.progress import track
 from comparisons.speed import cells, files, floor, grid, machine, results, tables
 from comparisons.speed.grid import Row
 from comparisons.speed.steps import STEPS
 from comparisons.speed.timing import Budget
 from manualbp.parity import options
+from manualbp.parity.progress import track
 from manualbp.parity.report import print_table
 
 # Seconds per cell, and rounds at most and at least; compiling and warming up are not in them.

@@ -151,7 +151,8 @@ class GradientReport:
         """``agree``, ``DIFFER``, or ``NO POWER``: nothing differs, but a fault would not show."""
         if self.differing:
             return DIFFER
-        return NO_POWER if self.power and self.power.missing else AGREE
+        weak = not self.tensors or (self.power and self.power.missing)
+        return NO_POWER if weak else AGREE
 
     @property
     def agrees(self) -> bool:
@@ -225,6 +226,8 @@ class Trajectory:
     candidate's gradient at the reference's state).
     ``outside`` is the first step outside the envelope, ``forced`` the first wrong gradient at the
     reference's state. ``broken`` says why it could not be judged (a loss that is NaN).
+    ``histograms`` by tag, taken at the last step: ``gradients/candidate/T``,
+    ``gradients/reference/T``, ``differences/T``.
     """
 
     optimizer: str

@@ -2,27 +2,78 @@
 
 from __future__ import annotations
 
-import math
+import re
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from manualbp.parity.page import page
+from manualbp.parity.record import AGREE, DIFFER, NO_POWER, GradientReport, TrainingReport
+from manualbp.parity.words import scientific
+
 if TYPE_CHECKING:
     from rich.console import Console
 
+__all__ = [
+    "default_console", "markdown_report", "markdown_table", "print_report", "print_table",
+    "scientific",
+]  # fmt: skip
 # Width of a table written to a file or a pipe, where no terminal says how wide it is.
 PIPE_WIDTH = 132
 # Cells that carry a verdict; everything else stays uncoloured so that these stand out.
-STYLES = {"agree": "green", "DIFFER": "bold red"}
+STYLES = {AGREE: "green", DIFFER: "bold red", NO_POWER: "bold yellow"}
 
 
-def scientific(value: float | None) -> str:
-    """A number short enough for a table cell: ``1.2e-08``, ``0``, ``nan``, ``-`` for None."""
-    if value is None:
-        return "-"
-    if value == 0:
-        return "0"
-    return f"{value:.1e}" if math.isfinite(value) else str(value)
+def print_report(
+    report: GradientReport | TrainingReport,
+    *,
+    console: Console | None = None,
+    verbose: bool = False,
+) -> None:
+    """Print a table, every finding in words, power, and the verdict as the last line.
+
+    Args:
+        report: what compare_gradients or compare_training returned.
+        console: where to; standard output by default.
+        verbose: every seed of every tensor, every planted fault, and what was run.
+
+    Raises:
+        TypeError: it is no report.
+        ImportError: rich is not installed.
+    """
+    said = page(report, verbose=verbose)
+    console = console or default_console()
+    from rich.text import Text
+
+    print_table(said.title, said.columns, said.rows, console=console)
+    if said.setup:
+        rows = [[name, value] for name, value in said.setup.items()]
+        print_table("Setup", ["what", "value"], rows, console=console)
+    for section in said.sections:
+        console.print(Text(section.heading, style="bold"), soft_wrap=True)
+        for line in section.lines:
+            console.print(Text(f"    {line}"), soft_wrap=True)
+        console.print()
+    console.print(Text(said.verdict, style=STYLES[report.verdict]), soft_wrap=True)
+
+
+def markdown_report(report: GradientReport | TrainingReport) -> str:
+    """The same in Markdown, what was run included: verdict first, then the table and the words.
+
+    Raises:
+        TypeError: it is no report.
+    """
+    said = page(report)
+    parts = [f"## {_plain(said.title)}", f"**{_plain(said.verdict)}**"]
+    if said.rows:
+        parts.append(markdown_table([c.replace("\n", " ") for c in said.columns], said.rows))
+    for section in said.sections:
+        lines = "\n".join(f"- {_plain(line)}" for line in section.lines)
+        parts.append(f"### {_plain(section.heading)}\n\n{lines}".rstrip())
+    if report.setup:
+        rows = [[name, value] for name, value in report.setup.items()]
+        parts.append("### Setup\n\n" + markdown_table(["what", "value"], rows))
+    return "\n\n".join(parts) + "\n"
 
 
 def default_console() -> Console:
@@ -35,8 +86,7 @@ def default_console() -> Console:
         from rich.console import Console
     except ImportError as error:
         raise ImportError(
-            "manualbp.parity.report needs rich; "
-            'install it with: pip install "manualbp[comparisons]"'
+            'manualbp.parity.report needs rich; install it with: pip install "manualbp[parity]"'
         ) from error
     console = Console(highlight=False)
     if not console.is_terminal and "COLUMNS" not in console._environ:
@@ -97,6 +147,11 @@ def _check_rows(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
             raise ValueError(
                 f"row {number} must have {len(columns)} cells, one per column, got {len(row)}"
             )
+
+
+def _plain(line: str) -> str:
+    """A line whose brackets, stars and underscores Markdown prints as they are."""
+    return re.sub(r"([\\\\`*_\[\]<>|#])", r"\\\1", line).replace("\n", " ")
 
 
 def _escape(cell: str) -> str:

@@ -1,8 +1,16 @@
 """The record of a run as TensorBoard event files: the one place that writes them.
 
-    runs/NAME/<reference arm>   the two arms log the same tags, so their curves overlay
-    runs/NAME/<candidate arm>
-    runs/NAME/parity            max |candidate - reference| per step and tensor, and the verdict
+``log_report`` writes what compare_gradients and compare_training found:
+
+    runs/NAME                          the verdict in words, pictures, the layout of custom charts
+    runs/NAME/TRAINING/candidate       the two arms log the same tags, so their curves overlay
+    runs/NAME/TRAINING/reference
+    runs/NAME/TRAINING/parity          drift, its limits, forced; heat maps; a row of HParams
+
+``RunLog`` writes a run while it goes on:
+
+    runs/NAME/<reference arm>, runs/NAME/<candidate arm>
+    runs/NAME/parity                   max |candidate - reference| per step and tensor
 
 Scalars are float32, what is read back is what was judged rounded once: TensorBoard's data server
 shows no others (a float64 scalar is dropped without a word).
@@ -10,16 +18,21 @@ shows no others (a float64 scalar is dropped without a word).
 
 from __future__ import annotations
 
-import math
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import nn
 
+from manualbp.parity import charts
+from manualbp.parity.charts import CANDIDATE, REFERENCE, WHOLE, log_divergence
+from manualbp.parity.pictures import pictures
+from manualbp.parity.record import GradientReport, Histogram, TrainingReport, Trajectory
+from manualbp.parity.report import markdown_report
 from manualbp.parity.side_by_side import ArmStep, Step
 
 if TYPE_CHECKING:
@@ -36,9 +49,47 @@ DIVERGENCE = "divergence/{}"
 LOG_DIVERGENCE = "log10_divergence/{}"
 VERDICT = "verdict"
 
-PARITY = "parity"
-# Where log10 of a divergence of 0 is drawn; whatever is not bit-identical is drawn above it.
-BIT_IDENTICAL, SMALLEST = -40.0, -38.0
+PARITY = charts.PARITY
+
+
+def log_report(
+    report: GradientReport | TrainingReport, log_dir: str | os.PathLike[str], name: str
+) -> Path:
+    """Write a report for TensorBoard and return its folder, ``log_dir/name``.
+
+    Nothing stays behind where it fails.
+
+    Raises:
+        FileExistsError: ``log_dir/name`` is already there.
+        TypeError: it is no report.
+        ValueError: two trainings have the same name.
+        PermissionError: ``log_dir`` cannot be written.
+        ImportError: tensorboard or matplotlib is not installed.
+    """
+    words, drawn = markdown_report(report), pictures(report)  # before anything is written
+    runs = report.runs if isinstance(report, TrainingReport) else []
+    names = [charts.folder(run) for run in runs]
+    twice = next((n for n in names if names.count(n) > 1), None)
+    if twice:
+        raise ValueError(
+            f"expected a name of its own for each training, got {twice!r} twice; "
+            "give each optimizer a name of its own"
+        )
+    arms = [f"{run}/{arm}" for run in names for arm in (CANDIDATE, REFERENCE, PARITY)]
+    log = RunLog(log_dir, name, [WHOLE, *arms])
+    try:
+        with log:
+            log.text(WHOLE, VERDICT, words)
+            for folder, tag, pixels in drawn:
+                log.image(folder, tag, pixels)
+            if isinstance(report, TrainingReport):
+                log.layout(WHOLE, charts.layout(report))
+            for run in runs:
+                log.training(run)
+    except BaseException:
+        shutil.rmtree(log.path, ignore_errors=True)
+        raise
+    return log.path
 
 
 def new_path(log_dir: str | os.PathLike[str], name: str) -> Path:
@@ -76,7 +127,7 @@ class RunLog:
         except ImportError as error:
             raise ImportError(
                 "manualbp.parity.tensorboard needs tensorboard; "
-                'install it with: pip install "manualbp[comparisons]"'
+                'install it with: pip install "manualbp[parity]"'
             ) from error
         self.path = new_path(log_dir, name)
         self.path.mkdir(parents=True)
@@ -95,6 +146,43 @@ class RunLog:
     def image(self, folder: str, tag: str, pixels: NDArray[np.uint8]) -> None:
         """A picture: height, width, and red, green, blue."""
         self._writers[folder].add_image(tag, pixels, dataformats="HWC")
+
+    def histogram(self, folder: str, tag: str, found: Histogram, step: int) -> None:
+        """Counts that were taken before; sums are those of the middles of the bins."""
+        counts, edges = np.array(found.counts, float), np.array(found.edges, float)
+        middles = (edges[1:] + edges[:-1]) / 2
+        self._writers[folder].add_histogram_raw(
+            tag, min=edges[0], max=edges[-1], num=counts.sum(), sum=counts @ middles,
+            sum_squares=counts @ middles**2, bucket_limits=edges.tolist(),
+            bucket_counts=[0.0, *counts.tolist()], global_step=step,  # none below the first edge
+        )  # fmt: skip
+
+    def layout(self, folder: str, layout: charts.Layout) -> None:
+        """What the page of custom charts shows; once per folder."""
+        self._writers[folder].add_custom_scalars(layout)
+
+    def hparams(
+        self, folder: str, settings: Mapping[str, str | int], results: Mapping[str, float]
+    ) -> None:
+        """A row of the table of hyperparameters: a finished session, in this folder's own file."""
+        from torch.utils.tensorboard.summary import hparams
+
+        writer: Any = self._writers[folder].file_writer
+        for summary in hparams(dict(settings), dict(results)):  # type: ignore[no-untyped-call]
+            writer.add_summary(summary)
+        for tag, value in results.items():
+            self.scalar(folder, tag, value, 0)
+
+    def training(self, run: Trajectory) -> None:
+        """One training of a TrainingReport, in the folders of its two arms and of parity."""
+        folder = charts.folder(run)
+        for arm, tag, points in charts.curves(run):
+            for step, value in points.items():
+                self.scalar(f"{folder}/{arm}", tag, value, step)
+        for name, histogram in run.histograms.items():
+            arm, tag = charts.located(name)
+            self.histogram(f"{folder}/{arm}", tag, histogram, run.steps)
+        self.hparams(f"{folder}/{PARITY}", *charts.settings(run))
 
     def step(self, step: Step, candidate: str, reference: str) -> None:
         """Every number of one training step, under the names of the two arms."""
@@ -140,8 +228,3 @@ def scalars(arm: ArmStep) -> dict[str, float]:
     found = {TRAIN.format(name): value for name, value in arm.metrics.items()}
     found[LEARNING_RATE] = arm.learning_rate
     return found | {GRADIENT_NORM.format(k): norm for k, norm in arm.gradient_norms.items()}
-
-
-def log_divergence(apart: float) -> float:
-    """log10 of a divergence, at least ``SMALLEST``; ``BIT_IDENTICAL`` for 0."""
-    return max(math.log10(apart), SMALLEST) if apart > 0 else BIT_IDENTICAL

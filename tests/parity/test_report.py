@@ -41,7 +41,7 @@ def test_without_rich(monkeypatch: pytest.MonkeyPatch) -> None:
         return real(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(ImportError, match=r"manualbp\[comparisons\]"):
+    with pytest.raises(ImportError, match=r"manualbp\[parity\]"):
         print_table("t", ["a"], [["1"]])
 
 

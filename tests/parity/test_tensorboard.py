@@ -22,8 +22,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 
 from manualbp.parity import tensorboard
+from manualbp.parity.charts import log_divergence
 from manualbp.parity.side_by_side import Arm, evaluate, train_side_by_side
-from manualbp.parity.tensorboard import PARITY, RunLog, log_divergence
+from manualbp.parity.tensorboard import PARITY, RunLog
 
 
 def read(path: Path) -> EventAccumulator:
@@ -125,7 +126,7 @@ def test_without_tensorboard_nothing_is_made(
         return real(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(ImportError, match=r"manualbp\[comparisons\]"):
+    with pytest.raises(ImportError, match=r"manualbp\[parity\]"):
         RunLog(tmp_path, "run", ["a"])
     assert not list(tmp_path.iterdir())
 

@@ -1,0 +1,156 @@
+"""What TensorBoard is given of a training's record: points, tags, layout, settings. Pure data.
+
+loss/candidate        -> loss in the folder ``candidate``, loss/reference in ``reference``
+drift/T, low/T, high/T, forced/T, log10_error/T (of the drift), log10_low/T, ...: ``parity``
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from manualbp.parity.record import AGREE, CURVE_POINTS, Curve, TrainingReport, Trajectory
+
+CANDIDATE, REFERENCE, PARITY = "candidate", "reference", "parity"
+WHOLE = "."  # the folder of what is said of all trainings
+# Quantity in the record -> the tag of its log10.
+LOGARITHMS = {
+    "drift": "log10_error", "low": "log10_low", "high": "log10_high", "forced": "log10_forced",
+}  # fmt: skip
+# Where log10 of 0 is drawn; whatever is not 0 is drawn above it.
+BIT_IDENTICAL, SMALLEST = -40.0, -38.0
+ENVELOPE, OVERLAYS = "drift in its envelope", "all in one"
+Layout = dict[str, dict[str, list[object]]]
+
+
+class Share(NamedTuple):
+    """A drift over what is allowed: above 1 the training is outside its envelope."""
+
+    value: float
+    tensor: str
+    step: int
+
+
+def log_divergence(apart: float) -> float:
+    """log10 of a distance, at least ``SMALLEST``; ``BIT_IDENTICAL`` for 0, NaN for NaN."""
+    if math.isnan(apart):
+        return apart
+    return max(math.log10(apart), SMALLEST) if apart > 0 else BIT_IDENTICAL
+
+
+def points(curve: Curve) -> dict[int, float]:
+    """Value by step: ``CURVE_POINTS`` at most, and the largest and the newest one besides."""
+    stride = -(-len(curve.steps) // CURVE_POINTS) or 1
+    found = dict(zip(curve.steps[::stride], curve.values[::stride], strict=True))
+    found.update(point for point in (curve.peak, curve.last) if point)
+    return dict(sorted(found.items()))
+
+
+def folder(run: Trajectory) -> str:
+    """The name of a training, as a folder's."""
+    return re.sub(r"[^\w.=+-]", "_", run.name)
+
+
+def located(tag: str) -> tuple[str, str]:
+    """The folder a tag of the record goes to, and its tag there: an arm's name is taken out."""
+    parts = tag.split("/", 2)
+    if len(parts) > 1 and parts[0] not in LOGARITHMS and parts[1] in (CANDIDATE, REFERENCE):
+        return parts[1], "/".join([parts[0], *parts[2:]])
+    return PARITY, tag
+
+
+def curves(run: Trajectory) -> Iterator[tuple[str, str, dict[int, float]]]:
+    """Folder, tag and points of every curve, and of its log10 where that says more."""
+    for tag, curve in run.curves.items():
+        kept = points(curve)
+        yield (*located(tag), kept)
+        quantity, _, tensor = tag.partition("/")
+        if quantity in LOGARITHMS:
+            logarithm = f"{LOGARITHMS[quantity]}/{tensor}"
+            yield PARITY, logarithm, {step: log_divergence(v) for step, v in kept.items()}
+
+
+def drift_shares(run: Trajectory) -> dict[str, dict[int, float]]:
+    """Per tensor and step: the drift over what is allowed, where both are known."""
+    found = {}
+    for tensor in tensors(run, "drift"):
+        drift, high = points(run.curves[f"drift/{tensor}"]), run.curves.get(f"high/{tensor}")
+        allowed = points(high) if high else {}
+        found[tensor] = {s: over(drift[s], allowed[s]) for s in drift if s in allowed}
+    return found
+
+
+def forced_shares(run: Trajectory) -> dict[str, dict[int, float]]:
+    """Per tensor and step: error over allowed of the gradient at the reference's state."""
+    return {tensor: points(run.curves[f"forced/{tensor}"]) for tensor in tensors(run, "forced")}
+
+
+def drift_share(run: Trajectory) -> Share | None:
+    """The largest drift over what is allowed; None where nothing was measured."""
+    found = [
+        Share(value, tensor, step)
+        for tensor, by_step in drift_shares(run).items()
+        for step, value in by_step.items()
+    ]
+    return max(found, key=lambda s: math.inf if math.isnan(s.value) else s.value, default=None)
+
+
+def tensors(run: Trajectory, quantity: str) -> list[str]:
+    """The tensors that have a curve of this quantity, in the record's order."""
+    return [t.partition("/")[2] for t in run.curves if t.partition("/")[0] == quantity]
+
+
+def layout(report: TrainingReport) -> Layout:
+    """The custom charts: each drift between its limits, and every tensor's curve in one chart.
+
+    TensorBoard takes the tags of a Margin chart as they are, and those of a Multiline chart as
+    regular expressions that need only match a beginning.
+    """
+    drifting = dict.fromkeys(t for run in report.runs for t in tensors(run, "drift"))
+    forced = dict.fromkeys(t for run in report.runs for t in tensors(run, "forced"))
+    losses = {located(tag)[1]: None for run in report.runs for tag in run.curves
+              if located(tag)[0] != PARITY}  # fmt: skip
+    margins: dict[str, list[object]] = {
+        f"drift of {t}": ["Margin", [f"drift/{t}", f"low/{t}", f"high/{t}"]] for t in drifting
+    }
+    overlays: dict[str, list[object]] = {
+        f"{tag}, candidate and reference": ["Multiline", [_exactly(tag)]] for tag in losses
+    }
+    if drifting:
+        overlays["log10 of every drift"] = _all("log10_error", drifting)
+    if forced:
+        overlays["log10 of error over allowed at the reference's state (above 0: wrong)"] = _all(
+            "log10_forced", forced
+        )
+    return {
+        title: charts for title, charts in ((OVERLAYS, overlays), (ENVELOPE, margins)) if charts
+    }
+
+
+def settings(run: Trajectory) -> tuple[dict[str, str | int], dict[str, float]]:
+    """The row of a training in the table of hyperparameters: its settings, and its results."""
+    largest = drift_share(run)
+    steps = [first.step for first in (run.outside, run.forced) if first]
+    results = {"verdict/agree": float(run.verdict == AGREE)}
+    if largest:
+        results["verdict/largest_drift_over_allowed"] = largest.value
+    if steps:
+        results["verdict/first_bad_step"] = float(min(steps))
+    return {"optimizer": run.optimizer, "dtype": run.dtype, "seed": run.seed}, results
+
+
+def _all(quantity: str, names: dict[str, None]) -> list[object]:
+    return ["Multiline", [_exactly(f"{quantity}/{name}") for name in names]]
+
+
+def _exactly(tag: str) -> str:
+    return f"^{re.escape(tag)}$"
+
+
+def over(error: float, allowed: float) -> float:
+    """Error over allowed; infinity where nothing is allowed and there is an error."""
+    if allowed > 0:
+        return error / allowed
+    return math.inf if error > 0 else error  # 0 of 0 is nothing; NaN stays NaN
