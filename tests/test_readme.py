@@ -67,6 +67,13 @@ def test_parity_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert test.returncode == 0, test.stdout
 
 
+def test_words_are_compared_and_numbers_are_not() -> None:
+    said = without_numbers("input.grad   8x6   1.4e+00   no   DIFFER")
+    assert said == without_numbers("input.grad 8x6 0.3 yes DIFFER")
+    for other in ("input.grad 8x6 0.3 yes agree", "input.grad 8x6 yes DIFFER", ""):
+        assert said != without_numbers(other)
+
+
 def test_number_of_cases() -> None:
     from comparisons.gradients import CASES
 
