@@ -64,7 +64,8 @@ class Comparison:
     @property
     def rows(self) -> int | None:
         """N, the rows of the batch: the common length of the outputs' first dimension."""
-        outputs = [t for n, t in self.theirs.tensors.items() if n.startswith("output")]
+        outputs = [t for n, t in self.theirs.tensors.items()
+                   if n.startswith("output") and not n.endswith((".grad", AFTER))]  # fmt: skip
         lengths = {t.shape[0] if t is not None and t.dim() else None for t in outputs}
         return lengths.pop() if len(lengths) == 1 else None
 

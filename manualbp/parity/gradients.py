@@ -24,6 +24,7 @@ from manualbp.parity.arms import borrowed, check_parameters, subject
 from manualbp.parity.calls import Call, Loss
 from manualbp.parity.comparison import Comparison
 from manualbp.parity.diagnosis import diagnose
+from manualbp.parity.page import explain
 from manualbp.parity.power import measure_power
 from manualbp.parity.record import Check, Finding, GradientReport, TensorReport
 from manualbp.parity.runs import KINDS
@@ -124,9 +125,7 @@ def assert_gradients_match(
     """
     report = compare_gradients(candidate, reference, inputs, loss, **options)
     if not report.agrees:
-        lines = [f"{t.name}: {t.reason}" for t in report.differing]
-        missing = report.power.missing if report.power else ()
-        raise AssertionError("\n".join([report.verdict, *lines, *missing]))
+        raise AssertionError("\n" + explain(report))
     return report
 
 

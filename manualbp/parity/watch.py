@@ -26,20 +26,21 @@ from manualbp.parity.tolerance import bit_identical, compare_tensors, to_double
 def gather(comparison: Comparison) -> Evidence:
     """Everything that diagnosis.py reads, of one comparison."""
     yardstick, double = comparison.yardstick, comparison.twins.double
-    layers = _layers(comparison)
+    inputs = {f"{name}.grad" for name in comparison.call.leaves}
+    layers = _layers(comparison, inputs)
     names = set(layers.values())
     double.load(comparison.reference)
     watched, _ = _watched(comparison, double, names, yardstick.double_call)
     place = {layer: i for i, layer in enumerate(watched)}
-    for name in layers:  # what arrives at the inputs is what the first layer sends
-        if name.startswith("input") and watched:
-            layers[name] = next(iter(watched))
+    late = {n: -1.0 if n in inputs else place.get(layer, -0.5) for n, layer in layers.items()}
+    if watched:  # what arrives at the inputs is what the first layer sends
+        layers |= dict.fromkeys(inputs & layers.keys(), next(iter(watched)))
     known = Evidence(
         reports=comparison.reports,
         candidate=comparison.ours.tensors,
         exact=yardstick.exact,
         sums=yardstick.sums,
-        order=tuple(sorted(layers, key=lambda name: -_place(name, layers, place))),
+        order=tuple(sorted(layers, key=lambda name: -late[name])),
         layers=layers,
         rows=comparison.rows,
         pre_activations={layer: output for layer, (output, _) in watched.items()},
@@ -54,16 +55,13 @@ def gather(comparison: Comparison) -> Evidence:
     )
 
 
-def _place(name: str, layers: dict[str, str], place: dict[str, int]) -> float:
-    """How late a gradient's layer is called; the inputs come before all."""
-    return -1.0 if name.startswith("input") else place.get(layers[name], -0.5)
+def _layers(comparison: Comparison, inputs: set[str]) -> dict[str, str]:
+    """Every gradient's name -> the layer it belongs to: ``fc1.weight.grad`` -> ``fc1``.
 
-
-def _layers(comparison: Comparison) -> dict[str, str]:
-    """Every gradient's name -> the layer it belongs to: ``fc1.weight.grad`` -> ``fc1``."""
-    names = [n for n in comparison.theirs.tensors if n.endswith(".grad")]
-    return {n: n.removesuffix(".grad").rpartition(".")[0] or n.removesuffix(".grad")
-            for n in names}  # fmt: skip
+    A parameter of the module itself belongs to ``""``; an input is a layer of its own.
+    """
+    found = {n: n.removesuffix(".grad") for n in comparison.theirs.tensors if n.endswith(".grad")}
+    return {n: own if n in inputs else own.rpartition(".")[0] for n, own in found.items()}
 
 
 def _watched(

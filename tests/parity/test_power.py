@@ -141,9 +141,9 @@ def test_dead_units_are_refused() -> None:
 
 def test_a_refusal_fails_a_test_with_its_reason() -> None:
     zero = torch.zeros(6, 4)
-    with pytest.raises(AssertionError, match=r"(?s)NO POWER\n.*2\.bias\.grad is exactly zero"):
+    with pytest.raises(AssertionError, match=r"(?s)2\.bias\.grad is exactly zero.*NO POWER: "):
         assert_gradients_match(model(), model(), X, cotangent=zero)
-    with pytest.raises(AssertionError, match=r"DIFFER\noutput: 24 of 24 elements"):
+    with pytest.raises(AssertionError, match=r"(?s)24 of 24 elements.*DIFFER: "):
         assert_gradients_match(torch.sin, torch.tanh, X)
     assert assert_gradients_match(model(), model(), X).agrees
 
