@@ -88,6 +88,7 @@ def _parsed(arguments: list[str], group: Group) -> tuple[ModuleType, argparse.Na
             module = importlib.import_module(f"comparisons.{name}")
             module.add_arguments(command)
     args = parser.parse_args(arguments, argparse.Namespace(group=group))
+    importlib.import_module("rich")  # what every command prints with: missed before it has run
     if module is None or (group.size > 1 and args.command not in PARALLEL):
         raise UsageError(
             f"expected one process for {args.command}, got {group.size}; run it without torchrun"
