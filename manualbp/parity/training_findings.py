@@ -1,10 +1,10 @@
 """What kind of wrong a gradient is that only a training shows: the kinds a single step cannot.
 
-    stale         it is the gradient of the step before
-    accumulated   it is the sum of this and of all earlier gradients
-    last batch    it is wrong where a batch has fewer rows than those before
-    update        every gradient is right, and yet the parameters leave the envelope
-    buffer        nothing but a buffer is off
+stale         it is the gradient of the step before
+accumulated   it is the sum of this and of all earlier gradients
+last batch    it is wrong where a batch has fewer rows than those before
+update        every gradient is right, and yet the parameters leave the envelope
+buffer        nothing but a buffer is off
 """
 
 from __future__ import annotations
