@@ -61,7 +61,7 @@ class Checkpoint:
         if not self.path.exists():
             return None
         try:
-            with torch.serialization.safe_globals(_RECORDS):  # type: ignore[no-untyped-call]
+            with torch.serialization.safe_globals(list(_RECORDS)):
                 found = torch.load(self.path, map_location="cpu", weights_only=True)
             if found["format"] != FORMAT:
                 raise ValueError(f"its format is {found['format']}, expected {FORMAT}")

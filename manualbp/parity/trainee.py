@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
+from torch.utils import _pytree as pytree
 
 from manualbp.parity.arms import COMPILED, Subject
-from manualbp.parity.calls import Call, named
-from manualbp.parity.runs import Hook, Tensors, seed_all
+from manualbp.parity.calls import Call
+from manualbp.parity.runs import Tensors, seed_all
 from manualbp.parity.yardstick import nudged
 
 MakeOptimizer = Callable[[Iterable[Any]], Optimizer]
@@ -62,6 +63,19 @@ class Trainee:
                 f"expected parameters to train in {subject.name}, got none with requires_grad"
             )
         self.optimizer = make(list(self.trained.values()))
+        self._nudge: Nudge | None = None
+
+    @staticmethod
+    def twin(subject: Subject, make: MakeOptimizer, nudge: Nudge) -> Trainee:
+        """A copy of a subject, every parameter one ulp away; each of its layers can be nudged."""
+        twin = Trainee(subject.copy(), make)
+        with torch.no_grad():
+            for parameter in twin.parameters.values():
+                parameter.copy_(nudge.ulp(parameter))
+        for child in twin.module.modules():
+            if not any(child.children()):
+                child.register_forward_hook(lambda _module, _args, output: twin._off(output))
+        return twin
 
     @property
     def buffers(self) -> dict[str, Tensor]:
@@ -71,20 +85,23 @@ class Trainee:
     def gradients(self, call: Call, nudge: Nudge | None = None) -> Tensors:
         """``loss`` and every ``T.grad`` of one forward and backward; parameters stay as they are.
 
-        ``nudge`` moves the inputs, the parameters (for this call only) and the output's gradient.
+        ``nudge`` moves the inputs, the parameters (for this call only), the output's gradient, and
+        in a twin what every layer hands on, forward and backward.
 
         Raises:
             TypeError: the loss is not one number with a floating-point dtype.
         """
         if nudge is None:
-            return self._gradients(call, {n: x.clone() for n, x in call.leaves.items()}, None)
+            return self._gradients(call, {n: x.clone() for n, x in call.leaves.items()})
         before = [p.detach().clone() for p in self.parameters.values()]
         with torch.no_grad():
             for parameter in self.parameters.values():
                 parameter.copy_(nudge(parameter))
+        self._nudge = nudge
         try:
-            return self._gradients(call, {n: nudge(x) for n, x in call.leaves.items()}, nudge)
+            return self._gradients(call, {n: nudge(x) for n, x in call.leaves.items()})
         finally:
+            self._nudge = None
             with torch.no_grad():
                 for parameter, values in zip(self.parameters.values(), before, strict=True):
                     parameter.copy_(values)
@@ -135,16 +152,12 @@ class Trainee:
         for group, kept in zip(self.optimizer.param_groups, state["groups"], strict=True):
             group.update({k: _copy(v) for k, v in kept.items()})
 
-    def _gradients(self, call: Call, leaves: dict[str, Tensor], hook: Hook | None) -> Tensors:
+    def _gradients(self, call: Call, leaves: dict[str, Tensor]) -> Tensors:
         seed_all(call.seed)  # every arm sees the same dropout
         for parameter in self.parameters.values():
             parameter.grad = None
         args, kwargs = call.replace(leaves)
-        output = self.subject.call(*args, **kwargs)
-        if hook is not None:
-            for value in named(output, str).values():
-                if value.requires_grad:
-                    value.register_hook(hook)  # type: ignore[no-untyped-call]
+        output = self._off(self.subject.call(*args, **kwargs))
         assert call.loss is not None
         loss = call.loss(output) if call.target is None else call.loss(output, call.target)
         if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.is_floating_point():
@@ -157,6 +170,20 @@ class Trainee:
             gradient = parameter.grad
             found[f"{name}.grad"] = None if gradient is None else gradient.detach().clone()
         return found
+
+    def _off(self, output: Any) -> Any:
+        """A layer's output as another implementation may round it, and its gradient likewise."""
+        return output if self._nudge is None else pytree.tree_map(self._off_one, output)
+
+    def _off_one(self, value: Any) -> Any:
+        nudge = self._nudge
+        if nudge is None or not isinstance(value, Tensor) or not value.is_floating_point():
+            return value
+        exact = value.detach()
+        moved = value + (nudge(exact) - exact)
+        if moved.requires_grad:
+            moved.register_hook(nudge)  # type: ignore[no-untyped-call]
+        return moved
 
 
 def _copy(value: Any) -> Any:

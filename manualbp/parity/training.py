@@ -191,12 +191,14 @@ def _run(
                 file.write(report, race.state())
             if on_step is not None:
                 on_step(record)
+        if record.power is None:
+            race.measure_power(batches)
     finally:
         race.finish()
 
 
 def _known_power(report: TrainingReport, record: Trajectory) -> PowerReport | None:
-    """Of a training that began at the same state: power is measured where a training begins."""
+    """Of a training that began at the same state: another optimizer shows no more."""
     same = (r for r in report.runs if (r.dtype, r.seed) == (record.dtype, record.seed))
     return next((r.power for r in same if r.power is not None), None)
 

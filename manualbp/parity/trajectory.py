@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from manualbp.parity.arms import Subject
-from manualbp.parity.batches import Batch, call_of, cast_loss, rows, step_seed
+from manualbp.parity.batches import Batch, Batches, call_of, cast_loss, rows, step_seed
 from manualbp.parity.calls import Call, Loss
 from manualbp.parity.envelope import Array, Envelope, Layout, worst_first
 from manualbp.parity.forced import Forced, share
@@ -63,18 +63,20 @@ class Race:
         self.candidate = Trainee(ours, o.candidate_optimizer, names)
         self.reference = Trainee(theirs, o.reference_optimizer)
         self.eps = torch.finfo(next(iter(self.reference.trained.values())).dtype).eps
-        self.twins = [self._twin(k) for k in range(o.twins)]
+        self.twins = [
+            Trainee.twin(theirs, o.reference_optimizer, self._nudge(k, 0)) for k in range(o.twins)
+        ]
         self.forced = Forced(self.candidate, self.reference, o.exact) if o.teacher_forced else None
         self.envelope, self.memory = Envelope(), Memory()
         self._last: tuple[Tensors, Tensors] | None = None
+        # The latest step at which no gradient was zero: there power is measured.
+        self._exercised: dict[str, Any] = {}
         self.over = False
 
     def step(self, batch: Batch) -> None:
         """Take one batch; ``over`` says that nothing can follow."""
-        number, o = self.record.steps + 1, self.options
-        seed = step_seed(self.record.seed, number)
-        call = call_of(batch, self._loss, seed, o.dtype)
-        own_call = call_of(batch, self._candidate_loss, seed, o.dtype)
+        number = self.record.steps + 1
+        call, own_call = self._calls(number, batch)
         state = self.reference.state()
         ours = self._candidate_step(number, own_call)
         forced = self._forced_run(number, state, own_call)
@@ -83,7 +85,7 @@ class Race:
             return
         self.memory.start(rows(batch), calls=1 if forced is None else 2, theirs=theirs)
         if forced is not None:
-            self._judge_forced(number, forced, theirs, state, call, own_call)
+            self._judge_forced(number, forced, theirs, state, call)
         theirs |= self.reference.update()
         layout = Layout(theirs)
         low, limit = self.envelope.update(layout, self._twins_apart(number, call, layout))
@@ -92,6 +94,14 @@ class Race:
             self._last = ours, theirs
         self.memory.end(theirs)
         self.record.steps = number
+
+    def measure_power(self, batches: Batches) -> None:
+        """What teacher forcing can see here; last, since a candidate may count its calls."""
+        if self.forced is None or self.over or self.record.forced is not None:
+            return
+        number = self._exercised["number"]
+        calls = self._calls(number, next(batches.skip(number - 1)))
+        self.record.power = self.forced.power(self._exercised["state"], *calls)
 
     def finish(self) -> None:
         """Histograms of the last step's gradients."""
@@ -114,6 +124,7 @@ class Race:
             "candidate": self.candidate.state(), "reference": self.reference.state(),
             "twins": [twin.state() for twin in self.twins],
             "envelope": self.envelope.state(), "memory": self.memory.state(),
+            "exercised": self._exercised,
         }  # fmt: skip
 
     def load(self, state: dict[str, Any]) -> None:
@@ -124,17 +135,16 @@ class Race:
             twin.load(kept)
         self.envelope.load(state["envelope"])
         self.memory.load(state["memory"])
-
-    def _twin(self, k: int) -> Trainee:
-        twin = Trainee(self.reference.subject.copy(), self.options.reference_optimizer)
-        nudge = self._nudge(k, 0)
-        with torch.no_grad():
-            for parameter in twin.parameters.values():
-                parameter.copy_(nudge.ulp(parameter))
-        return twin
+        self._exercised = state["exercised"]
 
     def _nudge(self, k: int, number: int) -> Nudge:
         return Nudge(self.eps, step_seed(self.record.seed, number) * 1009 + k + 1)
+
+    def _calls(self, number: int, batch: Batch) -> tuple[Call, Call]:
+        """The reference's call and the candidate's."""
+        seed, dtype = step_seed(self.record.seed, number), self.options.dtype
+        return (call_of(batch, self._loss, seed, dtype),
+                call_of(batch, self._candidate_loss, seed, dtype))  # fmt: skip
 
     def _candidate_step(self, number: int, call: Call) -> Tensors | None:
         try:
@@ -181,7 +191,7 @@ class Race:
 
     def _judge_forced(
         self, number: int, ours: Tensors, theirs: Tensors, state: dict[str, Any],
-        call: Call, own_call: Call,
+        call: Call,
     ) -> None:  # fmt: skip
         assert self.forced is not None
         record, first = self.record, self.record.forced is None
@@ -192,9 +202,9 @@ class Race:
         if first and wrong:
             record.forced = First(number, tuple(r.name for r in wrong), _words(wrong))
             record.findings += self.memory.explain(number, [r.name for r in wrong], ours, theirs)
-        ready = all(t is None or bool(t.any()) for n, t in theirs.items() if n != LOSS)
-        if record.power is None and not wrong and (ready or number == record.planned):
-            record.power = self.forced.power(state, call, own_call)
+        exercised = all(t is None or bool(t.any()) for n, t in theirs.items() if n != LOSS)
+        if exercised or not self._exercised:
+            self._exercised = {"number": number, "state": state}
 
     def _judge_free(
         self, number: int, ours: Tensors, theirs: Tensors, layout: Layout, low: Array, limit: Array
