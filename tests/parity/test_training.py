@@ -236,7 +236,7 @@ def test_a_reference_that_diverges_cannot_judge() -> None:
 
 def test_exact_asks_for_every_bit() -> None:
     reference = net()
-    (run,) = compare(other(reference), reference, exact=True, twins=0).runs
+    (run,) = compare(other(reference, Wide), reference, exact=True, twins=0).runs
     assert run.outside is not None and "other bits" in run.outside.reason
     (run,) = compare(copy.deepcopy(reference), reference, exact=True, twins=0).runs
     assert run.verdict == "agree" and run.bit_identical
