@@ -10,6 +10,7 @@ A run leaves its arm as it was: inputs are cloned, buffers put back.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -140,7 +141,11 @@ def _forward(
         # Clones: an arm may begin in place, as nn.ReLU(inplace=True) does, which no leaf allows.
         given = {n: x.clone() for n, x in leaves.items()}
         args, kwargs = call.replace(given)
-        output = s.call(*args, **kwargs)
+        with warnings.catch_warnings():  # torch.compile asks its inputs; a clone has none
+            warnings.filterwarnings(
+                "ignore", r"The \.grad attribute of a Tensor that is not a leaf"
+            )
+            output = s.call(*args, **kwargs)
         outputs = _outputs(output)
         if hook is not None:
             for value in outputs.values():

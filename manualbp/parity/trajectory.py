@@ -256,7 +256,12 @@ class Race:
 
 def histogram(values: NDArray[np.float64]) -> Histogram:
     """The finite values in ``BINS`` bins."""
-    counts, edges = np.histogram(values[np.isfinite(values)], bins=BINS)
+    finite = values[np.isfinite(values)]
+    top = np.abs(finite).max(initial=0.0)
+    margin, limits = BINS * np.spacing(top), None
+    if top and np.ptp(finite) < margin:  # numbers so near each other have no bins between them
+        limits = float(finite.min() - margin), float(finite.max() + margin)
+    counts, edges = np.histogram(finite, bins=BINS, range=limits)
     return Histogram(tuple(int(c) for c in counts), tuple(float(e) for e in edges))
 
 
