@@ -8,6 +8,8 @@ first wrong step and its tensors are exact, however far the trainings have drift
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -15,11 +17,13 @@ import torch
 from manualbp.parity.arms import borrowed
 from manualbp.parity.calls import Call, Directions
 from manualbp.parity.comparison import Comparison
+from manualbp.parity.diagnosis import diagnose
 from manualbp.parity.power import measure_power
-from manualbp.parity.record import PowerReport, TensorReport
+from manualbp.parity.record import Finding, PowerReport, TensorReport
 from manualbp.parity.runs import Tensors, backward
 from manualbp.parity.tolerance import bit_identical, without_numbers
 from manualbp.parity.trainee import LOSS, Trainee
+from manualbp.parity.watch import gather
 from manualbp.parity.yardstick import TWINS, Twins, Yardstick, judge
 
 # Pairs of twins drawn until all tensors agree: limits only grow, so none may already be enough.
@@ -75,15 +79,29 @@ class Forced:
 
     def power(self, state: dict[str, Any], call: Call, candidate_call: Call) -> PowerReport | None:
         """What the rule sees at this state; None where the candidate does not run."""
+        with self._compared(state, call, candidate_call) as comparison:
+            return measure_power(comparison) if comparison.ours.tensors else None
+
+    def explain(
+        self, state: dict[str, Any], call: Call, candidate_call: Call
+    ) -> tuple[Finding, ...]:
+        """What kind of wrong the gradients at this state are; none where they are right now."""
+        with self._compared(state, call, candidate_call) as comparison:
+            return () if comparison.agrees else diagnose(gather(comparison))
+
+    @contextmanager
+    def _compared(
+        self, state: dict[str, Any], call: Call, candidate_call: Call
+    ) -> Iterator[Comparison]:
+        """Both arms at this state, compared as compare_gradients does, and put back."""
         with borrowed(self._candidate.module, self._reference.module):
             self._candidate.load(state, optimizer=False)
             self._reference.load(state, optimizer=False)
-            comparison = Comparison(
+            yield Comparison(
                 "backward", self._candidate.subject, self._reference.subject, call,
                 candidate_loss=candidate_call.loss, cotangent=torch.ones(()),
                 exact=self._exact, twins=self._twins,
             )  # fmt: skip
-            return measure_power(comparison) if comparison.ours.tensors else None
 
 
 def share(report: TensorReport) -> float:

@@ -85,7 +85,7 @@ class Race:
             return
         self.memory.start(rows(batch), calls=1 if forced is None else 2, theirs=theirs)
         if forced is not None:
-            self._judge_forced(number, forced, theirs, state, call)
+            self._judge_forced(number, forced, theirs, state, call, own_call)
         theirs |= self.reference.update()
         layout = Layout(theirs)
         low, limit = self.envelope.update(layout, self._twins_apart(number, call, layout))
@@ -191,7 +191,7 @@ class Race:
 
     def _judge_forced(
         self, number: int, ours: Tensors, theirs: Tensors, state: dict[str, Any],
-        call: Call,
+        call: Call, candidate_call: Call,
     ) -> None:  # fmt: skip
         assert self.forced is not None
         record, first = self.record, self.record.forced is None
@@ -201,7 +201,9 @@ class Race:
         wrong = [report for report in reports if not report.agrees]
         if first and wrong:
             record.forced = First(number, tuple(r.name for r in wrong), _words(wrong))
-            record.findings += self.memory.explain(number, [r.name for r in wrong], ours, theirs)
+            found = self.memory.explain(number, [r.name for r in wrong], ours, theirs)
+            # What a training alone shows comes first; else what the gradients say by themselves.
+            record.findings += found or self.forced.explain(state, call, candidate_call)
         exercised = all(t is None or bool(t.any()) for n, t in theirs.items() if n != LOSS)
         if exercised or not self._exercised:
             self._exercised = {"number": number, "state": state}
@@ -293,6 +295,6 @@ def _words(wrong: list[TensorReport]) -> str:
     return _shortened([f"{report.name}: {report.reason}" for report in wrong])
 
 
-def _shortened(words: list[str], most: int = 4) -> str:
+def _shortened(words: list[str], most: int = 2) -> str:
     rest = [f"and {len(words) - most} more"] if len(words) > most else []
     return "; ".join(words[:most] + rest)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import tracemalloc
 from typing import Any
 
@@ -334,6 +335,7 @@ def test_memory_is_bounded_with_steps() -> None:
 
     def watch(run: Trajectory) -> None:
         if run.steps in (1100, 2000):
+            gc.collect()
             sizes.append(tracemalloc.get_traced_memory()[0])
 
     tracemalloc.start()
