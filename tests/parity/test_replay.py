@@ -205,3 +205,17 @@ def test_arms_that_are_gone_are_named(tmp_path: Path, arms: Any) -> None:
     arms.Gone = arms.__dict__.pop("Mine")
     with pytest.raises(ValueError, match=r"needs to be importable, got AttributeError.*Mine"):
         replay(file)
+
+
+def test_a_comparison_writes_its_own_file(tmp_path: Path, arms: Any) -> None:
+    """Bit-exact: the file that repro= names gives the report that the call gave."""
+    mine, theirs = pair(arms)
+    file = tmp_path / "mine.repro"
+    report = compare_gradients(mine, theirs, X, seeds=(2,), also=("second_order",), repro=file)
+    assert report.repro == str(file) and numbers(replay(file)) == numbers(report)
+    with torch.no_grad():
+        mine.weight[0, 0] += 1
+    other = tmp_path / "other.repro"
+    with pytest.raises(ValueError, match="expected both modules to hold the same parameters"):
+        compare_gradients(mine, theirs, X, repro=other)
+    assert not other.exists()
