@@ -5,12 +5,12 @@ VENV ?= .venv
 PIP_FLAGS ?= --quiet --disable-pip-version-check
 BIN := $(VENV)/bin
 
-.PHONY: compare gradients speed walkthrough test test-slow test-clients lint format install clean
+.PHONY: compare gradients power speed walkthrough test test-slow test-clients lint format install clean
 
 compare: install
 	$(BIN)/python -m comparisons training $(ARGS)
 
-gradients walkthrough: install
+gradients power walkthrough: install
 	$(BIN)/python -m comparisons $@ $(ARGS)
 
 speed: $(VENV)/peers

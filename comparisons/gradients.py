@@ -22,10 +22,10 @@ import manualbp
 from comparisons import cli
 from manualbp import reference
 from manualbp.activations import ACTIVATIONS
-from manualbp.parity import GradientReport, TensorReport, compare_gradients
+from manualbp.parity import GradientReport, TensorReport, compare_gradients, options
+from manualbp.parity.calls import random_cotangent
 from manualbp.parity.progress import track
 from manualbp.parity.report import print_table, scientific
-from manualbp.parity.runs import random_cotangent
 
 
 class LossPair(NamedTuple):
@@ -198,10 +198,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The filters of the table."""
     add = parser.add_argument
     add("--activation", type=cli.activation, help="only this activation")
-    add("--loss", type=cli.one_of(LOSSES, "a loss"), help=f"only this loss: {', '.join(LOSSES)}")
-    add("--dtype", type=cli.dtype, help=f"only this dtype: {', '.join(cli.DTYPES)}")
-    add("--device", type=cli.device, help="only this device (default: cpu, and cuda if present)")
-    add("--seed", type=cli.seed, default=0, help="of weights, data and cotangents (default: 0)")
+    add(
+        "--loss", type=options.one_of(LOSSES, "a loss"), help=f"only this loss: {', '.join(LOSSES)}"
+    )
+    add("--dtype", type=options.dtype, help=f"only this dtype: {', '.join(options.DTYPES)}")
+    add(
+        "--device", type=options.device, help="only this device (default: cpu, and cuda if present)"
+    )
+    add("--seed", type=options.seed, default=0, help="of weights, data and cotangents (default: 0)")
     add("--verbose", action="store_true", help="every tensor instead of the worst of each case")
 
 
@@ -217,7 +221,9 @@ def run(args: argparse.Namespace) -> int:
         and args.dtype in (None, case.dtype)
     ]  # fmt: skip
     if not cases:
-        raise cli.UsageError("no case has this activation, loss and dtype; leave one filter out")
+        raise options.UsageError(
+            "no case has this activation, loss and dtype; leave one filter out"
+        )
     start = time.perf_counter()
     results = [(case, check(case, args.seed)) for case in track(cases, "comparing")]
     show(results, args.verbose, time.perf_counter() - start)

@@ -22,10 +22,11 @@ import manualbp
 from comparisons import cli, data
 from comparisons.data import Dataset
 from comparisons.distributed import Group, Shares
+from manualbp.parity import options
 from manualbp.parity.progress import TrainingProgress
 from manualbp.parity.report import markdown_table, print_table, scientific
+from manualbp.parity.side_by_side import Arm, SideBySide, evaluate, train_side_by_side
 from manualbp.parity.tensorboard import PARITY, VERDICT, RunLog
-from manualbp.parity.training import Arm, TrainingReport, evaluate, train_side_by_side
 
 AUTOGRAD, MANUAL = "autograd", "manual"
 # Name -> (how it is made from parameters and lr, default lr).
@@ -52,26 +53,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--activation", type=cli.activation, default="relu", help="hidden layers (default: relu)")
     add(
         "--optimizer",
-        type=cli.one_of(OPTIMIZERS, "an optimizer"),
+        type=options.one_of(OPTIMIZERS, "an optimizer"),
         default="sgd",
         help=f"{', '.join(OPTIMIZERS)}: torch's SGD, with momentum 0.9, Adam, and our "
         "GradientDescent (default: sgd)",
     )
     rates = ", ".join(f"{name} {lr:g}" for name, (_, lr) in OPTIMIZERS.items())
-    add("--lr", type=cli.positive_float, help=f"learning rate (default: {rates})")
-    add("--epochs", type=cli.positive_int, default=25, help="passes over the data (default: 25)")
-    add("--batch-size", type=cli.positive_int, default=32, help="rows per step (default: 32)")
+    add("--lr", type=options.positive_float, help=f"learning rate (default: {rates})")
+    add(
+        "--epochs", type=options.positive_int, default=25, help="passes over the data (default: 25)"
+    )
+    add("--batch-size", type=options.positive_int, default=32, help="rows per step (default: 32)")
     add(
         "--dtype",
-        type=cli.dtype,
+        type=options.dtype,
         default=torch.float32,
-        help=f"{', '.join(cli.DTYPES)} (default: float32)",
+        help=f"{', '.join(options.DTYPES)} (default: float32)",
     )
-    add("--device", type=cli.device, default=torch.device("cpu"),
+    add("--device", type=options.device, default=torch.device("cpu"),
         help="cpu, cuda or cuda:N (default: cpu); torchrun: cuda, one each")  # fmt: skip
-    add("--seed", type=cli.seed, default=0, help="of weights, split and batches (default: 0)")
-    add("--threads", type=cli.positive_int, help="CPU threads (default: PyTorch's own choice)")
-    cli.add_run_arguments(parser, "dataset-optimizer")
+    add("--seed", type=options.seed, default=0, help="of weights, split and batches (default: 0)")
+    add("--threads", type=options.positive_int, help="CPU threads (default: PyTorch's own choice)")
+    options.add_run_arguments(parser, "dataset-optimizer")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -79,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
     group: Group = args.group
     dataset, arms = cli.together(group, lambda: prepare(args))
     opened = cli.together(group, lambda: open_log(args), group.share)
-    report = TrainingReport()
+    report = SideBySide()
     metrics: dict[str, dict[str, float]] = {arm.name: {} for arm in arms}
     interrupted = False
     with opened as log:
@@ -98,7 +101,7 @@ def run(args: argparse.Namespace) -> int:
     if log:
         print_table(f"Training: {log.path}", COLUMNS, rows)
         print(verdict)
-        print(cli.tensorboard_hint(log))
+        print(options.tensorboard_hint(log.path))
     return 130 if interrupted else 0 if report.bit_identical else 1
 
 
@@ -109,10 +112,10 @@ def prepare(args: argparse.Namespace) -> tuple[Dataset, tuple[Arm, Arm]]:
         args.device = group.device(args.device)
         dataset = data.load(args.dataset, args.seed).to(args.device, args.dtype)
     except ValueError as error:
-        raise cli.UsageError(str(error)) from None
+        raise options.UsageError(str(error)) from None
     complete(args, dataset)
     if args.batch_size < group.size:
-        raise cli.UsageError(
+        raise options.UsageError(
             f"expected --batch-size of at least {group.size}, a row for each process, got "
             f"{args.batch_size}; use a larger one or start fewer processes"
         )
@@ -133,12 +136,12 @@ def complete(args: argparse.Namespace, dataset: Dataset) -> None:
     ends = dataset.x.shape[1], dataset.outputs
     args.widths = args.widths or (ends[0], HIDDEN, ends[1])
     if (args.widths[0], args.widths[-1]) != ends:
-        raise cli.UsageError(
+        raise options.UsageError(
             f"expected --widths from {ends[0]} inputs to {ends[1]} outputs for {dataset.name}, got "
             f"{','.join(map(str, args.widths))}; try --widths {ends[0]},{HIDDEN},{ends[1]}"
         )
     args.lr = args.lr or OPTIMIZERS[args.optimizer][1]
-    args.run_name = args.run_name or cli.stamped(f"{dataset.name}-{args.optimizer}")
+    args.run_name = args.run_name or options.stamped(f"{dataset.name}-{args.optimizer}")
 
 
 def build_arms(args: argparse.Namespace, dataset: Dataset) -> tuple[Arm, Arm]:
@@ -167,7 +170,7 @@ def train(
     dataset: Dataset,
     arms: tuple[Arm, Arm],
     log: RunLog | None,
-    report: TrainingReport,
+    report: SideBySide,
     metrics: dict[str, dict[str, float]],
 ) -> None:
     """All epochs; ``report`` and ``metrics`` are up to date whenever it is interrupted.
@@ -203,7 +206,7 @@ def train(
 COLUMNS = ["", AUTOGRAD, MANUAL]
 
 
-def summary(report: TrainingReport, metrics: dict[str, dict[str, float]]) -> list[list[str]]:
+def summary(report: SideBySide, metrics: dict[str, dict[str, float]]) -> list[list[str]]:
     """The rows of the final table: last losses, accuracy, time per step."""
     rows = []
     if report.last:
@@ -218,7 +221,7 @@ def summary(report: TrainingReport, metrics: dict[str, dict[str, float]]) -> lis
     return rows
 
 
-def judge(report: TrainingReport, interrupted: bool, processes: int = 1) -> str:
+def judge(report: SideBySide, interrupted: bool, processes: int = 1) -> str:
     """The verdict in one or two lines of words."""
     where = f" in each of {processes} processes" if processes > 1 else ""
     stopped = f"interrupted after {report.steps} steps; " if interrupted else ""

@@ -29,6 +29,7 @@ from comparisons.trace import (
     trained,
 )
 from manualbp import reference
+from manualbp.parity import options
 from manualbp.parity.report import print_table, scientific
 from manualbp.parity.tensorboard import GRADIENT_NORM, RunLog
 
@@ -59,12 +60,12 @@ class Row(NamedTuple):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Where the curves go."""
-    cli.add_run_arguments(parser, "walkthrough")
+    options.add_run_arguments(parser, "walkthrough")
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the tables and log the curves; 0 when all agree, 1 otherwise."""
-    name = args.run_name or cli.stamped("walkthrough")
+    name = args.run_name or options.stamped("walkthrough")
     folders = [*(e.name for e in EXAMPLES), *DEEP.values()]
     agree = True
     with cli.new_run(args.log_dir, name, folders) as log:
@@ -75,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
             agree &= all(row.agrees for row in rows) & figures_come_out(e, rows, costs)
         vanishing(log)
     print("all agree" if agree else "something DIFFERS")
-    print(cli.tensorboard_hint(log))
+    print(options.tensorboard_hint(log.path))
     return 0 if agree else 1
 
 

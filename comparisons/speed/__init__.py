@@ -15,11 +15,11 @@ from typing import Any
 
 import torch
 
-from comparisons import cli
 from comparisons.speed import cells, files, floor, grid, machine, results, tables
 from comparisons.speed.grid import Row
 from comparisons.speed.steps import STEPS
 from comparisons.speed.timing import Budget
+from manualbp.parity import options
 from manualbp.parity.progress import track
 from manualbp.parity.report import print_table
 
@@ -33,38 +33,38 @@ PRODUCT, PRODUCT_QUICK = 0.3, 0.05  # seconds for every product whose rate is me
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What is measured, how long, on what, and where it goes."""
     add = parser.add_argument
-    add("--only", type=cli.one_of(grid.PARTS, "a part"), action="append", metavar="PART",
+    add("--only", type=options.one_of(grid.PARTS, "a part"), action="append", metavar="PART",
         help=f"only this part, once or more: {', '.join(grid.PARTS)} (default: all)")  # fmt: skip
-    add("--step", type=cli.one_of(STEPS, "a step"), help=f"only this one: {', '.join(STEPS)}")
+    add("--step", type=options.one_of(STEPS, "a step"), help=f"only this one: {', '.join(STEPS)}")
     add(
         "--quick",
         action="store_true",
         help="a minute or two instead of ten, rougher figures: no torch.compile, every second cell "
         "of a sweep, and of those the short ones",
     )
-    add("--rounds", type=cli.positive_int,
+    add("--rounds", type=options.positive_int,
         help="turns of every arm (default: as many as time allows, 2 to 15)")  # fmt: skip
-    add("--device", type=cli.device, default=torch.device("cpu"),
+    add("--device", type=options.device, default=torch.device("cpu"),
         help="cpu, cuda or cuda:N (default: cpu)")  # fmt: skip
-    add("--seed", type=cli.seed, default=0, help="of weights and data (default: 0)")
-    add("--threads", type=cli.positive_int, help="CPU threads (default: PyTorch's own choice)")
+    add("--seed", type=options.seed, default=0, help="of weights and data (default: 0)")
+    add("--threads", type=options.positive_int, help="CPU threads (default: PyTorch's own choice)")
     add("--read", type=Path, metavar="FILE",
         help="an earlier run's speed.json: its tables and figures again")  # fmt: skip
-    cli.add_run_arguments(parser, "speed")
-    add("--output", type=cli.folder("--output"), metavar="FOLDER",
+    options.add_run_arguments(parser, "speed")
+    add("--output", type=options.folder("--output"), metavar="FOLDER",
         help="a new folder for tables and figures (default: the run's)")  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> int:
     """Measure, print, write; 0, since a slow result is a result, and 130 after Ctrl-C."""
-    name = args.run_name or cli.stamped("speed")
+    name = args.run_name or options.stamped("speed")
     files.check_new(args.log_dir, name, args.output)
     written, interrupted = (files.read(args.read), False) if args.read else measure(args)
     show(written)
     if written["cells"]:
         log = files.write(written, args.log_dir, name, args.output)
         print(f"Written: {args.output or log.path}")
-        print(cli.tensorboard_hint(log))
+        print(options.tensorboard_hint(log.path))
     return 130 if interrupted else 0
 
 
@@ -107,7 +107,7 @@ def chosen(args: argparse.Namespace) -> list[tuple[str, Row]]:
     wanted = grid.cells(args.only, args.step, args.quick)
     if not wanted:
         parts = " and ".join(args.only)
-        raise cli.UsageError(
+        raise options.UsageError(
             f"expected a part that has the step {args.step}, got --only {parts}; "
             "leave out one of the two"
         )

@@ -20,10 +20,10 @@ import torch
 from torch import Tensor, nn
 
 import manualbp
-from comparisons.cli import DTYPES
 from comparisons.speed import memory
 from comparisons.speed.grid import Row
 from comparisons.speed.steps import STEPS, TRAINING, Cost
+from manualbp.parity.options import DTYPES
 
 AUTOGRAD, COMPILE, COMPILE_LOSS = "autograd", "compile", "compile, loss"
 EXACT, FAST, ONE_PASS = "exact", "fast", "one pass"

@@ -15,6 +15,7 @@ from comparisons.speed import machine, plots, results, tables
 from comparisons.speed.arms import AUTOGRAD
 from comparisons.speed.grid import TABLE, coordinate
 from comparisons.speed.results import Result, geometric_means, present
+from manualbp.parity import options
 from manualbp.parity.report import markdown_table
 from manualbp.parity.tensorboard import RunLog
 
@@ -24,9 +25,9 @@ FIGURES = "figures"
 
 def check_new(log_dir: Path, name: str, output: Path | None) -> None:
     """Nothing is measured for a folder that is taken already."""
-    cli.free_run(log_dir, name)
+    options.free_run(log_dir, name)
     if output is not None and output.exists():
-        raise cli.UsageError(
+        raise options.UsageError(
             f"expected a new folder, got {output}, which is there; choose another --output"
         )
 
@@ -38,7 +39,7 @@ def read(path: Path) -> dict[str, Any]:
         results.from_record(written)
         machine.line(written["machine"])
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise cli.UsageError(
+        raise options.UsageError(
             f"expected the {JSON} of an earlier run, got {path} ({type(error).__name__}: {error})"
         ) from None
     return dict(written)
@@ -68,7 +69,7 @@ def _make(folder: Path) -> None:
     try:
         folder.mkdir(parents=True)
     except OSError as error:
-        raise cli.UsageError(
+        raise options.UsageError(
             f"expected a folder that can be made, got {folder}: {error.strerror}; "
             "choose another --output"
         ) from None

@@ -18,11 +18,11 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from comparisons.cli import DTYPES
 from comparisons.speed.grid import Row
 from comparisons.speed.steps import TRAINING
 from comparisons.speed.timing import Clock, clock_of
 from manualbp import routines
+from manualbp.parity.options import DTYPES
 
 # (rows, inner, columns): square, and long and narrow as in a forward pass and a weight gradient.
 SHAPES = (

@@ -1,7 +1,7 @@
 """Do two implementations of the same module agree? For any pair of modules.
 
 ``compare_gradients`` runs both once, forward and backward, and judges every tensor by the rule
-in ``tolerance``. ``train_side_by_side`` trains both and holds them together after every step.
+in ``tolerance``. ``compare_training`` trains both, each by itself and at the same state.
 ``report`` prints what was found, ``tensorboard`` logs it. Nothing here knows the hand-written MLP.
 """
 
@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from manualbp.parity.arms import load_parameters
 from manualbp.parity.gradients import assert_gradients_match, compare_gradients
-from manualbp.parity.record import GradientReport, TensorReport
+from manualbp.parity.record import GradientReport, TensorReport, TrainingReport
+from manualbp.parity.side_by_side import Arm, SideBySide, Step, evaluate, train_side_by_side
 from manualbp.parity.tolerance import bit_identical, compare_tensors, ulp_distance
-from manualbp.parity.training import Arm, Step, TrainingReport, evaluate, train_side_by_side
+from manualbp.parity.training import compare_training
 
 __all__ = [
     "Arm",
     "GradientReport",
+    "SideBySide",
     "Step",
     "TensorReport",
     "TrainingReport",
@@ -23,6 +25,7 @@ __all__ = [
     "bit_identical",
     "compare_gradients",
     "compare_tensors",
+    "compare_training",
     "evaluate",
     "load_parameters",
     "train_side_by_side",

@@ -15,6 +15,8 @@ from manualbp.parity.tolerance import bit_identical
 
 COMPILED = "_orig_mod."  # what torch.compile puts into the names of a module's parameters
 
+AFTER = " (after)"  # a buffer as a run has left it
+
 Callee = Callable[..., Any]
 
 
@@ -30,6 +32,12 @@ class Subject:
     module: nn.Module | None = None
     parameters: dict[str, Tensor] = field(default_factory=dict)
     own: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def buffers(self) -> set[str]:
+        """The names under which its buffers are compared."""
+        named = [] if self.module is None else self.module.named_buffers()
+        return {f"{name.replace(COMPILED, '')}{AFTER}" for name, _ in named}
 
     def copy(self, dtype: torch.dtype | None = None) -> Subject:
         """The same with parameters and buffers of its own, in ``dtype`` if one is given.
@@ -70,7 +78,7 @@ def subject(arm: Any, names: Mapping[str, str] | None = None, mapped: str = "ref
         ValueError: ``names`` has a name that the module does not have, or one name twice.
     """
     if isinstance(arm, nn.Module):
-        known = [name for name, _ in arm.named_parameters()]
+        known = dict(arm.named_parameters())
         renamed = dict(names or {})
         if mapped == "own":
             renamed = {own: name for name, own in renamed.items()}
@@ -87,9 +95,7 @@ def subject(arm: Any, names: Mapping[str, str] | None = None, mapped: str = "ref
                 "expected a parameter map that gives every parameter a name of its own, "
                 f"got {sorted(renamed.values())}"
             )
-        parameters: dict[str, Tensor] = {
-            name: arm.get_parameter(path) for name, path in own.items()
-        }
+        parameters: dict[str, Tensor] = {name: known[path] for name, path in own.items()}
         return Subject(type(arm).__name__, arm, arm, parameters, own)
     if names:
         raise ValueError("expected a module with the parameter map, got a function without names")

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from manualbp.parity.arms import Subject
+from manualbp.parity.arms import AFTER, Subject
+from manualbp.parity.calls import Call, Directions, Loss, WrongShape, named
 from manualbp.parity.record import TensorReport
-from manualbp.parity.runs import KINDS, Call, Directions, Loss, Run, Tensors, WrongShape, named
+from manualbp.parity.runs import KINDS, Run, Tensors
 from manualbp.parity.tolerance import compare_tensors, without_numbers
 from manualbp.parity.yardstick import TWINS, Twins, Yardstick, judge
 
@@ -50,7 +51,7 @@ class Comparison:
         self.candidate_call = replace(call, loss=candidate_loss or call.loss)
         self.twins = twins or Twins.of(reference)
         self.directions = Directions(call.seed, _by_name(cotangent, call))
-        self.theirs = KINDS[kind](reference, call, self.directions)
+        self.theirs = self._run_reference()
         self.ours, problems = self._run_candidate()
         self.yardstick = Yardstick(KINDS[kind], reference, call, self.directions, self.twins)
         self.reports = (*problems, *self._judged(pairs))
@@ -63,7 +64,8 @@ class Comparison:
     @property
     def rows(self) -> int | None:
         """N, the rows of the batch: the common length of the outputs' first dimension."""
-        outputs = [t for n, t in self.theirs.tensors.items() if n.startswith("output")]
+        outputs = [t for n, t in self.theirs.tensors.items()
+                   if n.startswith("output") and not n.endswith((".grad", AFTER))]  # fmt: skip
         lengths = {t.shape[0] if t is not None and t.dim() else None for t in outputs}
         return lengths.pop() if len(lengths) == 1 else None
 
@@ -81,11 +83,27 @@ class Comparison:
         )  # fmt: skip
 
     def rerun_candidate(
-        self, call: Call | None = None, hook: Callable[[Tensor], Tensor] | None = None
+        self,
+        call: Call | None = None,
+        directions: Directions | None = None,
+        hook: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensors:
         """The candidate's tensors for another call, or with the outputs' gradients changed."""
         own = replace(call or self.call, loss=self.candidate_call.loss)
-        return KINDS[self.kind](self.candidate, own, self.directions, hook).tensors
+        return KINDS[self.kind](self.candidate, own, directions or self.directions, hook).tensors
+
+    def _run_reference(self) -> Run:
+        """What it raises in an ordinary backward is the user's to see; beyond, say what to do."""
+        try:
+            return KINDS[self.kind](self.reference, self.call, self.directions)
+        except Exception as error:
+            if self.kind == "backward":
+                raise
+            text = " ".join(str(error).split())
+            raise ValueError(
+                f"expected a reference that has {self.kind}, got {type(error).__name__}: {text}; "
+                f"leave {self.kind} out"
+            ) from error
 
     def _run_candidate(self) -> tuple[Run, list[TensorReport]]:
         """The run, and what is wrong with it before any number is compared."""
@@ -101,6 +119,9 @@ class Comparison:
         if run.structure != self.theirs.structure:
             reason = f"{run.structure}, expected {self.theirs.structure}"
             problems.append(without_numbers("structure", f"structure {reason}"))
+        for name in sorted(set(run.sparse) ^ set(self.theirs.sparse)):
+            got, expected = ("sparse", "dense") if name in run.sparse else ("dense", "sparse")
+            problems.append(without_numbers(f"{name} (layout)", f"{got}, expected {expected}"))
         for name in run.edited:
             if name not in self.theirs.edited:
                 reason = "written over by the candidate, which may only read it; clone it first"
@@ -110,9 +131,15 @@ class Comparison:
     def _judged(self, pairs: int) -> tuple[TensorReport, ...]:
         if not self.ours.tensors:  # it raised: that is the one report
             return ()
+        # A buffer counts where both arms have one of that name; in one alone it is an arm's own.
+        common = self.candidate.buffers & self.reference.buffers
+        ours, theirs = (
+            {n: t for n, t in run.tensors.items() if not n.endswith(AFTER) or n in common}
+            for run in (self.ours, self.theirs)
+        )
         for count in sorted({min(pairs, TWINS), TWINS}):
             self.yardstick.extend(count)
-            reports = judge(self.ours.tensors, self.theirs.tensors, self.yardstick, self.exact)
+            reports = judge(ours, theirs, self.yardstick, self.exact)
             if all(report.agrees for report in reports):
                 break
         return reports

@@ -11,6 +11,7 @@ shapes and dtypes. Then the rule of tolerance.py, for several random cotangents.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -21,12 +22,16 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from manualbp.parity.arms import borrowed, check_parameters, subject
+from manualbp.parity.calls import Call, Loss
 from manualbp.parity.comparison import Comparison
+from manualbp.parity.diagnosis import diagnose
+from manualbp.parity.page import explain
 from manualbp.parity.power import measure_power
-from manualbp.parity.record import Check, GradientReport, TensorReport
-from manualbp.parity.runs import KINDS, Call, Loss
+from manualbp.parity.record import Check, Finding, GradientReport, TensorReport
+from manualbp.parity.runs import KINDS
 from manualbp.parity.tolerance import to_double
 from manualbp.parity.versions import versions
+from manualbp.parity.watch import gather
 from manualbp.parity.yardstick import Twins
 
 # An independent float64 oracle must meet the float64 run this closely, relative to the sums.
@@ -50,6 +55,7 @@ def compare_gradients(
     power: bool = True,
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
+    repro: str | os.PathLike[str] | None = None,
 ) -> GradientReport:
     """Compare outputs, losses and all gradients of two arms that compute the same.
 
@@ -75,24 +81,35 @@ def compare_gradients(
         power: plant standard faults into the candidate's gradients and refuse to agree where one
             of them is not seen.
         dtype: what both modules and the inputs are taken to for the comparison.
+        repro: a file to write first, which ``python -m manualbp.parity replay FILE`` runs again.
         device: where both modules and inputs are taken for the comparison.
 
     Neither module is changed: no parameter, ``.grad``, buffer, mode or global random state.
 
     Raises:
         ValueError: the parameters of the two modules differ before anything is run, the reference
-            cannot be run (also in float64), or a name or option is unknown.
+            cannot be run (also in float64), a name or option is unknown, or an arm cannot be
+            written to ``repro``.
         TypeError: an arm or an input is nothing that can be compared.
     """
     kinds = ("backward", *_known(also))
     if not seeds:
         raise ValueError("expected at least one seed, got none")
+    ours, theirs = subject(candidate, parameters), subject(reference)
+    check_parameters(ours, theirs)
+    if repro is not None:
+        from manualbp.parity.replay import save_repro  # which runs this function
+
+        settings = dict(
+            loss=loss, target=target, candidate_loss=candidate_loss, parameters=parameters,
+            oracle=oracle, cotangent=cotangent, seeds=seeds, also=also, exact=exact, power=power,
+            dtype=dtype, device=device,
+        )  # fmt: skip
+        save_repro(repro, candidate, reference, inputs, settings)
     modules = [arm for arm in (candidate, reference) if isinstance(arm, nn.Module)]
     with borrowed(*modules):
         for module in modules:
             module.to(device=device, dtype=dtype)
-        ours, theirs = subject(candidate, parameters), subject(reference)
-        check_parameters(ours, theirs)
         twins = Twins.of(theirs)
         comparisons = [
             Comparison(
@@ -105,9 +122,11 @@ def compare_gradients(
             Check(c.kind, c.call.seed, _with_oracle(c, oracle or {})) for c in comparisons
         )
         strength = measure_power(comparisons[0]) if power and _ran(comparisons[0]) else None
+        findings = _findings(comparisons)
     return GradientReport(
-        ours.name, theirs.name, checks, strength, setup=_setup(comparisons, exact)
-    )
+        ours.name, theirs.name, checks, strength, findings, _setup(comparisons, exact),
+        None if repro is None else os.fspath(repro),
+    )  # fmt: skip
 
 
 def assert_gradients_match(
@@ -120,8 +139,7 @@ def assert_gradients_match(
     """
     report = compare_gradients(candidate, reference, inputs, loss, **options)
     if not report.agrees:
-        lines = [f"{t.name}: {t.reason}" for t in report.differing]
-        raise AssertionError("\n".join([report.verdict, *lines]))
+        raise AssertionError("\n" + explain(report))
     return report
 
 
@@ -143,6 +161,14 @@ def _moved(call: Call, dtype: torch.dtype | None, device: torch.device | str | N
 
     args, kwargs, target = pytree.tree_map(move, (call.args, call.kwargs, call.target))
     return replace(call, args=args, kwargs=kwargs, target=target)
+
+
+def _findings(comparisons: Sequence[Comparison]) -> tuple[Finding, ...]:
+    """What is wrong in the first backward check that differs."""
+    for comparison in comparisons:
+        if comparison.kind == "backward" and not comparison.agrees:
+            return diagnose(gather(comparison))
+    return ()
 
 
 def _ran(comparison: Comparison) -> bool:

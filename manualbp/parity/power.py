@@ -6,8 +6,9 @@ d is searched for which g * (1 + d) is told from g.
 
 PASS is refused where a fault of ``VISIBLE`` or more of the gradient's rms stays unseen (of 16 eps
 of the dtype, where that is more: 12 % in bfloat16), and where a gradient is exactly zero, so that
-nothing was exercised. A gradient whose terms cancel to the rounding of their sums (a bias before
-BatchNorm, the key bias of attention) is zero by nature: there faults are measured by the sums.
+nothing was exercised. A gradient with the reference's bits is asked for no size: rounding hides
+nothing. One whose terms cancel to the rounding of float64, for other inputs as well (a bias before
+BatchNorm, the key bias of attention), is zero by nature: its faults are measured by the sums.
 """
 
 from __future__ import annotations
@@ -23,10 +24,12 @@ from manualbp.parity.comparison import Comparison
 from manualbp.parity.record import Planted, PowerReport
 from manualbp.parity.runs import Tensors
 from manualbp.parity.tolerance import ELEMENT_FLOOR, rms, to_double
+from manualbp.parity.yardstick import nudged
 
 VISIBLE = 0.01
-# rms(g) below this many eps of its sums: rounding is all that is left of it.
-CANCELS = 32.0
+# The float64 run's rms(g) below this many of float64's eps of its sums: rounding is all that is
+# left of it. In the working dtype a gradient may drown in rounding and still be one.
+CANCELS = 32.0 * torch.finfo(torch.float64).eps
 BISECTIONS = 16
 
 
@@ -112,24 +115,31 @@ def measure_power(comparison: Comparison) -> PowerReport:
     """Plant every standard fault into every gradient of a ``backward`` comparison."""
     ours = {n: g for n, g in comparison.ours.tensors.items() if n.endswith(".grad")}
     present = {n: to_double(g) for n, g in ours.items() if g is not None and g.isfinite().all()}
-    stale, dropped = _stale(comparison), _dropped(comparison)
+    stale, dropped = _for_inputs(comparison, _of_another_row), _dropped(comparison)
+    generator = torch.Generator().manual_seed(0)
+    elsewhere = _for_inputs(comparison, lambda x: nudged(x, 0.5, generator))
     planted: list[Planted] = []
     smallest: dict[str, float] = {}
+    same_bits = {report.name for report in comparison.reports if report.bit_identical}
+    wrong = {report.name for report in comparison.reports if not report.agrees}
     missing = [] if present else ["no gradient was compared: nothing asks for one"]
     for name, g in present.items():
-        if name not in comparison.yardstick.exact:
-            continue  # missing in the reference: it differs already
+        if name in wrong:  # a fault may well make it right
+            continue
         size, sums = rms(g), rms(comparison.yardstick.sums[name])
         eps = torch.finfo(comparison.dtype(name)).eps
-        if size == 0 and sums == 0:
+        other = _as_double(elsewhere, name)
+        cancels = rms(comparison.yardstick.exact[name]) < CANCELS * sums and (
+            other is None or rms(other) < math.sqrt(eps) * sums  # for other inputs as well
+        )
+        if size == 0 and not cancels:
             missing.append(
                 f"{name} is exactly zero, so nothing of its backward was exercised: dead units, "
-                "or an output it does not reach; choose other inputs"
+                "an output it does not reach, or a loss at its minimum; choose other inputs"
             )
             continue
-        cancels = size < CANCELS * eps * sums
         unit = sums if cancels else size
-        partners = tuple(other for n, other in present.items() if n != name)
+        partners = tuple(g for n, g in present.items() if n != name)
         rows = comparison.rows or 1
         site = Site(
             name, g, partners, _as_double(stale, name), _as_double(dropped, name),
@@ -140,14 +150,11 @@ def measure_power(comparison: Comparison) -> PowerReport:
             if caught is None:
                 continue
             planted.append(Planted(fault, name, caught[0]))
-            if (
-                not caught[0]
-                and fault not in SMALL
-                and caught[1] >= max(0.9 * VISIBLE, ELEMENT_FLOOR * eps)
-            ):
+            large = fault not in SMALL and caught[1] >= max(0.9 * VISIBLE, ELEMENT_FLOOR * eps)
+            if large and not caught[0] and name not in same_bits:
                 missing.append(
                     f"{fault!r} is not seen in {name}: a change of {caught[1]:.1e} is below the "
-                    f"rounding of its sums, which are {sums / size:.0e} times as large as what is "
+                    f"rounding of its sums, which are {sums / unit:.0e} times as large as what is "
                     "left of them; compare in float64, or choose other inputs"
                 )
         smallest[name] = _smallest(comparison, site, cancels)
@@ -185,12 +192,12 @@ def _smallest(comparison: Comparison, site: Site, cancels: bool) -> float:
     return float(2.0**high)
 
 
-def _stale(comparison: Comparison) -> Tensors:
-    """The candidate's gradients for inputs that belong to another row, everything else the same."""
+def _of_another_row(x: Tensor) -> Tensor:
+    return x.roll(1, 0) if x.dim() and len(x) > 1 else -0.5 * x
 
-    def other(x: Tensor) -> Tensor:
-        return x.roll(1, 0) if x.dim() and len(x) > 1 else -0.5 * x
 
+def _for_inputs(comparison: Comparison, other: Callable[[Tensor], Tensor]) -> Tensors:
+    """The candidate's gradients for other inputs, everything else the same."""
     call = comparison.call
     leaves = {n: other(x) for n, x in call.leaves.items() if x.is_floating_point()}
     args, kwargs = call.replace(leaves)

@@ -5,130 +5,53 @@ r"""Run one arm once: every tensor that can be compared, by name.
     forward_mode   the derivative along random tangents of x and w (a jvp)
     vmap           forward and backward of a stack of inputs under torch.func.vmap
 
-Random directions are drawn once, by ``Directions``, and serve every arm, dtype and twin alike.
+A run leaves its arm as it was: inputs are cloned, buffers put back.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from manualbp.parity.arms import Subject
+from manualbp.parity.arms import AFTER, COMPILED, Subject
+from manualbp.parity.calls import Call, Directions, named, refuse_complex
 from manualbp.parity.tolerance import bit_identical
 
-Loss = Callable[..., Tensor]
 Hook = Callable[[Tensor], Tensor]
 Tensors = dict[str, Tensor | None]
-VMAP_COPIES = 3
-
-
-@dataclass(frozen=True)
-class Call:
-    """What an arm is called with: ``module(*args, **kwargs)``, then ``loss(output[, target])``."""
-
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    loss: Loss | None
-    target: Any = None
-    seed: int = 0
-
-    @staticmethod
-    def of(inputs: Any, loss: Loss | None, target: Any, seed: int) -> Call:
-        """Inputs are one tensor, a sequence of arguments, a dict of them, or made by a function.
-
-        Raises:
-            TypeError: they are none of these, or no floating-point tensor is among them.
-        """
-        if callable(inputs) and not isinstance(inputs, Tensor):
-            inputs = inputs(seed)
-        if isinstance(inputs, Mapping):
-            return Call((), dict(inputs), loss, target, seed)
-        if isinstance(inputs, Tensor):
-            return Call((inputs,), {}, loss, target, seed)
-        if isinstance(inputs, tuple | list):
-            return Call(tuple(inputs), {}, loss, target, seed)
-        raise TypeError(
-            "expected inputs to be a tensor, a tuple of arguments, a dict of keyword arguments or "
-            f"a function of the seed, got {type(inputs).__name__}"
-        )
-
-    @property
-    def leaves(self) -> dict[str, Tensor]:
-        """Every tensor among the arguments: ``input``, ``input[1]['mask']``."""
-        return named((self.args, self.kwargs), self._prefix)
-
-    def replace(self, values: Mapping[str, Tensor]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The arguments with other tensors in their places."""
-        pairs, spec = pytree.tree_flatten_with_path((self.args, self.kwargs))
-        leaves = [values.get(self._prefix(path), leaf) for path, leaf in pairs]
-        return pytree.tree_unflatten(leaves, spec)
-
-    def _prefix(self, path: Any) -> str:
-        """One argument alone is ``input``, several are ``input[0]``, a keyword ``input['x']``."""
-        alone = len(self.args) + len(self.kwargs) == 1 and self.args
-        return "input" + pytree.keystr(path[2:] if alone else path[1:])
-
-
-class WrongShape(ValueError):
-    """An output of another shape than the reference's: there is no direction for it."""
-
-    def __init__(self, name: str, got: tuple[int, ...], expected: tuple[int, ...]) -> None:
-        super().__init__(f"shape {got}, expected {expected}")
-        self.name = name
-
-
-@dataclass
-class Directions:
-    """Cotangents and tangents by name, drawn at their first use and then the same for everyone."""
-
-    seed: int
-    drawn: dict[str, Tensor] = field(default_factory=dict)
-
-    def of(self, name: str, like: Tensor) -> Tensor:
-        """The direction for a tensor, in its dtype and on its device.
-
-        Raises:
-            WrongShape: the tensor has another shape than the one it was drawn for.
-        """
-        if name not in self.drawn:
-            seed = self.seed + 1009 * len(self.drawn)
-            self.drawn[name] = random_cotangent(like.shape, like.dtype, seed)
-        found = self.drawn[name]
-        if found.shape != like.shape:
-            raise WrongShape(name, tuple(like.shape), tuple(found.shape))
-        # The clone keeps it whole where a backward writes over its grad_output.
-        return found.to(like.device, like.dtype, copy=True)
+VMAP_SIZES = (1.0, -0.5, 1.5)
 
 
 @dataclass(frozen=True)
 class Run:
     """The tensors of one run; ``structure`` is what the output looked like, its tensors left out.
 
-    ``edited`` names what the arm wrote over although it only had to read it.
+    ``edited`` names what the arm wrote over although it only had to read it, ``sparse`` the
+    gradients that were sparse; here they are dense.
     """
 
     tensors: Tensors
     structure: str = ""
     edited: tuple[str, ...] = ()
+    sparse: tuple[str, ...] = ()
 
 
-def random_cotangent(shape: Sequence[int], dtype: torch.dtype, seed: int) -> Tensor:
-    """Numbers of either sign with sizes in [0.5, 1.5]: never 1 by habit, never near zero."""
-    generator = torch.Generator().manual_seed(seed)
-    size = 0.5 + torch.rand(tuple(shape), generator=generator, dtype=torch.float64)
-    sign = torch.randint(0, 2, tuple(shape), generator=generator) * 2 - 1
-    return (size * sign).to(dtype)
+def seed_all(seed: int) -> None:
+    """Seed the global generators of the devices in use.
 
-
-def named(tree: Any, prefix: Callable[[Any], str]) -> dict[str, Tensor]:
-    """The tensors in nested tuples, lists, dicts and named tuples, by their path."""
-    leaves, _ = pytree.tree_flatten_with_path(tree)
-    return {prefix(path): leaf for path, leaf in leaves if isinstance(leaf, Tensor)}
+    torch.manual_seed also notes it, with a stack trace, for every device that is not yet in use:
+    milliseconds and memory at each call.
+    """
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        torch.cuda.manual_seed_all(seed)
 
 
 def backward(s: Subject, call: Call, directions: Directions, hook: Hook | None = None) -> Run:
@@ -138,24 +61,30 @@ def backward(s: Subject, call: Call, directions: Directions, hook: Hook | None =
         TypeError: the loss is no tensor, or there is no tensor in the output.
     """
     versions = {name: parameter._version for name, parameter in s.parameters.items()}
-    run, leaves, roots = _forward(s, call, hook)
-    cotangents = _cotangents(roots, directions)
-    gradients = _gradients(roots, cotangents, _wanted(s, leaves))
-    edited = [name for name, leaf in leaves.items() if not bit_identical(leaf, call.leaves[name])]
+    with _buffers_kept(s) as changed:
+        run, leaves, given, roots = _forward(s, call, hook)
+        cotangents = _cotangents(roots, directions)
+        gradients = _gradients(roots, cotangents, _wanted(s, leaves))
+        buffers = changed()
+    edited = [name for name, value in given.items() if not bit_identical(value, call.leaves[name])]
     edited += [name for name, p in s.parameters.items() if p._version != versions[name]]
     untouched = _cotangents(roots, directions)
     edited += [f"the gradient of {n}" for n, g in cotangents.items()
                if not bit_identical(g, untouched[n])]  # fmt: skip
-    return Run(run.tensors | gradients, run.structure, tuple(edited))
+    sparse = [n for n, g in gradients.items() if g is not None and g.layout != torch.strided]
+    gradients |= {name: gradients[name].to_dense() for name in sparse}  # type: ignore[union-attr]
+    found = run.tensors | gradients | buffers
+    return Run(found, run.structure, tuple(edited), tuple(sparse))
 
 
 def second_order(s: Subject, call: Call, directions: Directions, hook: Hook | None = None) -> Run:
     """Gradients of sum_i <u_i, dC/dw_i>; None where the first gradient does not depend on it."""
-    run, leaves, roots = _forward(s, call, hook)
-    wanted = _wanted(s, leaves)
-    first = _gradients(roots, _cotangents(roots, directions), wanted, create_graph=True)
-    again = {f"{n} u": g for n, g in first.items() if g is not None and g.requires_grad}
-    second = _gradients(again, _cotangents(again, directions), wanted)
+    with _buffers_kept(s):
+        run, leaves, _, roots = _forward(s, call, hook)
+        wanted = _wanted(s, leaves)
+        first = _gradients(roots, _cotangents(roots, directions), wanted, create_graph=True)
+        again = {f"{n} u": g for n, g in first.items() if g is not None and g.requires_grad}
+        second = _gradients(again, _cotangents(again, directions), wanted)
     return Run({f"second_order {name}": g for name, g in second.items()}, run.structure)
 
 
@@ -170,7 +99,7 @@ def forward_mode(s: Subject, call: Call, directions: Directions, hook: Hook | No
 
 
 def vmap(s: Subject, call: Call, directions: Directions, hook: Hook | None = None) -> Run:
-    """Outputs and gradients of ``VMAP_COPIES`` inputs at once, each the given ones times a number.
+    """Outputs and gradients of a stack of inputs, the given ones times each of ``VMAP_SIZES``.
 
     Raises:
         ValueError: no input is floating point: there is nothing to stack.
@@ -180,9 +109,7 @@ def vmap(s: Subject, call: Call, directions: Directions, hook: Hook | None = Non
     if not inputs:
         raise ValueError("expected a floating-point input for vmap, got none; leave vmap out")
     rest = {n: x for n, x in primals.items() if n not in inputs}
-    # Powers of two and their halves' sums: the products are exact in every dtype.
-    sizes = [1.0, -0.5, 1.5][:VMAP_COPIES]
-    stacks = {n: torch.stack([x * size for size in sizes]) for n, x in inputs.items()}
+    stacks = {n: torch.stack([x * size for size in VMAP_SIZES]) for n, x in inputs.items()}
 
     def one(values: dict[str, Tensor]) -> dict[str, Tensor]:
         outputs, pull, *_ = torch.func.vjp(lambda v: _pure(s, call, v), values | rest)
@@ -206,13 +133,19 @@ KINDS: dict[str, Callable[..., Run]] = {
 
 def _forward(
     s: Subject, call: Call, hook: Hook | None
-) -> tuple[Run, dict[str, Tensor], dict[str, Tensor]]:
-    """The outputs and the loss; the leaves among the inputs; what the way back starts from."""
-    torch.manual_seed(call.seed)  # every arm sees the same dropout; inside fork_rng
+) -> tuple[Run, dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
+    """Outputs and loss; the leaves, and the clones the arm was given; where the way back starts."""
+    seed_all(call.seed)  # every arm sees the same dropout; inside fork_rng
     leaves = {n: _leaf(x) for n, x in call.leaves.items()}
-    args, kwargs = call.replace(leaves)
     with torch.enable_grad():
-        output = s.call(*args, **kwargs)
+        # Clones: an arm may begin in place, as nn.ReLU(inplace=True) does, which no leaf allows.
+        given = {n: x.clone() for n, x in leaves.items()}
+        args, kwargs = call.replace(given)
+        with warnings.catch_warnings():  # torch.compile asks its inputs; a clone has none
+            warnings.filterwarnings(
+                "ignore", r"The \.grad attribute of a Tensor that is not a leaf"
+            )
+            output = s.call(*args, **kwargs)
         outputs = _outputs(output)
         if hook is not None:
             for value in outputs.values():
@@ -220,7 +153,28 @@ def _forward(
                     value.register_hook(hook)  # type: ignore[no-untyped-call]
         roots = outputs if call.loss is None else {"loss": _loss(call, output)}
     found = {name: value.detach() for name, value in (outputs | roots).items()}
-    return Run(dict(found), _structure(output)), leaves, roots
+    return Run(dict(found), _structure(output)), leaves, given, roots
+
+
+@contextmanager
+def _buffers_kept(s: Subject) -> Iterator[Callable[[], Tensors]]:
+    """Buffers are put back in the end; calling what it yields gives those that have changed."""
+    before = {} if s.module is None else {
+        name: (buffer, buffer.clone()) for name, buffer in s.module.named_buffers()
+    }  # fmt: skip
+
+    def changed() -> Tensors:
+        return {
+            f"{name.replace(COMPILED, '')}{AFTER}": buffer.clone()
+            for name, (buffer, old) in before.items() if not bit_identical(buffer, old)
+        }  # fmt: skip
+
+    try:
+        yield changed
+    finally:
+        with torch.no_grad():
+            for buffer, old in before.values():
+                buffer.copy_(old)
 
 
 def _outputs(output: Any) -> dict[str, Tensor]:
@@ -230,6 +184,8 @@ def _outputs(output: Any) -> dict[str, Tensor]:
             f"expected an output with at least one tensor, got {type(output).__name__}; "
             "let the arm return what it computes"
         )
+    for name, value in outputs.items():
+        refuse_complex(name, value)
     return outputs
 
 
@@ -295,7 +251,7 @@ def _wanted(s: Subject, leaves: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _pure(s: Subject, call: Call, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The outputs, or the loss, as a function of inputs and parameters by name."""
-    torch.manual_seed(call.seed)
+    seed_all(call.seed)
     args, kwargs = call.replace(values)
     if s.module is None:
         output = s.call(*args, **kwargs)

@@ -33,7 +33,7 @@ from manualbp.parity.charts import CANDIDATE, REFERENCE, WHOLE, log_divergence
 from manualbp.parity.pictures import pictures
 from manualbp.parity.record import GradientReport, Histogram, TrainingReport, Trajectory
 from manualbp.parity.report import markdown_report
-from manualbp.parity.training import ArmStep, Step
+from manualbp.parity.side_by_side import ArmStep, Step
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -1,249 +1,293 @@
-r"""Two trainings side by side, held together after every step.
+r"""Do two modules train alike? Every optimizer, dtype and seed, judged without a tolerance.
 
-    batch t --+--> candidate: C, dC/dw, w <- optimizer(w, dC/dw) --+
-              |                                                    +--> Step t
-              +--> reference: C, dC/dw, w <- optimizer(w, dC/dw) --+
+    each by itself        inside the envelope of the reference's twins?     envelope.py
+    at the same state     the candidate's gradient right at every step?     forced.py, tolerance.py
 
-Both arms start from the same parameters and buffers, take the same batches and draw the same
-random numbers; what differs is what is compared. Each trains by itself, so a difference once made
-stays and grows. A divergence is max |candidate - reference| over the elements of one tensor: 0
-only where every bit agrees.
+The first catches what adds up (an update, a buffer, a bias too small for one step), the second says
+in which step and tensor a gradient is wrong. SGD as well as Adam, since Adam hides a gradient's
+scale; float64 as well as the working dtype, since there rounding hides nothing.
 """
 
 from __future__ import annotations
 
-import statistics
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import NamedTuple
+import difflib
+import os
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
+from itertools import product
+from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch import nn
 
-from manualbp.parity.tolerance import bit_identical, to_double
+from manualbp.parity.arms import Subject, borrowed, check_parameters, subject
+from manualbp.parity.batches import Batches
+from manualbp.parity.calls import Loss
+from manualbp.parity.checkpoint import Checkpoint, module_hash
+from manualbp.parity.record import PowerReport, TrainingReport, Trajectory
+from manualbp.parity.tolerance import rms, to_double
+from manualbp.parity.trainee import MakeOptimizer
+from manualbp.parity.trajectory import Options, Race
+from manualbp.parity.versions import versions
 
-Batch = tuple[Tensor, Tensor]
-Metric = Callable[[Tensor, Tensor], float]
-LOSS = "loss"
+OPTIMIZERS: dict[str, MakeOptimizer] = {
+    "sgd": partial(torch.optim.SGD, lr=0.01),
+    "momentum": partial(torch.optim.SGD, lr=0.01, momentum=0.9),
+    "adam": partial(torch.optim.Adam, lr=1e-3),
+    "adamw": partial(torch.optim.AdamW, lr=1e-3, weight_decay=0.01),
+}
+# Fewer have no spread to speak of.
+MIN_TWINS = 3
+# How far a further seed's start lies from the first, relative to the rms of each parameter.
+MOVED = 0.1
 
-
-@dataclass(frozen=True)
-class Arm:
-    """One side: a module, the loss and the optimizer it trains with, and further metrics.
-
-    ``metrics`` map a name to ``metric(output, target)``, such as an accuracy in 0...1.
-    """
-
-    name: str
-    module: nn.Module
-    loss: Callable[[Tensor, Tensor], Tensor]
-    optimizer: Optimizer
-    metrics: Mapping[str, Metric] = field(default_factory=dict)
-
-
-class ArmStep(NamedTuple):
-    """What one arm did in one step: ``metrics`` on the batch, loss included, before the update."""
-
-    metrics: dict[str, float]
-    learning_rate: float
-    gradient_norms: dict[str, float]  # Euclidean, per layer: its weight and bias together
-    seconds: float
+Pair = tuple[MakeOptimizer, MakeOptimizer]
 
 
-class Step(NamedTuple):
-    """One step of both arms. ``divergence``: of the loss, every gradient, parameter and buffer."""
+def compare_training(
+    candidate: nn.Module,
+    reference: nn.Module,
+    data: Any,
+    loss: Loss,
+    optimizers: Collection[str] | Mapping[str, MakeOptimizer | Pair] = ("sgd", "adam"),
+    steps: int = 100,
+    seeds: Sequence[int] = (0,),
+    *,
+    dtypes: Sequence[torch.dtype] | None = None,
+    parameters: Mapping[str, str] | None = None,
+    candidate_loss: Loss | None = None,
+    twins: int = 8,
+    teacher_forced: bool = True,
+    exact: bool = False,
+    checkpoint: str | os.PathLike[str] | None = None,
+    checkpoint_every: int = 100,
+    on_step: Callable[[Trajectory], None] | None = None,
+) -> TrainingReport:
+    """Train both modules, once for each optimizer, dtype and seed, and judge every step.
 
-    number: int  # from 1
-    candidate: ArmStep
-    reference: ArmStep
-    divergence: dict[str, float]
+    Args:
+        candidate: the module under test. It is neither copied nor replaced.
+        reference: what it should train like; it can be copied, and its names are the ones reported.
+        data: a list of batches (inputs, target), any iterable of them that can be read again, or a
+            function of the seed that makes one. Shorter than ``steps``, it is read again. Inputs
+            are as for ``compare_gradients``.
+        loss: ``loss(output, target)``, one number; ``loss(output)`` where the target is None.
+        optimizers: names out of sgd, momentum, adam, adamw; or a name -> function of the parameters
+            that makes the optimizer, or -> two of them, the candidate's and the reference's.
+        steps: of each training.
+        seeds: of the data, of random layers and of the start: the first starts at the parameters as
+            they are, the others 10 % of each parameter's rms away from them.
+        dtypes: in which to train; by default the one of the reference's parameters, and float64.
+        parameters: the candidate's name of a parameter -> the reference's, where they differ.
+        candidate_loss: the candidate's own loss; ``loss`` by default.
+        twins: of the reference, for the envelope; 8 trainings more.
+        teacher_forced: also judge the candidate's gradient at the reference's state at every step.
+        exact: any other bit is a difference.
+        checkpoint: a file to go on from. Called again with the same arguments, the report is the
+            one that an undisturbed call would have given, to the bit. What a module keeps outside
+            its parameters and buffers is not in it.
+        checkpoint_every: steps between two writes of that file.
+        on_step: called with the Trajectory after each step.
 
-
-class Worst(NamedTuple):
-    """The largest divergence of a run, and where it was first seen."""
-
-    divergence: float
-    tensor: str
-    step: int
-
-
-@dataclass
-class TrainingReport:
-    """What a run has shown so far; ``add`` takes one step after another."""
-
-    steps: int = 0
-    first_difference: tuple[int, list[str]] | None = None  # step, tensors
-    worst: Worst | None = None
-    last: Step | None = None
-    seconds: dict[str, list[float]] = field(
-        default_factory=lambda: {"candidate": [], "reference": []}
-    )
-
-    def add(self, step: Step) -> None:
-        """Take in one step."""
-        self.steps, self.last = step.number, step
-        self.seconds["candidate"].append(step.candidate.seconds)
-        self.seconds["reference"].append(step.reference.seconds)
-        differing = [name for name, apart in step.divergence.items() if apart != 0]
-        if differing and self.first_difference is None:
-            self.first_difference = step.number, differing
-        for name in differing:
-            if self.worst is None or step.divergence[name] > self.worst.divergence:
-                self.worst = Worst(step.divergence[name], name, step.number)
-
-    @property
-    def bit_identical(self) -> bool:
-        """No loss, gradient or parameter differed in a bit at any step, and there was a step."""
-        return self.steps > 0 and self.first_difference is None
-
-    def milliseconds(self, arm: str) -> float:
-        """Median time of a step: forward, backward and update, without comparing and logging."""
-        return 1e3 * statistics.median(self.seconds[arm]) if self.steps else float("nan")
-
-
-def train_side_by_side(candidate: Arm, reference: Arm, batches: Iterable[Batch]) -> Iterator[Step]:
-    """Train both arms, yielding a Step after each batch; their modules change as in any training.
-
-    The arms take turns in going first, so that neither has the warmer cache every time.
+    Ctrl-C ends it: the report of what was done is returned, with ``interrupted`` set. Whatever
+    happens, neither module is changed: no parameter, ``.grad``, buffer, mode or random state.
 
     Raises:
-        ValueError: the arms do not start alike or share a parameter, a batch is empty or not
-            finite (neither arm has taken it then), or there is no batch at all.
+        ValueError: parameters differ or are shared, a name, number or batch is of no use, or the
+            checkpoint is of another call.
+        TypeError: an arm is no module, or data or loss are nothing to train with.
     """
-    if candidate.name == reference.name:
-        raise ValueError(f"expected two names for the two arms, got {candidate.name!r} twice")
-    _check_alike(candidate.module, reference.module)
-    number = 0
-    for number, (x, y) in enumerate(batches, start=1):
-        _check_batch(number, x, y)
-        order = (candidate, reference) if number % 2 else (reference, candidate)
-        random_state = _random_state(x.device)
-        done = {}
-        for arm in order:
-            _set_random_state(x.device, random_state)  # both draw the same dropout masks
-            done[arm.name] = _step(arm, x, y)
-        yield Step(
-            number,
-            done[candidate.name],
-            done[reference.name],
-            _divergence(candidate, reference, done),
-        )
-    if number == 0:
-        raise ValueError("expected at least one batch, got none; is the data set empty?")
+    _check(candidate, reference, steps, seeds, twins, exact, checkpoint_every)
+    pairs = _pairs(optimizers)
+    working = next((p.dtype for p in reference.parameters()), torch.float32)
+    chosen = tuple(dict.fromkeys(dtypes if dtypes is not None else (working, torch.float64)))
+    if not chosen or not all(isinstance(d, torch.dtype) and d.is_floating_point for d in chosen):
+        raise ValueError(f"expected floating-point dtypes to train in, got {dtypes!r}")
+    ours, theirs = subject(candidate, parameters), subject(reference)
+    check_parameters(ours, theirs)
+    _check_apart(ours, theirs)
+    setup = _setup(ours, theirs, pairs, loss, candidate_loss, chosen, steps, seeds, twins, exact)
+    setup["teacher forced"] = str(teacher_forced)
+    with borrowed():  # reading the data moves the random state
+        hashes = {f"first batch, seed {seed}": Batches(data, seed).first_hash()[:12]
+                  for seed in seeds}  # fmt: skip
+    report = TrainingReport(ours.name, theirs.name, setup={**setup, **versions()})
+    file, race_state = None, None
+    if checkpoint is not None:
+        hashes["the candidate's parameters"] = module_hash(candidate)
+        hashes["the reference's parameters"] = module_hash(reference)
+        file = Checkpoint(checkpoint, report.setup | hashes)
+        if (saved := file.read()) is not None:
+            report, race_state = saved
+    under_way = report.runs[-1] if report.runs and race_state is not None else None
+    done = len(report.runs) - (under_way is not None)
+    for name, dtype, seed in list(product(pairs, chosen, seeds))[done:]:
+        if under_way is None:
+            record = Trajectory(name, str(dtype).removeprefix("torch."), seed, steps)
+            record.power = _known_power(report, record)
+            report.runs.append(record)
+        else:
+            record, under_way = under_way, None
+        make = pairs[name]
+        options = Options(
+            loss, candidate_loss or loss, *make, None if dtype == working else dtype,
+            twins, teacher_forced, exact,
+        )  # fmt: skip
+        try:
+            with borrowed(candidate, reference):
+                race = _start(record, candidate, reference, parameters, options, seed != seeds[0])
+                if race_state is not None:
+                    race.load(race_state)
+                    race_state = None
+                _run(race, Batches(data, seed), report, file, checkpoint_every, on_step)
+        except KeyboardInterrupt:
+            report.interrupted = True
+            return report
+        if file is not None:
+            file.write(report, None)
+    return report
 
 
-@torch.no_grad()
-def evaluate(arm: Arm, x: Tensor, y: Tensor) -> dict[str, float]:
-    """The arm's metrics on held-out data, in eval mode; the module's mode is put back."""
-    training = arm.module.training
-    arm.module.eval()
+def _start(
+    record: Trajectory,
+    candidate: nn.Module,
+    reference: nn.Module,
+    parameters: Mapping[str, str] | None,
+    options: Options,
+    moved: bool,
+) -> Race:
+    """Both modules at the start of a training."""
+    if options.dtype is not None:
+        candidate.to(options.dtype)
+        reference.to(options.dtype)
+    ours, theirs = subject(candidate, parameters), subject(reference)
+    if moved:
+        generator = torch.Generator().manual_seed(record.seed)
+        with torch.no_grad():
+            for name, parameter in theirs.parameters.items():
+                noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+                parameter += (MOVED * rms(to_double(parameter)) * noise).to(parameter)
+                twin = ours.parameters.get(name)
+                if twin is not None and twin.shape == parameter.shape:
+                    twin.copy_(parameter)
+    return Race(record, ours, theirs, options)
+
+
+def _run(
+    race: Race,
+    batches: Batches,
+    report: TrainingReport,
+    file: Checkpoint | None,
+    every: int,
+    on_step: Callable[[Trajectory], None] | None,
+) -> None:
+    """Step until the planned number is reached; the last step's histograms also after Ctrl-C."""
+    record = race.record
+    stream = batches.skip(record.steps)
     try:
-        return _metrics(arm, output := arm.module(x), y, arm.loss(output, y))
+        while record.steps < record.planned and not race.over:
+            race.step(next(stream))
+            if file is not None and record.steps % every == 0:
+                file.write(report, race.state())
+            if on_step is not None:
+                on_step(record)
+        if record.power is None:
+            race.measure_power(batches)
     finally:
-        arm.module.train(training)
+        race.finish()
 
 
-def _step(arm: Arm, x: Tensor, y: Tensor) -> ArmStep:
-    _synchronize(x.device)
-    start = time.perf_counter()
-    arm.optimizer.zero_grad()
-    output = arm.module(x)
-    loss = arm.loss(output, y)
-    loss.backward()  # type: ignore[no-untyped-call]
-    arm.optimizer.step()
-    _synchronize(x.device)
-    seconds = time.perf_counter() - start
-    rate = float(arm.optimizer.param_groups[0]["lr"])
-    return ArmStep(_metrics(arm, output, y, loss), rate, _gradient_norms(arm.module), seconds)
+def _known_power(report: TrainingReport, record: Trajectory) -> PowerReport | None:
+    """Of a training that began at the same state: another optimizer shows no more."""
+    same = (r for r in report.runs if (r.dtype, r.seed) == (record.dtype, record.seed))
+    return next((r.power for r in same if r.power is not None), None)
 
 
-def _metrics(arm: Arm, output: Tensor, y: Tensor, loss: Tensor) -> dict[str, float]:
-    output = output.detach()
-    return {LOSS: loss.item(), **{name: m(output, y) for name, m in arm.metrics.items()}}
-
-
-def _gradient_norms(module: nn.Module) -> dict[str, float]:
-    """sqrt(sum of dC/dw^2) of every layer, a layer being a module with parameters of its own."""
-    squares: dict[str, float] = {}
-    for name, parameter in module.named_parameters():
-        if parameter.grad is not None:
-            layer = name.rpartition(".")[0] or name
-            norm = float(torch.linalg.vector_norm(parameter.grad.detach().double()))
-            squares[layer] = squares.get(layer, 0.0) + norm * norm
-    return {layer: square**0.5 for layer, square in squares.items()}
-
-
-def _divergence(candidate: Arm, reference: Arm, done: Mapping[str, ArmStep]) -> dict[str, float]:
-    ours, theirs = done[candidate.name].metrics[LOSS], done[reference.name].metrics[LOSS]
-    found = {LOSS: _apart(torch.tensor(ours).double(), torch.tensor(theirs).double())}
-    twins = dict(reference.module.named_parameters())
-    for name, parameter in candidate.module.named_parameters():
-        found[f"{name}.grad"] = _apart(parameter.grad, twins[name].grad)
-        found[name] = _apart(parameter, twins[name])
-    buffers = dict(reference.module.named_buffers())
-    for name, buffer in candidate.module.named_buffers():
-        found[name] = _apart(buffer, buffers[name])
-    return found
-
-
-def _apart(a: Tensor | None, b: Tensor | None) -> float:
-    """max |a - b|: 0 for equal bits, infinity where one is missing or a NaN stands on one side."""
-    if a is None or b is None:
-        return 0.0 if a is b else float("inf")
-    if bit_identical(a, b):
-        return 0.0
-    apart = float((to_double(a) - to_double(b)).abs().max())
-    # Bits differ and the difference is 0: a signed zero. Still a difference, the smallest there is.
-    return max(apart, 5e-324) if apart == apart else float("inf")
-
-
-def _check_alike(candidate: nn.Module, reference: nn.Module) -> None:
-    ours, theirs = candidate.state_dict(), reference.state_dict()
-    for name in {**ours, **theirs}:
-        if name not in ours or name not in theirs or not bit_identical(ours[name], theirs[name]):
-            raise ValueError(
-                f"expected both arms to start from the same parameters and buffers, got different "
-                f"{name}; use candidate.load_state_dict(reference.state_dict())"
+def _check(
+    candidate: Any, reference: Any, steps: int, seeds: Sequence[int], twins: int,
+    exact: bool, every: int,
+) -> None:  # fmt: skip
+    for what, arm in (("candidate", candidate), ("reference", reference)):
+        if not isinstance(arm, nn.Module):
+            raise TypeError(
+                f"expected the {what} to be a torch.nn.Module, got {arm!r}; "
+                "compare_gradients takes functions"
             )
-    here, there = dict(candidate.named_parameters()), dict(reference.named_parameters())
-    if set(here) != set(there):
-        raise ValueError("expected the same parameter names in both arms; ties must match as well")
-    shared = [name for name in here if here[name].data_ptr() == there[name].data_ptr() != 0]
-    if shared:
+    if candidate.training != reference.training:
         raise ValueError(
-            f"expected each arm to have its own parameters, both train the same {shared[0]}; "
-            "give one arm copy.deepcopy(module)"
+            "expected both modules in the same mode, got one in train() and one in eval()"
         )
+    least = 0 if exact else MIN_TWINS
+    for what, got, low in (("steps", steps, 1), ("checkpoint_every", every, 1),
+                           ("seeds", len(seeds), 1), ("twins", twins, least)):  # fmt: skip
+        if got < low:
+            raise ValueError(f"expected {what} to be at least {low}, got {got}")
+    if len(set(seeds)) != len(seeds):
+        raise ValueError(f"expected seeds that differ, got {list(seeds)}")
 
 
-def _check_batch(number: int, x: Tensor, y: Tensor) -> None:
-    if len(x) == 0 or len(x) != len(y):
-        raise ValueError(
-            f"batch {number}: expected as many inputs as targets, at least one, "
-            f"got {len(x)} and {len(y)}"
-        )
-    for what, values in (("inputs", x), ("targets", y)):
-        wrong = int((~torch.isfinite(values)).sum())
-        if wrong:
+def _check_apart(ours: Subject, theirs: Subject) -> None:
+    own = {p.data_ptr(): name for name, p in ours.parameters.items() if p.numel()}
+    for name, parameter in theirs.parameters.items():
+        if parameter.numel() and parameter.data_ptr() in own:
             raise ValueError(
-                f"batch {number}: expected finite {what}, got {wrong} NaN or infinite of "
-                f"{values.numel()}; drop or fill them first"
+                f"expected each module to have its own parameters, got {name} in both; "
+                "give one of them copy.deepcopy(module)"
             )
 
 
-def _random_state(device: torch.device) -> tuple[Tensor, Tensor | None]:
-    cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
-    return torch.get_rng_state(), cuda
+def _pairs(
+    optimizers: Collection[str] | Mapping[str, MakeOptimizer | Pair],
+) -> dict[str, Pair]:
+    """The candidate's and the reference's optimizer by name."""
+    if isinstance(optimizers, str):
+        optimizers = (optimizers,)
+    if not optimizers:
+        raise ValueError("expected at least one optimizer, got none")
+    if isinstance(optimizers, Mapping):
+        return {n: m if isinstance(m, tuple) else (m, m) for n, m in optimizers.items()}
+    for name in optimizers:
+        if name not in OPTIMIZERS:
+            near = difflib.get_close_matches(str(name).lower(), OPTIMIZERS, 1, 0.4)
+            hint = f"did you mean {near[0]!r}?" if near else (
+                "pass a dict of a name and a function of the parameters for others")  # fmt: skip
+            raise ValueError(
+                f"expected optimizers out of {', '.join(OPTIMIZERS)}, got {name!r}; {hint}"
+            )
+    return {name: (OPTIMIZERS[name], OPTIMIZERS[name]) for name in optimizers}
 
 
-def _set_random_state(device: torch.device, state: tuple[Tensor, Tensor | None]) -> None:
-    torch.set_rng_state(state[0])
-    if state[1] is not None:
-        torch.cuda.set_rng_state(state[1], device)
+def _setup(
+    ours: Subject, theirs: Subject, pairs: Mapping[str, Pair], loss: Loss,
+    candidate_loss: Loss | None, dtypes: Sequence[torch.dtype], steps: int, seeds: Sequence[int],
+    twins: int, exact: bool,
+) -> dict[str, str]:  # fmt: skip
+    """What is run, in words."""
+    shown = {
+        "candidate": ours.name,
+        "reference": theirs.name,
+        "loss": _name(loss),
+        "candidate's loss": _name(candidate_loss or loss),
+        "steps": str(steps),
+        "seeds": ", ".join(map(str, seeds)),
+        "dtypes": ", ".join(str(dtype).removeprefix("torch.") for dtype in dtypes),
+        "twins": str(twins),
+        "rule": "bit-exact" if exact else "inside the envelope of the twins",
+    }
+    for name, makes in pairs.items():
+        for arm, make in zip((ours, theirs), makes, strict=True):
+            shown.setdefault(f"optimizer {name}", _optimizer(make, arm))
+        if makes[0] is not makes[1]:
+            shown[f"optimizer {name}"] += f"; reference {_optimizer(makes[1], theirs)}"
+    return shown
 
 
-def _synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+def _optimizer(make: MakeOptimizer, arm: Subject) -> str:
+    """``SGD(lr=0.01)``: the class and what is not at its default."""
+    optimizer = make([torch.nn.Parameter(torch.zeros(1))])
+    given = {k: v for k, v in optimizer.defaults.items() if v not in (None, False, 0)}
+    return f"{type(optimizer).__name__}({', '.join(f'{k}={v}' for k, v in given.items())})"
+
+
+def _name(loss: Loss) -> str:
+    return getattr(loss, "__name__", type(loss).__name__)

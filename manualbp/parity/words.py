@@ -21,11 +21,6 @@ from manualbp.parity.record import (
     TensorReport,
 )
 
-BLAME = {
-    True: "what came in was right: the fault is here",
-    False: "what came in was wrong already: repair that first",
-    None: "",
-}
 # So many gradients' smallest visible errors are listed, the weakest first.
 LISTED = 6
 
@@ -78,9 +73,8 @@ def gradient_sections(report: GradientReport, *, verbose: bool = False) -> list[
 
 
 def finding_lines(finding: Finding) -> list[str]:
-    """Whether it went wrong here or before, and what to do next."""
-    next_step = f"next: {finding.next_step}" if finding.next_step else ""
-    return [line for line in (BLAME[finding.here], next_step) if line]
+    """What to do next; whose fault it is stands in the finding's own words."""
+    return [f"next: {finding.next_step}"] if finding.next_step else []
 
 
 def numbers(tensor: TensorReport) -> str:

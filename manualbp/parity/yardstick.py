@@ -24,8 +24,9 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from manualbp.parity.arms import Subject
+from manualbp.parity.calls import Call, Directions
 from manualbp.parity.record import TensorReport
-from manualbp.parity.runs import Call, Directions, Run, Tensors
+from manualbp.parity.runs import Run, Tensors
 from manualbp.parity.tolerance import compare_tensors, to_double
 
 TWINS = 9
@@ -74,7 +75,7 @@ class Yardstick:
         twins: Twins | None = None,
     ) -> None:
         self._run, self._reference, self._directions = run, reference, directions
-        self._call, self._double_call = call, _in_float64(call)
+        self._call, self.double_call = call, _in_float64(call)
         self._twins = twins or Twins.of(reference)
         floats = [*reference.parameters.values(), *call.leaves.values()]
         self.dtype = next((t.dtype for t in floats if t.is_floating_point()), torch.float32)
@@ -82,7 +83,7 @@ class Yardstick:
         self._generator = torch.Generator().manual_seed(call.seed + 1)
         self.count = 0
         self._twins.double.load(reference)
-        self.exact = self._in_double(self._double_call)
+        self.exact = self._in_double(self.double_call)
         self._moved = {name: torch.zeros_like(value) for name, value in self.exact.items()}
         self.noise = {name: torch.zeros_like(value) for name, value in self.exact.items()}
 
@@ -97,6 +98,13 @@ class Yardstick:
             self.count += 1
             self._draw()
         return self
+
+    def rerun(
+        self, call: Call, directions: Directions, hook: Callable[[Tensor], Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        """The float64 run for another call, other directions, or other gradients of the outputs."""
+        self._twins.double.load(self._reference)
+        return self._in_double(_in_float64(call), hook, directions)
 
     def _draw(self) -> None:
         working, double, generator = self._twins.working, self._twins.double, self._generator
@@ -114,23 +122,27 @@ class Yardstick:
         run = self._run(working, call, self._directions, hook).tensors
         generator.set_state(state)
         doubled = {n: x.double() for n, x in call.leaves.items() if n in floating}
-        double_call = _with_leaves(self._double_call, doubled)
-        for name, value in self._in_double(double_call, hook).items():
-            mine = run.get(name)
+        double_call = _with_leaves(self.double_call, doubled)
+        moved = self._in_double(double_call, hook)
+        for name in self.exact.keys() & moved.keys():
+            mine, value = run.get(name), moved[name]
             if mine is not None:
-                apart = (to_double(mine) - value).abs()
-                self.noise[name] = torch.maximum(self.noise[name], apart)
+                self.noise[name] = _larger(self.noise[name], to_double(mine) - value)
         double.load(working)  # its buffers have moved
         with Rounded(self.eps, generator):
             rounded = self._in_double(double_call, hook)
-        for name, value in rounded.items():
-            self._moved[name] = torch.maximum(self._moved[name], (value - self.exact[name]).abs())
+        for name in self.exact.keys() & rounded.keys():
+            self._moved[name] = _larger(self._moved[name], rounded[name] - self.exact[name])
 
     def _in_double(
-        self, call: Call, hook: Callable[[Tensor], Tensor] | None = None
+        self,
+        call: Call,
+        hook: Callable[[Tensor], Tensor] | None = None,
+        directions: Directions | None = None,
     ) -> dict[str, Tensor]:
+        run, double = self._run, self._twins.double
         try:
-            found = self._run(self._twins.double, call, self._directions, hook).tensors
+            found = run(double, call, directions or self._directions, hook).tensors
         except Exception as error:
             raise ValueError(
                 f"expected a reference that also runs in float64, got {type(error).__name__}: "
@@ -150,13 +162,20 @@ class Rounded(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         found = func(*args, **(kwargs or {}))
-        moves = any(r.alias_info is not None for r in func._schema.returns)  # a view, or in place
-        if moves or torch.Tag.nondeterministic_seeded in func.tags:
+        if func is torch.ops.aten.clone.default:  # no arithmetic
             return found
+        if any(r.alias_info is not None for r in func._schema.returns):  # a view, or in place
+            return found
+        if torch.Tag.nondeterministic_seeded in func.tags:  # random numbers; of several results,
+            if isinstance(found, Tensor):  # attention or dropout and what it keeps for later
+                return found
+            return (self._off(found[0]), *found[1:])
         return pytree.tree_map(self._off, found)
 
     def _off(self, value: Any) -> Any:
         if not isinstance(value, Tensor) or not value.is_floating_point() or value.is_meta:
+            return value
+        if value._is_zerotensor():  # the tangent of a constant: it has no memory to read
             return value
         return nudged(value, self.eps, self.generator)
 
@@ -179,6 +198,11 @@ def nudged(values: Tensor, eps: float, generator: torch.Generator) -> Tensor:
     """Every number off by a random relative error of at most eps."""
     noise = torch.rand(values.shape, generator=generator, dtype=torch.float64) * 2 - 1
     return (values * (1 + eps * noise.to(values.device))).to(values.dtype)
+
+
+def _larger(known: Tensor, apart: Tensor) -> Tensor:
+    """max(known, |apart|) where that is finite: a twin that overflows says nothing about limits."""
+    return torch.maximum(known, apart.abs().nan_to_num(nan=0.0, posinf=0.0))
 
 
 def _with_leaves(call: Call, leaves: dict[str, Tensor]) -> Call:

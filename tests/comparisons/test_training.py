@@ -15,14 +15,15 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from comparisons import data, training
-from comparisons.cli import Parser, main
+from comparisons.cli import main
 from manualbp.layers import Linear
-from manualbp.parity.training import TrainingReport, train_side_by_side
+from manualbp.parity.options import Parser
+from manualbp.parity.side_by_side import SideBySide, train_side_by_side
 
 ROOT = Path(__file__).parents[2]
 
 
-def report_of(steps: int, *options: str) -> TrainingReport:
+def report_of(steps: int, *options: str) -> SideBySide:
     """Steps of both arms with these options of the command line, without logging."""
     parser = Parser()
     training.add_arguments(parser)
@@ -30,7 +31,7 @@ def report_of(steps: int, *options: str) -> TrainingReport:
     dataset = data.load(args.dataset, args.seed).to(args.device, args.dtype)
     training.complete(args, dataset)
     stream = data.batches(dataset, args.batch_size, steps, args.seed)
-    report = TrainingReport()
+    report = SideBySide()
     for step in train_side_by_side(*training.build_arms(args, dataset), islice(stream, steps)):
         report.add(step)
     return report
@@ -194,4 +195,4 @@ def test_what_goes_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_columns_of_the_summary() -> None:
     metrics = {"autograd": {"loss": 1.0}, "manual": {"loss": 2.0}}
-    assert training.summary(TrainingReport(), metrics)[0] == ["validation loss", "1", "2"]
+    assert training.summary(SideBySide(), metrics)[0] == ["validation loss", "1", "2"]

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from manualbp.parity import GradientReport, TensorReport, compare_gradients
+from manualbp.parity.calls import random_cotangent
 from manualbp.parity.record import Check
-from manualbp.parity.runs import random_cotangent
 
 
 def model(dtype: torch.dtype = torch.float32) -> nn.Sequential:

@@ -23,8 +23,8 @@ from torch import nn
 
 from manualbp.parity import tensorboard
 from manualbp.parity.charts import log_divergence
+from manualbp.parity.side_by_side import Arm, evaluate, train_side_by_side
 from manualbp.parity.tensorboard import PARITY, RunLog
-from manualbp.parity.training import Arm, evaluate, train_side_by_side
 
 
 def read(path: Path) -> EventAccumulator:

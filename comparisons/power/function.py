@@ -1,0 +1,51 @@
+"""An operation with its backward written by hand, and the one Function that runs it.
+
+Each has ``plain`` (PyTorch's own, whose gradients are autograd's), ``forward`` (y and whatever
+backward needs, by name) and ``backward`` (a gradient for each argument, from ``v.delta`` = dC/dy).
+A fault is planted between backward and autograd: ``change(v)`` returns other gradients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace as Values
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Gradients = dict[str, Tensor | None]
+Change = Callable[[Values], Gradients]
+
+
+class Operation:
+    """y = f(arguments), by PyTorch and by hand."""
+
+    arguments: tuple[str, ...]
+
+    def plain(self, *tensors: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def forward(self, *tensors: Tensor) -> Values:
+        raise NotImplementedError
+
+    def backward(self, v: Values) -> Gradients:
+        raise NotImplementedError
+
+
+class ByHand(torch.autograd.Function):
+    """An operation as an autograd.Function; ``change`` has the last word on its gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, operation: Operation, change: Change | None, *tensors: Tensor) -> Tensor:
+        ctx.operation, ctx.change = operation, change
+        ctx.save_for_backward(*tensors)
+        return operation.forward(*tensors).y
+
+    @staticmethod
+    def backward(ctx: Any, *deltas: Tensor) -> tuple[Any, ...]:
+        v = ctx.operation.forward(*ctx.saved_tensors)
+        v.delta, v.operation = deltas[0], ctx.operation
+        v.right = ctx.operation.backward(v)
+        found = v.right | (ctx.change(v) if ctx.change else {})
+        return None, None, *(found.get(name) for name in ctx.operation.arguments)

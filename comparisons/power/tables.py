@@ -1,0 +1,140 @@
+"""The results as tables, for the terminal and for power.md, and the files."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from comparisons.power.faults import STRENGTHS
+from comparisons.power.judges import LEARNING_RATE, STEPS
+from comparisons.power.measure import FALSE_ALARMS, OURS, REQUIRED, Results
+from manualbp.parity import options
+from manualbp.parity.report import markdown_table, scientific
+
+
+class Table(NamedTuple):
+    """A title, the columns' names and the cells."""
+
+    title: str
+    columns: list[str]
+    rows: list[list[str]]
+
+
+MARKS = {True: "x", False: "."}
+
+
+def of(results: Results) -> list[Table]:
+    """One of the faults for each family, then the summary; what ours got wrong where it did."""
+    families = dict.fromkeys(outcome.family for outcome in results.outcomes)
+    found = [family(results, name) for name in families] + [summary(results)]
+    return found + [table for table in (missed(results), alarms(results)) if table.rows]
+
+
+def judges(results: Results) -> list[str]:
+    """In the order they were asked."""
+    return list(results.outcomes[0].caught["gross"]) if results.outcomes else list(results.alarms)
+
+
+def family(results: Results, name: str) -> Table:
+    """A line for each fault, three marks for each judge."""
+    names = judges(results)
+    return Table(
+        f"{name}: caught (x) or not (.), {', '.join(STRENGTHS)}",
+        ["subject", "fault", "effect", *(judge.replace("_", "_\n") for judge in names)],
+        [
+            [outcome.subject, outcome.fault, scientific(outcome.effect),
+             *(" ".join(MARKS[outcome.caught[s][judge]] for s in STRENGTHS) for judge in names)]
+            for outcome in results.outcomes if outcome.family == name
+        ],
+    )  # fmt: skip
+
+
+def summary(results: Results) -> Table:
+    """Caught, of how many faults, and false alarms, of how many correct pairs."""
+    n = len(results.outcomes)
+    return Table(
+        f"Caught of {n} faults at each strength; false alarms of {results.pairs} correct pairs",
+        ["judge", *STRENGTHS, "false alarms"],
+        [
+            [judge, *(str(results.caught(judge, s)) for s in STRENGTHS),
+             str(results.alarms.get(judge, "-"))]
+            for judge in judges(results)
+        ],
+    )  # fmt: skip
+
+
+def missed(results: Results) -> Table:
+    """What ours did not see."""
+    return Table(
+        "Missed by ours",
+        ["subject", "fault", "strength", "why"],
+        [
+            [outcome.subject, outcome.fault, strength, why]
+            for outcome in results.outcomes for strength, why in outcome.missed.items()
+        ],
+    )  # fmt: skip
+
+
+def alarms(results: Results) -> Table:
+    """Correct pairs that ours called different."""
+    return Table(
+        "False alarms of ours",
+        ["pair", "reason"],
+        [[alarm.pair, alarm.reason] for alarm in results.false],
+    )
+
+
+def verdict(results: Results) -> str:
+    """The line that the exit code says in a number."""
+    rate = results.alarms[OURS] / results.pairs
+    needed = f"expected every gross and 1 % fault caught and under {FALSE_ALARMS:.0%} false alarms"
+    faults = sum(any(s in o.missed for s in REQUIRED) for o in results.outcomes)
+    return (
+        f"{'passes' if results.passes else 'FAILS'}: {faults} of {len(results.outcomes)} faults "
+        f"missed at gross or 1 %, {rate:.2%} false alarms; {needed}"
+    )
+
+
+def page(results: Results) -> str:
+    """Everything in Markdown."""
+    parts = ["# Power: planted faults and correct pairs", verdict(results), _how()]
+    for title, columns, rows in of(results):
+        plain = [column.replace("\n", "") for column in columns]
+        parts += [f"**{title}**", markdown_table(plain, rows)]
+    settings = [[name, value] for name, value in results.settings.items()]
+    return "\n\n".join([*parts, markdown_table(["setting", "value"], settings)]) + "\n"
+
+
+def write(results: Results, folder: Path) -> Sequence[Path]:
+    """power.md and power.json, each whole or not at all; earlier ones are replaced.
+
+    Raises:
+        UsageError: the folder cannot be made or written.
+    """
+    texts = {"power.md": page(results), "power.json": json.dumps(results.record(), indent=1) + "\n"}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, text in texts.items():
+            beside = folder / f".{name}.new"
+            beside.write_text(text, encoding="utf-8")
+            os.replace(beside, folder / name)
+    except OSError as error:
+        raise options.UsageError(
+            f"expected a folder that can be written, got {folder}: {error.strerror}; "
+            "choose another --out"
+        ) from None
+    return [folder / name for name in texts]
+
+
+def _how() -> str:
+    return (
+        "A strength is rms(change) / rms(gradient) at the fault's site; gross is the bug as it is, "
+        "whose own is the column effect: below 1 %, 1 % is more than the bug itself. "
+        "ours: compare_gradients, float32. gradcheck: torch.autograd.gradcheck, float64, its "
+        "defaults. assert_close: torch.testing.assert_close on every gradient, float32, its "
+        f"defaults. loss: {STEPS} steps of SGD with learning rate {LEARNING_RATE}, a loss that far "
+        "from the reference's, relatively. The same networks, numbers and batches for all."
+    )
