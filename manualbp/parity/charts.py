@@ -148,9 +148,8 @@ def layout(report: TrainingReport) -> Layout:
         overlays["log10 of error over allowed at the reference's state (above 0: wrong)"] = _all(
             "log10_forced", forced
         )
-    return {
-        title: charts for title, charts in ((OVERLAYS, overlays), (ENVELOPE, margins)) if charts
-    }
+    found = {OVERLAYS: overlays, LOG_ENVELOPE: log_margins, ENVELOPE: margins}
+    return {title: shown for title, shown in found.items() if shown}
 
 
 def settings(run: Trajectory) -> tuple[dict[str, str], dict[str, float | None]]:
