@@ -127,9 +127,12 @@ def layout(report: TrainingReport) -> Layout:
     """The custom charts: each drift between its limits, and every tensor's curve in one chart.
 
     TensorBoard takes the tags of a Margin chart as they are, and those of a Multiline chart as
-    regular expressions that need only match a beginning.
+    regular expressions that need only match a beginning. A tensor that never drifts, such as
+    Adam's count of steps, has no chart, unless none does.
     """
-    drifting = dict.fromkeys(t for run in report.runs for t in tensors(run, "drift"))
+    pairs = [(run, t) for run in report.runs for t in tensors(run, "drift")]
+    moved = [(run, t) for run, t in pairs if any(points(run.curves[f"drift/{t}"]).values())]
+    drifting = dict.fromkeys(t for _, t in moved or pairs)
     forced = dict.fromkeys(t for run in report.runs for t in tensors(run, "forced"))
     losses = {located(tag)[1]: None for run in report.runs for tag in run.curves
               if located(tag)[0] != PARITY}  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from manualbp.parity.charts import drift_share
-from manualbp.parity.record import AGREE, DIFFER, TrainingReport, Trajectory
+from manualbp.parity.record import AGREE, DIFFER, First, TrainingReport, Trajectory
 from manualbp.parity.words import (
     Section,
     count,
@@ -45,13 +45,13 @@ def training_lines(run: Trajectory) -> list[str]:
     lines = []
     if run.forced:
         lines.append(
-            f"first wrong gradient at the reference's state: step {run.forced.step}, in "
-            f"{some(run.forced.tensors)}: {run.forced.reason}"
+            f"first wrong gradient at the reference's state: step {run.forced.step}, "
+            f"{_where(run.forced)}{run.forced.reason}"
         )
     if run.outside:
         lines.append(
-            f"first outside the envelope: step {run.outside.step}, in "
-            f"{some(run.outside.tensors)}: {run.outside.reason}"
+            f"first outside the envelope: step {run.outside.step}, "
+            f"{_where(run.outside)}{run.outside.reason}"
         )
     if run.broken:
         lines.append(f"could not be judged further: {run.broken}")
@@ -79,3 +79,9 @@ def training_reason(report: TrainingReport) -> str:
         return f"nothing differs, but a fault would not show in {weak[0].name}: {why}"
     how = "in every bit" if report.bit_identical else "within rounding"
     return f"{count(len(runs), 'training')}, {count(sum(r.steps for r in runs), 'step')}, {how}"
+
+
+def _where(first: First) -> str:
+    """The tensors it was seen in, where the reason does not begin with them."""
+    named = first.reason.startswith(first.tensors)
+    return "" if named else f"in {some(first.tensors)}: "

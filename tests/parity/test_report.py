@@ -11,7 +11,7 @@ from rich.console import Console
 
 from manualbp.parity.page import explain, verdict_sentence
 from manualbp.parity.progress import TrainingProgress, track
-from manualbp.parity.record import GradientReport, TrainingReport
+from manualbp.parity.record import First, GradientReport, TrainingReport
 from manualbp.parity.report import (
     markdown_report,
     markdown_table,
@@ -142,6 +142,9 @@ def test_a_training_has_a_row_and_what_went_wrong_in_words() -> None:
     assert rows[3][6:] == ["11", "0.bias", "21", "21", "DIFFER"]
     assert "first wrong gradient at the reference's state: step 21, in 0.bias.grad" in text
     assert "first outside the envelope: step 21, in 0.bias, 0.bias.grad: drift 1.2e-05" in text
+    report = sample_training_report()
+    report.runs[3].forced = First(21, ("0.bias.grad",), "0.bias.grad: all of it")
+    assert "state: step 21, 0.bias.grad: all of it" in printed(report)  # named once
     stopped = sample_training_report("agree")
     stopped.interrupted, stopped.runs[3].steps = True, 40
     assert "stopped after 40 of 60 steps" in printed(stopped)

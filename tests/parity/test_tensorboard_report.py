@@ -95,6 +95,17 @@ def test_curves_of_a_margin_chart_have_the_same_steps() -> None:
     assert len(steps) == 1 and len(steps.pop()) <= CURVE_POINTS + 1
 
 
+def test_what_never_drifts_has_no_chart_unless_nothing_does() -> None:
+    report = sample_training_report("agree")
+    for run in report.runs:
+        run.curves["drift/0.weight.step"] = curve([0.0, 0.0])
+    titles = charts.layout(report)[charts.ENVELOPE]
+    assert "drift of 0.weight" in titles and "drift of 0.weight.step" not in titles
+    for run in report.runs:
+        run.curves = {"drift/0.weight.step": curve([0.0, 0.0])}
+    assert list(charts.layout(report)[charts.ENVELOPE]) == ["drift of 0.weight.step"]
+
+
 def test_points_are_bounded_whoever_filled_the_curve() -> None:
     many = Curve(list(range(1, 10_001)), [0.0] * 10_000, last=(10_000, 0.0))
     points = charts.points(many)
