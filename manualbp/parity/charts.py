@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from manualbp.parity.record import AGREE, CURVE_POINTS, Curve, TrainingReport, Trajectory
@@ -21,7 +21,9 @@ LOGARITHMS = {
 }  # fmt: skip
 # Where log10 of 0 is drawn; whatever is not 0 is drawn above it.
 BIT_IDENTICAL, SMALLEST = -40.0, -38.0
-ENVELOPE, OVERLAYS = "drift in its envelope", "all in one"
+OVERLAYS = "all in one"
+# float32 and float64 fit into one chart by their logarithms alone.
+LOG_ENVELOPE, ENVELOPE = "drift in its envelope, log10", "drift in its envelope"
 Layout = dict[str, dict[str, list[object]]]
 
 
@@ -40,12 +42,24 @@ def log_divergence(apart: float) -> float:
     return max(math.log10(apart), SMALLEST) if apart > 0 else BIT_IDENTICAL
 
 
+def logarithms(values: Mapping[int, float]) -> dict[int, float]:
+    """log10 by step; 0 lies a decade below the smallest other, or at ``BIT_IDENTICAL``.
+
+    So one step without a difference does not flatten the rest of a chart.
+    """
+    others = [log_divergence(value) for value in values.values() if value > 0]
+    zero = min(others, default=BIT_IDENTICAL + 1) - 1
+    return {s: zero if value == 0 else log_divergence(value) for s, value in values.items()}
+
+
 def points(curve: Curve) -> dict[int, float]:
-    """Value by step: ``CURVE_POINTS`` at most, and the largest and the newest one besides."""
+    """Value by step: ``CURVE_POINTS`` at most, and the newest besides.
+
+    Curves that grew together have the same steps, as a Margin chart asks for.
+    """
     stride = -(-len(curve.steps) // CURVE_POINTS) or 1
     found = dict(zip(curve.steps[::stride], curve.values[::stride], strict=True))
-    found.update(point for point in (curve.peak, curve.last) if point)
-    return dict(sorted(found.items()))
+    return dict(sorted({**found, **dict([curve.last] if curve.last else [])}.items()))
 
 
 def folder(run: Trajectory) -> str:
@@ -68,8 +82,7 @@ def curves(run: Trajectory) -> Iterator[tuple[str, str, dict[int, float]]]:
         yield (*located(tag), kept)
         quantity, _, tensor = tag.partition("/")
         if quantity in LOGARITHMS:
-            logarithm = f"{LOGARITHMS[quantity]}/{tensor}"
-            yield PARITY, logarithm, {step: log_divergence(v) for step, v in kept.items()}
+            yield PARITY, f"{LOGARITHMS[quantity]}/{tensor}", logarithms(kept)
 
 
 def drift_shares(run: Trajectory) -> dict[str, dict[int, float]]:
@@ -83,8 +96,16 @@ def drift_shares(run: Trajectory) -> dict[str, dict[int, float]]:
 
 
 def forced_shares(run: Trajectory) -> dict[str, dict[int, float]]:
-    """Per tensor and step: error over allowed of the gradient at the reference's state."""
-    return {tensor: points(run.curves[f"forced/{tensor}"]) for tensor in tensors(run, "forced")}
+    """Per tensor and step: error over allowed of the gradient at the reference's state.
+
+    The largest is there, kept by its curve or not.
+    """
+    found = {}
+    for tensor in tensors(run, "forced"):
+        curve = run.curves[f"forced/{tensor}"]
+        peak = dict([curve.peak] if curve.peak else [])
+        found[tensor] = dict(sorted({**points(curve), **peak}.items()))
+    return found
 
 
 def drift_share(run: Trajectory) -> Share | None:
@@ -112,9 +133,12 @@ def layout(report: TrainingReport) -> Layout:
     forced = dict.fromkeys(t for run in report.runs for t in tensors(run, "forced"))
     losses = {located(tag)[1]: None for run in report.runs for tag in run.curves
               if located(tag)[0] != PARITY}  # fmt: skip
-    margins: dict[str, list[object]] = {
-        f"drift of {t}": ["Margin", [f"drift/{t}", f"low/{t}", f"high/{t}"]] for t in drifting
-    }
+    logs = {quantity: LOGARITHMS[quantity] for quantity in ("drift", "low", "high")}
+    margins: dict[str, list[object]] = {}
+    log_margins: dict[str, list[object]] = {}
+    for t in drifting:
+        margins[f"drift of {t}"] = ["Margin", [f"{quantity}/{t}" for quantity in logs]]
+        log_margins[f"log10 of drift of {t}"] = ["Margin", [f"{tag}/{t}" for tag in logs.values()]]
     overlays: dict[str, list[object]] = {
         f"{tag}, candidate and reference": ["Multiline", [_exactly(tag)]] for tag in losses
     }
@@ -124,21 +148,22 @@ def layout(report: TrainingReport) -> Layout:
         overlays["log10 of error over allowed at the reference's state (above 0: wrong)"] = _all(
             "log10_forced", forced
         )
-    return {
-        title: charts for title, charts in ((OVERLAYS, overlays), (ENVELOPE, margins)) if charts
-    }
+    found = {OVERLAYS: overlays, LOG_ENVELOPE: log_margins, ENVELOPE: margins}
+    return {title: shown for title, shown in found.items() if shown}
 
 
-def settings(run: Trajectory) -> tuple[dict[str, str | int], dict[str, float]]:
-    """The row of a training in the table of hyperparameters: its settings, and its results."""
+def settings(run: Trajectory) -> tuple[dict[str, str], dict[str, float | None]]:
+    """The row of a training in the table of hyperparameters: its settings, and its results.
+
+    A result is None where there is none: no drift was measured, no step was bad.
+    """
     largest = drift_share(run)
-    steps = [first.step for first in (run.outside, run.forced) if first]
-    results = {"verdict/agree": float(run.verdict == AGREE)}
-    if largest:
-        results["verdict/largest_drift_over_allowed"] = largest.value
-    if steps:
-        results["verdict/first_bad_step"] = float(min(steps))
-    return {"optimizer": run.optimizer, "dtype": run.dtype, "seed": run.seed}, results
+    bad = [first.step for first in (run.outside, run.forced) if first]
+    return {"optimizer": run.optimizer, "dtype": run.dtype, "seed": str(run.seed)}, {
+        "verdict/agree": float(run.verdict == AGREE),
+        "verdict/drift_over_allowed": largest.value if largest else None,
+        "verdict/first_bad_step": float(min(bad)) if bad else None,
+    }
 
 
 def _all(quantity: str, names: dict[str, None]) -> list[object]:

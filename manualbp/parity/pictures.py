@@ -27,7 +27,8 @@ ROWS, COLUMNS = 48, 512
 # log10 of a share is coloured from here to there: a hundredth of what is allowed to 100 times.
 DECADES = 2.0
 WRONG, RIGHT, UNKNOWN = "#c62828", "#4a90c2", "black"
-DPI = 110
+# A picture is shown at half its size or less: few inches make large letters.
+WIDTH, DPI = 6.0, 130
 
 
 def figure(width: float, height: float) -> Any:
@@ -61,10 +62,10 @@ def pictures(report: GradientReport | TrainingReport) -> list[tuple[str, str, ND
     for run in report.runs:
         for tag, what, shares in (
             ("heat_map/drift", "drift", drift_shares(run)),
-            ("heat_map/forced", "gradient error at the reference's state", forced_shares(run)),
+            ("heat_map/forced", "gradient error, teacher-forced,", forced_shares(run)),
         ):
             if any(shares.values()):
-                pixels = heat_map(shares, f"{run.name}: {what} over allowed, by step")
+                pixels = heat_map(shares, f"{run.name}\n{what} over allowed")
                 found.append((f"{folder(run)}/{PARITY}", tag, pixels))
     return found
 
@@ -84,7 +85,7 @@ def heat_map(shares: Mapping[str, Mapping[int, float]], title: str) -> NDArray[n
     names, note = _shown({name: _peak(by_step.values()) for name, by_step in shares.items()})
     steps = steps[:: -(-len(steps) // COLUMNS)]
     rows = [[shares[name].get(step, math.nan) for step in steps] for name in names]
-    drawn = figure(10, 1.6 + 0.24 * len(names))
+    drawn = figure(WIDTH, 1.5 + 0.26 * len(names))
     axes = drawn.add_subplot()
     from matplotlib import colormaps
 
@@ -98,14 +99,14 @@ def heat_map(shares: Mapping[str, Mapping[int, float]], title: str) -> NDArray[n
         aspect="auto",
         interpolation="nearest",
     )
-    axes.set_yticks(range(len(names)), names, fontsize=8)
-    marks = np.unique(np.linspace(0, len(steps) - 1, 10).round().astype(int))
+    axes.set_yticks(range(len(names)), names, fontsize=9)
+    marks = np.unique(np.linspace(0, len(steps) - 1, 7).round().astype(int))
     axes.set_xticks(marks, [str(steps[mark]) for mark in marks])
     axes.set_xlabel("step")
     axes.set_title(title + note, fontsize=10)
     bar = drawn.colorbar(image, ax=axes, extend="both", ticks=[-2, -1, 0, 1, 2])
     bar.ax.set_yticklabels(["1/100", "1/10", "1", "10", "100"])
-    bar.set_label("over allowed: red is wrong")
+    bar.set_label("red: wrong")
     return _pixels(drawn)
 
 
@@ -124,7 +125,7 @@ def bars(report: GradientReport) -> NDArray[np.uint8]:
     judged = [share for share in shares if math.isfinite(share) and share > 0]
     low = min(0.01, *judged) / 2 if judged else 0.005
     high = max(10.0, *judged) * 2 if judged else 20.0
-    drawn = figure(10, 1.6 + 0.3 * max(len(names), 1))
+    drawn = figure(WIDTH, 1.5 + 0.3 * max(len(names), 1))
     axes = drawn.add_subplot()
     for row, (name, share) in enumerate(zip(names, shares, strict=True)):
         known = math.isfinite(share)
@@ -133,14 +134,14 @@ def bars(report: GradientReport) -> NDArray[np.uint8]:
                   hatch=None if known else "//", edgecolor="white", linewidth=0)  # fmt: skip
         count = found[name].differing
         label = (f"{share:.2g}" if known else "?") + (f" ({count} elements)" if count else "")
-        axes.annotate(f" {label}", (min(width, high), row), va="center", fontsize=8)
-    axes.axvline(1.0, color="black", linewidth=1)
+        axes.annotate(f" {label}", (min(width, high), row), va="center", fontsize=9)
+    axes.axvline(1.0, color="black", linewidth=2, zorder=3)
     axes.set_xscale("log")
-    axes.set_xlim(low, high * 4)  # room for the last label
-    axes.set_yticks(range(len(names)), names, fontsize=8)
+    axes.set_xlim(low, high * (high / low) ** 0.35)  # room for the last label
+    axes.set_yticks(range(len(names)), names, fontsize=9)
     axes.invert_yaxis()
-    axes.set_xlabel("rms error over what is allowed (1: the limit)")
-    axes.set_title(f"{report.candidate} against {report.reference}: {report.verdict}{note}",
+    axes.set_xlabel("rms error over allowed (1: the limit)")
+    axes.set_title(f"{report.candidate} against {report.reference}\n{report.verdict}{note}",
                    fontsize=10)  # fmt: skip
     return _pixels(drawn)
 

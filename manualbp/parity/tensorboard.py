@@ -162,16 +162,24 @@ class RunLog:
         self._writers[folder].add_custom_scalars(layout)
 
     def hparams(
-        self, folder: str, settings: Mapping[str, str | int], results: Mapping[str, float]
+        self,
+        folder: str,
+        settings: Mapping[str, str],
+        results: Mapping[str, float | None],
+        step: int,
     ) -> None:
-        """A row of the table of hyperparameters: a finished session, in this folder's own file."""
+        """A row of the table of hyperparameters: a finished session, in this folder's own file.
+
+        A result of None is an empty cell; its column is there nevertheless.
+        """
         from torch.utils.tensorboard.summary import hparams
 
         writer: Any = self._writers[folder].file_writer
         for summary in hparams(dict(settings), dict(results)):  # type: ignore[no-untyped-call]
             writer.add_summary(summary)
         for tag, value in results.items():
-            self.scalar(folder, tag, value, 0)
+            if value is not None:
+                self.scalar(folder, tag, value, step)
 
     def training(self, run: Trajectory) -> None:
         """One training of a TrainingReport, in the folders of its two arms and of parity."""
@@ -182,7 +190,7 @@ class RunLog:
         for name, histogram in run.histograms.items():
             arm, tag = charts.located(name)
             self.histogram(f"{folder}/{arm}", tag, histogram, run.steps)
-        self.hparams(f"{folder}/{PARITY}", *charts.settings(run))
+        self.hparams(f"{folder}/{PARITY}", *charts.settings(run), run.steps)
 
     def step(self, step: Step, candidate: str, reference: str) -> None:
         """Every number of one training step, under the names of the two arms."""

@@ -119,8 +119,12 @@ def sample_trajectory(
             0.3 * w * (200 if bad and step + 1 >= bad else 1) for step, w in enumerate(wobble)
         ]
         run.curves[f"forced/{name}.grad"] = curve(forced)
-        run.histograms[f"gradients/candidate/{name}"] = Histogram((1, 5, 9, 2), (-2, -1, 0, 1, 2.0))
-        run.histograms[f"gradients/reference/{name}"] = Histogram((1, 6, 8, 2), (-2, -1, 0, 1, 2.0))
+        run.histograms[f"gradients/candidate/{name}"] = Histogram(
+            (1, 5, 9, 2), (-2.0, -1.0, 0.0, 1.0, 2.0)
+        )
+        run.histograms[f"gradients/reference/{name}"] = Histogram(
+            (1, 6, 8, 2), (-2.0, -1.0, 0.0, 1.0, 2.0)
+        )
         run.histograms[f"differences/{name}"] = Histogram((3, 9), (-eps, 0.0, eps))
     if wrong_from:
         reason = "drift 1.2e-05, allowed 3.1e-06, largest twin 7.7e-07"

@@ -1,0 +1,267 @@
+"""A report's event files: what is in the record is what is read back, and what its reader sees."""
+
+from __future__ import annotations
+
+import builtins
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
+
+from manualbp.parity import charts, pictures
+from manualbp.parity.record import CURVE_POINTS, Curve, TrainingReport, Trajectory
+from manualbp.parity.report import markdown_report
+from manualbp.parity.tensorboard import RunLog, log_report
+from tests.parity import browser
+from tests.parity.samples import curve, sample_gradient_report, sample_training_report
+
+BAD = "adam-float64-seed0"
+
+
+def read(path: Path) -> EventAccumulator:
+    everything = {"scalars": 0, "tensors": 0, "histograms": 0, "images": 0}
+    return EventAccumulator(str(path), size_guidance=everything).Reload()
+
+
+def values(events: EventAccumulator, tag: str) -> dict[int, float]:
+    return {e.step: e.tensor_proto.float_val[0] for e in events.Tensors(tag)}
+
+
+def rounded(points: dict[int, float]) -> dict[int, float]:
+    return {step: np.float32(value) for step, value in points.items()}
+
+
+def test_what_is_in_the_record_is_what_is_read_back(tmp_path: Path) -> None:
+    """Bit-exact but for one rounding to float32."""
+    report = sample_training_report()
+    assert log_report(report, tmp_path, "run") == tmp_path / "run"
+    for run in report.runs:
+        events = {arm: read(tmp_path / "run" / run.name / arm)
+                  for arm in ("candidate", "reference", "parity")}  # fmt: skip
+        for arm in ("candidate", "reference"):
+            assert values(events[arm], "loss") == rounded(charts.points(run.curves[f"loss/{arm}"]))
+        for tag in set(run.curves) - {"loss/candidate", "loss/reference"}:
+            quantity, _, name = tag.partition("/")
+            logged = charts.points(run.curves[tag])
+            assert values(events["parity"], tag) == rounded(logged)
+            logarithms = values(events["parity"], f"{charts.LOGARITHMS[quantity]}/{name}")
+            assert logarithms == rounded(charts.logarithms(logged))
+        assert values(events["parity"], "verdict/agree") == {60: float(run.name != BAD)}
+        for name, found in run.histograms.items():
+            arm, tag = charts.located(name)
+            (histogram,) = events[arm].Histograms(tag)
+            assert histogram.step == 60
+            assert tuple(histogram.histogram_value.bucket) == (0, *found.counts)
+            assert tuple(histogram.histogram_value.bucket_limit) == found.edges
+    bad, good = (read(tmp_path / "run" / name / "parity") for name in (BAD, "sgd-float32-seed0"))
+    assert values(bad, "verdict/first_bad_step") == {60: 21.0}
+    assert "verdict/first_bad_step" not in good.Tags()["tensors"]
+    text = read(tmp_path / "run").Tensors("verdict/text_summary")[0].tensor_proto.string_val[0]
+    assert text.decode() == markdown_report(report)
+
+
+def test_the_layout_names_tags_that_are_there(tmp_path: Path) -> None:
+    """Margin charts take tags as they are, Multiline charts anchored regular expressions."""
+    log_report(sample_training_report(), tmp_path, "run")
+    found = Layout()
+    found.ParseFromString(
+        read(tmp_path / "run").Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0]
+    )
+    parity = set(read(tmp_path / "run" / BAD / "parity").Tags()["tensors"])
+    titles = [category.title for category in found.category]
+    assert titles == [charts.OVERLAYS, charts.LOG_ENVELOPE, charts.ENVELOPE]
+    for category in found.category[1:]:
+        assert len(category.chart) == 4
+        for chart in category.chart:
+            (series,) = chart.margin.series
+            assert {series.value, series.lower, series.upper} <= parity
+    assert r"^log10_error/0\.weight$" in found.category[0].chart[1].multiline.tag
+
+
+def test_curves_of_a_margin_chart_have_the_same_steps() -> None:
+    """Their peaks stand elsewhere, and TensorBoard draws nothing where steps differ."""
+    run = Trajectory("sgd", "float32", 0, 3000, 3000)
+    for quantity, peak in (("drift", 1002), ("low", 504), ("high", 2006)):
+        run.curves[f"{quantity}/w"] = curve([5.0 * (s == peak) + 1 for s in range(1, 3001)])
+    steps = {tuple(points) for _, _, points in charts.curves(run)}
+    assert len(steps) == 1 and len(steps.pop()) <= CURVE_POINTS + 1
+
+
+def test_points_are_bounded_whoever_filled_the_curve() -> None:
+    many = Curve(list(range(1, 10_001)), [0.0] * 10_000, last=(10_000, 0.0))
+    points = charts.points(many)
+    assert len(points) <= CURVE_POINTS + 1 and max(points) == 10_000
+
+
+def test_zero_stays_below_its_chart_and_nan_is_no_zero() -> None:
+    found = charts.logarithms({1: 0.0, 2: 1e-7, 3: 1e-5, 4: math.nan})
+    assert [found[step] for step in (1, 2, 3)] == pytest.approx([-8, -7, -5])
+    assert math.isnan(found[4])
+    assert set(charts.logarithms({1: 0.0, 2: 0.0}).values()) == {charts.BIT_IDENTICAL}
+
+
+def test_the_largest_drift_and_nan() -> None:
+    run = sample_training_report().runs[3]
+    largest = charts.drift_share(run)
+    assert largest and largest.tensor == "0.bias" and largest.step >= 21 and largest.value > 1
+    run.curves["drift/2.bias"] = curve([1e-9, math.nan])
+    largest = charts.drift_share(run)
+    assert largest and largest.tensor == "2.bias" and math.isnan(largest.value)
+    assert charts.over(0.0, 0.0) == 0.0 and charts.over(1e-9, 0.0) == math.inf
+
+
+def test_the_wrong_layer_is_red_and_nan_is_black() -> None:
+    """The picture's own pixels: in the middle of each row of three, and of no other colours."""
+    shares = {"right": {1: 0.01, 2: 0.01}, "wrong": {1: 50.0, 2: 50.0}, "nan": {1: math.nan}}
+    pixels = pictures.heat_map(shares, "t").astype(int)
+    red = (pixels[..., 0] > pixels[..., 2] + 60).sum()
+    blue = (pixels[..., 2] > pixels[..., 0] + 60).sum()
+    agreeing = pictures.heat_map({n: {1: 0.01, 2: 0.01} for n in shares}, "t").astype(int)
+    fewer = (agreeing[..., 0] > agreeing[..., 2] + 60).sum()
+    assert blue > 10_000 and red > 3 * fewer + 10_000  # the colour bar has both
+    assert ((pixels < 10).all(-1)).sum() > ((agreeing < 10).all(-1)).sum() + 10_000
+
+
+def test_a_picture_of_many_tensors_stays_one() -> None:
+    shares = {f"layer{i}.weight": {s: 0.1 for s in range(1, 2000)} for i in range(300)}
+    assert pictures.heat_map(shares, "t").shape[0] < 2500
+    with pytest.raises(ValueError, match="at least one tensor"):
+        pictures.heat_map({}, "t")
+
+
+def test_a_gradient_report_has_its_verdict_and_its_bars(tmp_path: Path) -> None:
+    """The picture comes back bit-exact."""
+    report = sample_gradient_report()
+    events = read(log_report(report, tmp_path, "gradients"))
+    (image,) = events.Images("error_over_allowed")
+    (tmp_path / "bars.png").write_bytes(image.encoded_image_string)
+    assert (imread(tmp_path / "bars.png") * 255 == pictures.bars(report)).all()
+    assert (pictures.bars(report) != pictures.bars(sample_gradient_report("agree"))).any()
+    text = events.Tensors("verdict/text_summary")[0].tensor_proto.string_val[0].decode()
+    assert text == markdown_report(report)
+
+
+def test_a_taken_name_is_refused_and_kept(tmp_path: Path) -> None:
+    kept = tmp_path / "run" / "mine.txt"
+    kept.parent.mkdir()
+    kept.write_text("mine")
+    with pytest.raises(FileExistsError, match="expected a new run name, got 'run'"):
+        log_report(sample_training_report(), tmp_path, "run")
+    assert [p for p in tmp_path.rglob("*") if p.is_file()] == [kept]
+
+
+def test_nothing_stays_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    report = sample_training_report()
+    twice = TrainingReport("a", "b", [report.runs[0], replace(report.runs[0])])
+    with pytest.raises(ValueError, match="'sgd-float32-seed0' twice"):
+        log_report(twice, tmp_path, "run")
+    with pytest.raises(TypeError, match="expected a GradientReport or a TrainingReport, got str"):
+        log_report("report", tmp_path, "run")  # type: ignore[arg-type]
+
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(RunLog, "hparams", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        log_report(report, tmp_path, "run")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("package", ["matplotlib", "torch.utils.tensorboard"])
+def test_without_the_extra_nothing_is_made(
+    package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = builtins.__import__
+
+    def without(name: str, *args: Any, **kwargs: Any) -> Any:
+        if name.startswith(package):
+            raise ImportError(name)
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(ImportError, match=r"manualbp\[parity\]"):
+        log_report(sample_gradient_report(), tmp_path, "run")
+    assert not list(tmp_path.iterdir())
+
+
+def test_names_of_optimizers_are_no_paths(tmp_path: Path) -> None:
+    report = sample_training_report()
+    odd = TrainingReport("a", "b", [replace(report.runs[0], optimizer="../<lambda>")])
+    log_report(odd, tmp_path, "run")
+    assert (tmp_path / "run" / "..__lambda_-float32-seed0" / "parity").is_dir()
+    assert [p.name for p in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_real_tensorboard_serves_the_report(tmp_path: Path) -> None:
+    """Over HTTP with TensorBoard's own defaults, and in the page where there is a Chromium."""
+    report = sample_training_report()
+    log_report(report, tmp_path, "digits")
+    bad = f"digits/{BAD}/parity"
+    with browser.serving(tmp_path, bad) as server:
+        served = server.get(f"plugin/scalars/scalars?run={bad}&tag=drift/0.bias")
+        expected = rounded(charts.points(report.runs[3].curves["drift/0.bias"]))
+        assert {step: value for _, step, value in served} == expected
+        layout = server.get("plugin/custom_scalars/layout")
+        assert [c["title"] for c in layout["category"]] == [
+            charts.OVERLAYS, charts.LOG_ENVELOPE, charts.ENVELOPE
+        ]  # fmt: skip
+        overlay = layout["category"][0]["chart"][0]["multiline"]["tag"][0]
+        for arm in ("candidate", "reference"):
+            run = quote(f"digits/{BAD}/{arm}")
+            found = server.get(f"plugin/custom_scalars/scalars?run={run}&tag={quote(overlay)}")
+            assert found["regex_valid"] and len(found["tag_to_events"]["loss"]) == 60
+        sessions = server.get("plugin/hparams/session_groups", _every_session(server))
+        rows = {group["name"].split("/")[1]: group for group in sessions["sessionGroups"]}
+        assert set(rows) == {run.name for run in report.runs}
+        assert rows[BAD]["hparams"]["optimizer"] == "adam"
+        metrics = {m["name"]["tag"]: m["value"] for m in rows[BAD]["metricValues"]}
+        assert metrics["verdict/agree"] == 0 and metrics["verdict/first_bad_step"] == 21
+        (image,) = server.get(f"plugin/images/images?run={quote(bad)}&tag=heat_map/forced&sample=0")
+        picture = server.raw(f"plugin/images/individualImage?{image['query']}")
+        assert picture.startswith(b"\x89PNG")
+        (text,) = server.get("plugin/text/text?run=digits&tag=verdict/text_summary")
+        assert "<strong>DIFFER: 1 of 4 trainings" in text["text"]
+
+
+@pytest.mark.skipif(browser.CHROMIUM is None, reason="no chromium or google-chrome on the PATH")
+def test_the_page_shows_the_report(tmp_path: Path) -> None:
+    """What a reader sees in the browser: charts with matches, the table of trainings, words."""
+    logs = tmp_path / "runs"
+    log_report(sample_training_report(), logs, "digits")
+    log_report(sample_gradient_report(), logs, "gradients")
+    pages = {
+        "custom_scalars": "Matches (16)",  # 4 tensors of 4 trainings in one chart
+        "hparams": "11.236",  # its largest drift over allowed
+        "text": "look first at fc2.weight.grad",
+        "images": "heat_map/forced",
+    }
+    with browser.serving(logs, f"digits/{BAD}/parity") as server:
+        urls = [f"{server.url}/#{page}" for page in pages]
+        texts = browser.texts(urls, list(pages.values()), tmp_path / "profile")
+    found = dict(zip(pages, texts, strict=True))
+    for page, wanted in pages.items():
+        assert wanted in found[page], (page, found[page][-2000:])
+    custom = found["custom_scalars"]
+    assert f"digits/{BAD}/candidate" in custom and "log10 of drift of 0.bias" in custom
+    assert "drift of 2.weight" in custom and "loss, candidate and reference" in custom
+    assert "verdict/first_bad_step" in found["hparams"] and "21.000" in found["hparams"]
+
+
+def _every_session(server: browser.Server) -> dict[str, Any]:
+    """What the page asks for: every column of every session."""
+    known = server.get("plugin/hparams/experiment", {"experimentName": ""})
+    columns = [{"hparam": info["name"]} for info in known["hparamInfos"]]
+    columns += [{"metric": info["name"]} for info in known["metricInfos"]]
+    assert json.dumps(known).count("verdict/first_bad_step") == 1
+    return {
+        "experimentName": "", "allowedStatuses": ["STATUS_SUCCESS"], "colParams": columns,
+        "startIndex": 0, "sliceSize": 100,
+    }  # fmt: skip
