@@ -118,7 +118,10 @@ class Yardstick:
             self._call, {n: nudged(x, self.eps, generator) for n, x in floating.items()}
         )
         state = generator.get_state()  # both twins get the same nudge of the output's gradient
-        hook: Callable[[Tensor], Tensor] = lambda g: nudged(g, self.eps, generator)  # noqa: E731
+
+        def hook(gradient: Tensor) -> Tensor:
+            return nudged(gradient, self.eps, generator)
+
         run = self._run(working, call, self._directions, hook).tensors
         generator.set_state(state)
         doubled = {n: x.double() for n, x in call.leaves.items() if n in floating}
