@@ -82,6 +82,6 @@ def training_reason(report: TrainingReport) -> str:
 
 
 def _where(first: First) -> str:
-    """The tensors it was seen in, where the reason does not begin with them."""
-    named = first.reason.startswith(first.tensors)
+    """The tensors it was seen in; a single one that the reason begins with is not said twice."""
+    named = len(first.tensors) == 1 and first.reason.startswith(first.tensors)
     return "" if named else f"in {some(first.tensors)}: "
