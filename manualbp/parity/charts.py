@@ -86,23 +86,20 @@ def curves(run: Trajectory) -> Iterator[tuple[str, str, dict[int, float]]]:
 
 
 def drift_shares(run: Trajectory) -> dict[str, dict[int, float]]:
-    """Per tensor and step: the drift over what is allowed, where both are known."""
-    found = {}
-    for tensor in tensors(run, "drift"):
-        drift, high = points(run.curves[f"drift/{tensor}"]), run.curves.get(f"high/{tensor}")
-        allowed = points(high) if high else {}
-        found[tensor] = {s: over(drift[s], allowed[s]) for s in drift if s in allowed}
-    return found
+    """Per tensor and step: the drift over what is allowed."""
+    return _with_peaks(run, "share")
 
 
 def forced_shares(run: Trajectory) -> dict[str, dict[int, float]]:
-    """Per tensor and step: error over allowed of the gradient at the reference's state.
+    """Per tensor and step: error over allowed of the gradient at the reference's state."""
+    return _with_peaks(run, "forced")
 
-    The largest is there, kept by its curve or not.
-    """
+
+def _with_peaks(run: Trajectory, quantity: str) -> dict[str, dict[int, float]]:
+    """The curves of a quantity, each with its largest value, whether that was kept or not."""
     found = {}
-    for tensor in tensors(run, "forced"):
-        curve = run.curves[f"forced/{tensor}"]
+    for tensor in tensors(run, quantity):
+        curve = run.curves[f"{quantity}/{tensor}"]
         peak = dict([curve.peak] if curve.peak else [])
         found[tensor] = dict(sorted({**points(curve), **peak}.items()))
     return found
@@ -175,10 +172,3 @@ def _all(quantity: str, names: dict[str, None]) -> list[object]:
 
 def _exactly(tag: str) -> str:
     return f"^{re.escape(tag)}$"
-
-
-def over(error: float, allowed: float) -> float:
-    """Error over allowed; infinity where nothing is allowed and there is an error."""
-    if allowed > 0:
-        return error / allowed
-    return math.inf if error > 0 else error  # 0 of 0 is nothing; NaN stays NaN

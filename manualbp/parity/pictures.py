@@ -15,9 +15,8 @@ from manualbp.parity.charts import (
     folder,
     forced_shares,
     log_divergence,
-    over,
 )
-from manualbp.parity.record import GradientReport, TensorReport, TrainingReport
+from manualbp.parity.record import GradientReport, TensorReport, TrainingReport, over
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -222,8 +222,8 @@ class Trajectory:
 
     ``curves`` by tag: ``loss/candidate``, ``loss/reference``; per tensor ``drift/T`` (rms distance
     of the candidate from the reference, each training by itself), ``low/T`` and ``high/T`` (the
-    envelope: the nearest twin, and what is allowed), ``forced/T`` (error over allowed of the
-    candidate's gradient at the reference's state).
+    envelope: the nearest twin, and what is allowed), ``share/T`` (drift over allowed),
+    ``forced/T`` (error over allowed of the candidate's gradient at the reference's state).
     ``outside`` is the first step outside the envelope, ``forced`` the first wrong gradient at the
     reference's state. ``broken`` says why it could not be judged (a loss that is NaN).
     ``histograms`` by tag, taken at the last step: ``gradients/candidate/T``,
@@ -284,6 +284,13 @@ class TrainingReport:
     def bit_identical(self) -> bool:
         """No bit differed at any step of any training, and there was a step."""
         return bool(self.runs) and all(run.steps and run.bit_identical for run in self.runs)
+
+
+def over(error: float, allowed: float) -> float:
+    """Error over allowed; infinity where nothing is allowed and there is an error."""
+    if allowed > 0:
+        return error / allowed
+    return math.inf if error > 0 else error  # 0 of 0 is nothing; NaN stays NaN
 
 
 def _badness(tensor: TensorReport) -> tuple[bool, bool, float]:

@@ -23,7 +23,7 @@ from manualbp.parity.batches import Batch, Batches, call_of, cast_loss, rows, st
 from manualbp.parity.calls import Call, Loss
 from manualbp.parity.envelope import Array, Envelope, Layout, worst_first
 from manualbp.parity.forced import Forced, share
-from manualbp.parity.record import Curve, First, Histogram, TensorReport, Trajectory
+from manualbp.parity.record import Curve, First, Histogram, TensorReport, Trajectory, over
 from manualbp.parity.runs import Tensors
 from manualbp.parity.trainee import LOSS, MakeOptimizer, Nudge, Trainee
 from manualbp.parity.training_findings import Memory
@@ -248,6 +248,8 @@ class Race:
         for i, name in enumerate(layout.names):
             if ours.get(name) is not None:
                 self._add(f"drift/{name}", number, float(drift[i]))
+            if self.twins and ours.get(name) is not None:
+                self._add(f"share/{name}", number, over(float(drift[i]), float(limit[i])))
             if self.twins:
                 self._add(f"low/{name}", number, float(low[i]))
                 self._add(f"high/{name}", number, float(limit[i]))

@@ -20,6 +20,7 @@ from manualbp.parity.record import (
     TrainingReport,
     Trajectory,
     Worst,
+    over,
 )
 
 FAULTS = ("transposed", "sign", "x 1.01", "x N", "missing", "stale activation", "wrong mask",
@@ -114,7 +115,9 @@ def sample_trajectory(
         drift = [s * o * w for s, o, w in zip(size, off, wobble, strict=True)]
         run.curves[f"drift/{name}"] = curve([0.0, *drift[1:]])
         run.curves[f"low/{name}"] = curve([0.4 * s for s in size])
-        run.curves[f"high/{name}"] = curve([4.0 * s for s in size])
+        run.curves[f"high/{name}"] = high = curve([4.0 * s for s in size])
+        shares = map(over, run.curves[f"drift/{name}"].values, high.values)
+        run.curves[f"share/{name}"] = curve(list(shares))
         forced = [
             0.3 * w * (200 if bad and step + 1 >= bad else 1) for step, w in enumerate(wobble)
         ]
