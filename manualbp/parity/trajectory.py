@@ -114,9 +114,9 @@ class Race:
                 continue
             name, found = name.removesuffix(".grad"), self.record.histograms
             mine, other = (t.double().cpu().numpy().ravel() for t in (c, r))
-            found[f"gradient/{name}"] = histogram(mine)
-            found[f"reference/{name}"] = histogram(other)
-            found[f"difference/{name}"] = histogram(mine - other)
+            found[f"gradients/candidate/{name}"] = histogram(mine)
+            found[f"gradients/reference/{name}"] = histogram(other)
+            found[f"differences/{name}"] = histogram(mine - other)
 
     def state(self) -> dict[str, Any]:
         """Everything that the next step depends on."""

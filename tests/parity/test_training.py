@@ -308,8 +308,8 @@ def test_names_of_curves_and_histograms() -> None:
     for name in names:
         assert {f"drift/{name}", f"low/{name}", f"high/{name}"} <= set(run.curves)
     assert {"loss/candidate", "loss/reference", "forced/0.weight.grad"} <= set(run.curves)
-    assert {"gradient/0.weight", "difference/0.weight"} <= set(run.histograms)
-    histogram = run.histograms["gradient/0.weight"]
+    assert {"gradients/candidate/0.weight", "differences/0.weight"} <= set(run.histograms)
+    histogram = run.histograms["gradients/candidate/0.weight"]
     assert sum(histogram.counts) == 32 and len(histogram.edges) == len(histogram.counts) + 1
 
 
@@ -388,3 +388,18 @@ def test_bad_input_is_refused() -> None:
         compare(torch.tanh, reference)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="one floating-point number, got shape"):
         compare_training(candidate, reference, data, nn.MSELoss(reduction="none"), steps=1)
+
+
+def test_what_a_training_records_is_what_tensorboard_is_told_to_draw() -> None:
+    """The tags of a real record, not of one made by hand: each goes to an arm or to parity."""
+    reference = net()
+    (run,) = compare(other(reference, Wide), reference, dtypes=[torch.float32], optimizers=["sgd"],
+                     steps=3).runs  # fmt: skip
+    assert charts.located("gradients/reference/0.weight") == ("reference", "gradients/0.weight")
+    assert set(map(charts.located, run.histograms)) == {
+        place for name, _ in reference.named_parameters()
+        for place in [("candidate", f"gradients/{name}"), ("reference", f"gradients/{name}"),
+                      ("parity", f"differences/{name}")]
+    }  # fmt: skip
+    share = charts.drift_share(run)
+    assert share is not None and 0 < share.value < 1 and run.verdict == "agree"
