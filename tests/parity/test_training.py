@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from manualbp.parity import charts
 from manualbp.parity.record import CURVE_POINTS, TrainingReport, Trajectory
 from manualbp.parity.training import compare_training
 from tests.parity.training_pairs import (
