@@ -16,6 +16,6 @@ def versions() -> dict[str, str]:
     except metadata.PackageNotFoundError:  # run from its sources
         own = "not installed"
     return {
-        "python": platform.python_version(), "torch": torch.__version__,
+        "python": platform.python_version(), "torch": str(torch.__version__),
         "numpy": np.__version__, "manualbp": own, "machine": platform.machine(),
     }  # fmt: skip
