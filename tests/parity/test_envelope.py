@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import product
 
 import numpy as np
 import pytest
@@ -90,18 +91,17 @@ def test_worst_first() -> None:
 
 @pytest.mark.slow
 def test_correct_pairs_stay_inside() -> None:
-    """Other orders of summation and wider sums, in 324 trainings: under 1 % false alarms."""
+    """Other orders of summation and wider sums, in 162 trainings: under 1 % false alarms."""
     wrong, count = [], 0
-    for kind in (Reversed, Chunked, Wide):
-        for activation in (nn.Tanh, nn.ReLU, nn.GELU):
-            for normalized in (False, True):
-                reference = net(activation, normalized)
-                report = compare_training(
-                    other(reference, kind), reference, batches(), nn.MSELoss(),
-                    ("sgd", "momentum", "adam"), 60, (0, 1),
-                    dtypes=(torch.float32, torch.bfloat16, torch.float64),
-                )  # fmt: skip
-                count += len(report.runs)
-                wrong += [(kind.__name__, activation.__name__, run.name, run.outside, run.forced)
-                          for run in report.runs if run.verdict == DIFFER]  # fmt: skip
-    assert count == 324 and len(wrong) < 0.01 * count, wrong
+    nets = ((nn.Tanh, False), (nn.ReLU, False), (nn.GELU, True))
+    for kind, (activation, normalized) in product((Reversed, Chunked, Wide), nets):
+        reference = net(activation, normalized)
+        report = compare_training(
+            other(reference, kind), reference, batches(), nn.MSELoss(),
+            ("sgd", "momentum", "adam"), 40, (0, 1),
+            dtypes=(torch.float32, torch.bfloat16, torch.float64),
+        )  # fmt: skip
+        count += len(report.runs)
+        wrong += [(kind.__name__, activation.__name__, run.name, run.outside, run.forced)
+                  for run in report.runs if run.verdict == DIFFER]  # fmt: skip
+    assert count == 162 and len(wrong) < 0.01 * count, wrong
