@@ -10,10 +10,8 @@ scale; float64 as well as the working dtype, since there rounding hides nothing.
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
-from functools import partial
 from itertools import product
 from typing import Any
 
@@ -24,24 +22,17 @@ from manualbp.parity.arms import Subject, borrowed, check_parameters, subject
 from manualbp.parity.batches import Batches
 from manualbp.parity.calls import Loss
 from manualbp.parity.checkpoint import Checkpoint, module_hash
+from manualbp.parity.optimizers import Pair, described, pairs_of
 from manualbp.parity.record import PowerReport, TrainingReport, Trajectory
 from manualbp.parity.tolerance import rms, to_double
 from manualbp.parity.trainee import MakeOptimizer
 from manualbp.parity.trajectory import Options, Race
 from manualbp.parity.versions import versions
 
-OPTIMIZERS: dict[str, MakeOptimizer] = {
-    "sgd": partial(torch.optim.SGD, lr=0.01),
-    "momentum": partial(torch.optim.SGD, lr=0.01, momentum=0.9),
-    "adam": partial(torch.optim.Adam, lr=1e-3),
-    "adamw": partial(torch.optim.AdamW, lr=1e-3, weight_decay=0.01),
-}
 # Fewer have no spread to speak of.
 MIN_TWINS = 3
 # How far a further seed's start lies from the first, relative to the rms of each parameter.
 MOVED = 0.1
-
-Pair = tuple[MakeOptimizer, MakeOptimizer]
 
 
 def compare_training(
@@ -98,7 +89,7 @@ def compare_training(
         TypeError: an arm is no module, or data or loss are nothing to train with.
     """
     _check(candidate, reference, steps, seeds, twins, exact, checkpoint_every)
-    pairs = _pairs(optimizers)
+    pairs = pairs_of(optimizers)
     working = next((p.dtype for p in reference.parameters()), torch.float32)
     chosen = tuple(dict.fromkeys(dtypes if dtypes is not None else (working, torch.float64)))
     if not chosen or not all(isinstance(d, torch.dtype) and d.is_floating_point for d in chosen):
@@ -236,27 +227,6 @@ def _check_apart(ours: Subject, theirs: Subject) -> None:
             )
 
 
-def _pairs(
-    optimizers: Collection[str] | Mapping[str, MakeOptimizer | Pair],
-) -> dict[str, Pair]:
-    """The candidate's and the reference's optimizer by name."""
-    if isinstance(optimizers, str):
-        optimizers = (optimizers,)
-    if not optimizers:
-        raise ValueError("expected at least one optimizer, got none")
-    if isinstance(optimizers, Mapping):
-        return {n: m if isinstance(m, tuple) else (m, m) for n, m in optimizers.items()}
-    for name in optimizers:
-        if name not in OPTIMIZERS:
-            near = difflib.get_close_matches(str(name).lower(), OPTIMIZERS, 1, 0.4)
-            hint = f"did you mean {near[0]!r}?" if near else (
-                "pass a dict of a name and a function of the parameters for others")  # fmt: skip
-            raise ValueError(
-                f"expected optimizers out of {', '.join(OPTIMIZERS)}, got {name!r}; {hint}"
-            )
-    return {name: (OPTIMIZERS[name], OPTIMIZERS[name]) for name in optimizers}
-
-
 def _setup(
     ours: Subject, theirs: Subject, pairs: Mapping[str, Pair], loss: Loss,
     candidate_loss: Loss | None, dtypes: Sequence[torch.dtype], steps: int, seeds: Sequence[int],
@@ -275,18 +245,10 @@ def _setup(
         "rule": "bit-exact" if exact else "inside the envelope of the twins",
     }
     for name, makes in pairs.items():
-        for arm, make in zip((ours, theirs), makes, strict=True):
-            shown.setdefault(f"optimizer {name}", _optimizer(make, arm))
+        shown[f"optimizer {name}"] = described(makes[0])
         if makes[0] is not makes[1]:
-            shown[f"optimizer {name}"] += f"; reference {_optimizer(makes[1], theirs)}"
+            shown[f"optimizer {name}"] += f"; reference {described(makes[1])}"
     return shown
-
-
-def _optimizer(make: MakeOptimizer, arm: Subject) -> str:
-    """``SGD(lr=0.01)``: the class and what is not at its default."""
-    optimizer = make([torch.nn.Parameter(torch.zeros(1))])
-    given = {k: v for k, v in optimizer.defaults.items() if v not in (None, False, 0)}
-    return f"{type(optimizer).__name__}({', '.join(f'{k}={v}' for k, v in given.items())})"
 
 
 def _name(loss: Loss) -> str:
