@@ -3,14 +3,7 @@
 from __future__ import annotations
 
 import builtins
-import contextlib
 import copy
-import json
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +18,7 @@ from manualbp.parity import tensorboard
 from manualbp.parity.charts import log_divergence
 from manualbp.parity.side_by_side import Arm, evaluate, train_side_by_side
 from manualbp.parity.tensorboard import PARITY, RunLog
+from tests.parity import browser
 
 
 def read(path: Path) -> EventAccumulator:
@@ -137,31 +131,11 @@ def test_a_real_tensorboard_serves_the_curves(tmp_path: Path) -> None:
         for step in range(3):
             log.scalar("a", "train/loss", 0.5**step, step)
         log.text(PARITY, "verdict", "**fine**")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(tmp_path)]
-    server = subprocess.Popen(
-        [*command, "--port", str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-
-    def get(path: str) -> Any:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/data/{path}", timeout=10) as answer:
-            return json.load(answer)
-
-    try:
-        deadline, tags = time.monotonic() + 60, {}
-        while "run/a" not in tags and time.monotonic() < deadline:
-            time.sleep(0.3)
-            with contextlib.suppress(OSError):  # not up yet
-                tags = get("plugin/scalars/tags")
-        assert list(tags["run/a"]) == ["train/loss"]
-        curve = get("plugin/scalars/scalars?run=run/a&tag=train/loss")
+    with browser.serving(tmp_path, "run/a") as server:
+        assert list(server.get("plugin/scalars/tags")["run/a"]) == ["train/loss"]
+        curve = server.get("plugin/scalars/scalars?run=run/a&tag=train/loss")
         assert [(step, value) for _, step, value in curve] == [(0, 1.0), (1, 0.5), (2, 0.25)]
-        assert get("plugin/text/tags") == {"run/parity": ["verdict/text_summary"]}
-    finally:
-        server.kill()
-        server.wait()
+        assert server.get("plugin/text/tags") == {"run/parity": ["verdict/text_summary"]}
 
 
 def test_histograms_stand_at_their_step(tmp_path: Path) -> None:
