@@ -77,8 +77,13 @@ def replay(path: str | os.PathLike[str]) -> GradientReport:
 
     Raises:
         ValueError: the file is no repro file, or what it needs cannot be imported.
-        OSError: the file cannot be read.
+        OSError: the file is not there or cannot be read.
     """
+    if not Path(path).is_file():
+        raise FileNotFoundError(
+            f"expected a repro file, found no {os.fspath(path)}; write one with --repro, or with "
+            "compare_gradients(..., repro=...)"
+        )
     with Path(path).open("rb") as file:
         whole = _unpickled(file, path)
     if not isinstance(whole, dict) or whole.get("format") != FORMAT:

@@ -219,3 +219,8 @@ def test_a_comparison_writes_its_own_file(tmp_path: Path, arms: Any) -> None:
     with pytest.raises(ValueError, match="expected both modules to hold the same parameters"):
         compare_gradients(mine, theirs, X, repro=other)
     assert not other.exists()
+
+
+def test_a_file_that_is_not_there_is_said(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="expected a repro file, found no"):
+        replay(tmp_path / "none.repro")
