@@ -23,7 +23,7 @@ from comparisons.power.subjects import Problem, by_hand
 Bug = tuple[str, Callable[[Values], Gradients]]
 TILE = 8  # rows a tiled kernel takes at once; no number of rows here is a multiple of it
 
-STRENGTHS: dict[str, float | None] = {"gross": None, "1 %": 1e-2, "1e-4": 1e-4}
+STRENGTHS: dict[str, float | None] = {"gross": None, "1 %": 1e-2, "1e-4": 1e-4, "1e-6": 1e-6}
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ class Table(NamedTuple):
     rows: list[list[str]]
 
 
+LISTED = 12
 MARKS = {True: "x", False: "."}
 
 
@@ -39,7 +40,7 @@ def judges(results: Results) -> list[str]:
 
 
 def family(results: Results, name: str) -> Table:
-    """A line for each fault, three marks for each judge."""
+    """A line for each fault, a mark for each strength and judge."""
     names = judges(results)
     return Table(
         f"{name}: caught (x) or not (.), {', '.join(STRENGTHS)}",
@@ -67,15 +68,13 @@ def summary(results: Results) -> Table:
 
 
 def missed(results: Results) -> Table:
-    """What ours did not see."""
-    return Table(
-        "Missed by ours",
-        ["subject", "fault", "strength", "why"],
-        [
-            [outcome.subject, outcome.fault, strength, why]
-            for outcome in results.outcomes for strength, why in outcome.missed.items()
-        ],
-    )  # fmt: skip
+    """What ours did not see, the gross ones first; of many the first ones, power.json has all."""
+    found = [
+        [outcome.subject, outcome.fault, strength, outcome.missed[strength]]
+        for strength in STRENGTHS for outcome in results.outcomes if strength in outcome.missed
+    ]  # fmt: skip
+    title = "Missed by ours" + (f", {LISTED} of {len(found)}" if len(found) > LISTED else "")
+    return Table(title, ["subject", "fault", "strength", "why"], found[:LISTED])
 
 
 def alarms(results: Results) -> Table:
