@@ -2,8 +2,8 @@
 
 Hand-written backward passes of five families (operations.py, subjects.py) get one fault each
 (planted.py), gross or blended down to 1 %, 1e-4 and 1e-6 of the gradient (faults.py), and go before
-our harness, gradcheck, assert_close and the comparison of loss curves (judges.py). Correct pairs that
-differ in rounding alone (kinds.py, pairs.py) count the false alarms.
+our harness, gradcheck, assert_close and the comparison of loss curves (judges.py). Correct pairs
+that differ in rounding alone (kinds.py, pairs.py) count the false alarms.
 """
 
 from __future__ import annotations
