@@ -329,20 +329,20 @@ def test_parameter_names_that_differ() -> None:
 
 
 def test_memory_is_bounded_with_steps() -> None:
-    """Curves halve when they are full, at steps 1,025 and 2,049: behind both they have as many
+    """Curves halve when they are full, at steps 513 and 1,025: behind both they have as many
     points, about 260, and what grew in Python meanwhile is a few kB."""
     reference = nn.Linear(1, 1)
     candidate, data = copy.deepcopy(reference), [(torch.ones(1, 1), torch.ones(1, 1))]
     sizes: list[int] = []
 
     def watch(run: Trajectory) -> None:
-        if run.steps in (1040, 2060):
+        if run.steps in (520, 1032):
             gc.collect()
             sizes.append(tracemalloc.get_traced_memory()[0])
 
     tracemalloc.start()
     try:
-        (run,) = compare(candidate, reference, data=data, steps=2060, twins=3, teacher_forced=False,
+        (run,) = compare(candidate, reference, data=data, steps=1032, twins=3, teacher_forced=False,
                          on_step=watch).runs  # fmt: skip
     finally:
         tracemalloc.stop()
