@@ -377,3 +377,20 @@ def test_a_derivative_the_reference_lacks_is_named() -> None:
     reference = nn.BatchNorm1d(4)
     with pytest.raises(ValueError, match=r"expected a reference that has vmap, .*; leave vmap out"):
         compare_gradients(copy.deepcopy(reference), reference, normal(6, 4), also="vmap")
+
+
+def test_every_run_starts_from_the_same_buffers() -> None:
+    """A module that counts its calls, and computes with the count: each run is its first."""
+
+    class Counting(nn.Linear):
+        def __init__(self) -> None:
+            super().__init__(4, 2)
+            self.register_buffer("calls", torch.zeros(()))
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.calls += 1
+            return super().forward(x) * self.calls.clone()
+
+    reference = Counting()
+    report = agree(copy.deepcopy(reference), reference, normal(5, 4))
+    assert report.bit_identical and reference.calls == 0
