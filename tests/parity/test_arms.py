@@ -151,9 +151,9 @@ def test_parameters_are_checked_by_the_bit() -> None:
 # Borrowed modules.
 
 
-def spoil(module: nn.Module) -> None:
-    """Change everything that borrowed() puts back."""
-    module.to(torch.float64)
+def spoil(module: nn.Module, dtype: torch.dtype = torch.float64) -> None:
+    """Change everything that borrowed() puts back; of the same dtype in its own memory."""
+    module.to(dtype)
     with torch.no_grad():
         for tensor in (*module.parameters(), *module.buffers()):
             tensor.add_(1)
@@ -165,8 +165,9 @@ def spoil(module: nn.Module) -> None:
     torch.rand(3)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("raises", [False, True])
-def test_everything_comes_back_by_the_bit(raises: bool) -> None:
+def test_everything_comes_back_by_the_bit(raises: bool, dtype: torch.dtype) -> None:
     module = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2), nn.Dropout(0.5))
     module[1].eval()
     module[0].bias.requires_grad_(False)
@@ -176,7 +177,7 @@ def test_everything_comes_back_by_the_bit(raises: bool) -> None:
     try:
         with borrowed(module, None, module):  # None for a function; one module as both arms
             assert module[0].weight.grad is None
-            spoil(module)
+            spoil(module, dtype)
             if raises:
                 raise KeyError("inside")
     except KeyError:
