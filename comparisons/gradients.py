@@ -153,12 +153,12 @@ def build(case: Case, seed: int = 0) -> Example:
     )
 
 
-def check(case: Case, seed: int = 0) -> GradientReport:
-    """The verdict on one case: three arms, tensor by tensor."""
+def check(case: Case, seed: int = 0, power: bool = True) -> GradientReport:
+    """The verdict on one case: three arms, tensor by tensor; and what it would have seen."""
     e = build(case, seed)
     return compare_gradients(
         e.manual, e.autograd, e.x, e.autograd_loss, target=e.y, candidate_loss=e.manual_loss,
-        oracle=oracle(case, e, seed), seeds=(seed,),
+        oracle=oracle(case, e, seed), seeds=(seed,), power=power,
     )  # fmt: skip
 
 

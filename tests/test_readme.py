@@ -43,6 +43,7 @@ def without_numbers(text: str) -> list[list[str]]:
             for line in lines]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_parity_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its blocks in their order, in one folder; those that name a file are written there."""
     monkeypatch.chdir(tmp_path)

@@ -328,6 +328,7 @@ def test_parameter_names_that_differ() -> None:
     assert compare(Mine(), linear, parameters=names, optimizers=("adam",)).agrees
 
 
+@pytest.mark.slow
 def test_memory_is_bounded_with_steps() -> None:
     """Curves halve when they are full, at steps 513 and 1,025: behind both they have as many
     points, about 260, and what grew in Python meanwhile is a few kB."""
