@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from itertools import takewhile
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,13 +23,13 @@ from manualbp.parity.record import GradientReport, TensorReport, TrainingReport,
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-# Rows a picture can hold and still be read, and steps across.
-ROWS, COLUMNS = 48, 512
+# Rows a picture can hold and still be read, letters of a label, and steps across.
+ROWS, LETTERS, COLUMNS = 30, 28, 512
 # log10 of a share is coloured from here to there: a hundredth of what is allowed to 100 times.
 DECADES = 2.0
 WRONG, RIGHT, UNKNOWN = "#c62828", "#4a90c2", "black"
-# A picture is shown at half its size or less: few inches make large letters.
-WIDTH, DPI = 6.0, 130
+# TensorBoard shows a picture 350 pixels wide, half of this: letters are then 11 pixels high.
+WIDTH, DPI, POINTS = 4.0, 175, 9
 
 
 def figure(width: float, height: float) -> Any:
@@ -84,8 +86,9 @@ def heat_map(shares: Mapping[str, Mapping[int, float]], title: str) -> NDArray[n
     names, note = _shown({name: _peak(by_step.values()) for name, by_step in shares.items()})
     steps = steps[:: -(-len(steps) // COLUMNS)]
     rows = [[shares[name].get(step, math.nan) for step in steps] for name in names]
-    drawn = figure(WIDTH, 1.5 + 0.26 * len(names))
-    axes = drawn.add_subplot()
+    drawn = figure(WIDTH, height := 1.9 + 0.2 * len(names))
+    drawn.get_layout_engine().set(rect=(0, 0.6 / height, 1, 1 - 0.6 / height))
+    axes, below = drawn.add_subplot(), drawn.add_axes((0.1, 0.45 / height, 0.8, 0.1 / height))
     from matplotlib import colormaps
 
     colours = colormaps["RdBu_r"].with_extremes(bad=UNKNOWN)
@@ -98,14 +101,15 @@ def heat_map(shares: Mapping[str, Mapping[int, float]], title: str) -> NDArray[n
         aspect="auto",
         interpolation="nearest",
     )
-    axes.set_yticks(range(len(names)), names, fontsize=9)
-    marks = np.unique(np.linspace(0, len(steps) - 1, 7).round().astype(int))
-    axes.set_xticks(marks, [str(steps[mark]) for mark in marks])
-    axes.set_xlabel("step")
-    axes.set_title(title + note, fontsize=10)
-    bar = drawn.colorbar(image, ax=axes, extend="both", ticks=[-2, -1, 0, 1, 2])
-    bar.ax.set_yticklabels(["1/100", "1/10", "1", "10", "100"])
-    bar.set_label("red: wrong")
+    labels, prefix = _labels(names)
+    axes.set_yticks(range(len(names)), labels, fontsize=POINTS)
+    marks = np.unique(np.linspace(0, len(steps) - 1, 4).round().astype(int))
+    axes.set_xticks(marks, [str(steps[mark]) for mark in marks], fontsize=POINTS)
+    axes.set_xlabel("step", fontsize=POINTS)
+    _title(drawn, title + note + prefix)
+    bar = drawn.colorbar(image, below, orientation="horizontal", extend="both")
+    bar.set_ticks([-2, -1, 0, 1, 2], labels=["1/100", "1/10", "1", "10", "100"], fontsize=POINTS)
+    bar.set_label("red, above 1: wrong", fontsize=POINTS)
     return _pixels(drawn)
 
 
@@ -124,7 +128,7 @@ def bars(report: GradientReport) -> NDArray[np.uint8]:
     judged = [share for share in shares if math.isfinite(share) and share > 0]
     low = min(0.01, *judged) / 2 if judged else 0.005
     high = max(10.0, *judged) * 2 if judged else 20.0
-    drawn = figure(WIDTH, 1.5 + 0.3 * max(len(names), 1))
+    drawn = figure(WIDTH, 1.5 + 0.24 * max(len(names), 1))
     axes = drawn.add_subplot()
     for row, (name, share) in enumerate(zip(names, shares, strict=True)):
         known = math.isfinite(share)
@@ -132,25 +136,53 @@ def bars(report: GradientReport) -> NDArray[np.uint8]:
         axes.barh(row, width, color=RIGHT if found[name].agrees else WRONG,
                   hatch=None if known else "//", edgecolor="white", linewidth=0)  # fmt: skip
         count = found[name].differing
-        label = (f"{share:.2g}" if known else "?") + (f" ({count} elements)" if count else "")
-        axes.annotate(f" {label}", (min(width, high), row), va="center", fontsize=9)
+        label = (f"{share:.2g}" if known else "?") + (f" ({count})" if count else "")
+        axes.annotate(label, (min(width, high), row), (3, 0), textcoords="offset points",
+                      va="center", fontsize=POINTS, zorder=4,
+                      bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5})  # fmt: skip
     axes.axvline(1.0, color="black", linewidth=2, zorder=3)
     axes.set_xscale("log")
     axes.set_xlim(low, high * (high / low) ** 0.35)  # room for the last label
-    axes.set_yticks(range(len(names)), names, fontsize=9)
+    labels, prefix = _labels(names)
+    axes.set_yticks(range(len(names)), labels, fontsize=POINTS)
+    axes.tick_params(axis="x", labelsize=POINTS)
     axes.invert_yaxis()
-    axes.set_xlabel("rms error over allowed (1: the limit)")
-    axes.set_title(f"{report.candidate} against {report.reference}\n{report.verdict}{note}",
-                   fontsize=10)  # fmt: skip
+    drawn.supxlabel("rms error over allowed, the limit is 1\n"
+                    "(in brackets: elements beyond their own limit)", fontsize=POINTS)  # fmt: skip
+    title = f"{report.candidate} against {report.reference}\n{report.verdict}"
+    _title(drawn, title + note + prefix)
     return _pixels(drawn)
 
 
 def _shown(badness: Mapping[str, float]) -> tuple[list[str], str]:
-    """The names to draw, in their order, and what to say of those left out."""
+    """The names to draw, in their order, and a line that says how many are left out."""
     if len(badness) <= ROWS:
         return list(badness), ""
     worst = set(sorted(badness, key=lambda name: -badness[name])[:ROWS])
-    return [n for n in badness if n in worst], f"; the worst {ROWS} of {len(badness)} tensors"
+    left = len(badness) - ROWS
+    return [n for n in badness if n in worst], f"\nthe worst {ROWS} tensors; {left} are left out"
+
+
+def _labels(names: list[str]) -> tuple[list[str], str]:
+    """Short names, and a line that says what they begin with where that was taken off.
+
+    Long ones are without their middle, unless two would look the same.
+    """
+    parts = zip(*(name.split(".")[:-1] for name in names), strict=False)
+    long = any(len(name) > LETTERS for name in names)
+    same = takewhile(lambda part: long and len(set(part)) == 1, parts)
+    common = "".join(f"{part[0]}." for part in same)
+    rest = [name[len(common) :] for name in names]
+    short = [n if len(n) <= LETTERS else f"{n[:3]}\N{HORIZONTAL ELLIPSIS}{n[4 - LETTERS :]}"
+             for n in rest]  # fmt: skip
+    labels = short if len(set(short)) == len(names) else rest
+    return labels, f"\neach name begins with {common}" if common else ""
+
+
+def _title(drawn: Any, title: str) -> None:
+    """Lines short enough for the width; a dollar sign is one, not the start of a formula."""
+    wrapped = "\n".join(fill(line, 46) for line in title.split("\n"))
+    drawn.suptitle(wrapped, fontsize=POINTS, parse_math=False)
 
 
 def _share(tensor: TensorReport) -> float:
