@@ -55,7 +55,7 @@ def from_json(text: str) -> GradientReport | TrainingReport:
     """
     try:
         content = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, TypeError, RecursionError) as error:  # cut off, no text, nested too deep
         raise ValueError(f"expected JSON that to_json wrote, got: {error}") from error
     if not isinstance(content, dict) or content.get("schema") != SCHEMA:
         raise ValueError(
@@ -66,10 +66,11 @@ def from_json(text: str) -> GradientReport | TrainingReport:
             f"expected schema version {SCHEMA_VERSION}, got {content.get('schema_version')!r}; "
             f"read it with the manualbp that wrote it: {_short(content.get('versions'))}"
         )
-    if content.get("kind") not in _KINDS:
+    kind = next((k for k in _KINDS if k == content.get("kind")), None)
+    if kind is None:
         raise ValueError(f"expected kind {' or '.join(_KINDS)}, got {_short(content.get('kind'))}")
     report: GradientReport | TrainingReport
-    report = _decode(content.get("report"), _KINDS[content["kind"]], "report")
+    report = _decode(content.get("report"), _KINDS[kind], "report")
     return report
 
 
@@ -106,12 +107,18 @@ def write_markdown(report: GradientReport | TrainingReport, path: PathLike) -> N
 def write_text(path: PathLike, text: str) -> None:
     """Write a file whole or not at all: beside its place first, then moved there.
 
+    A link stays a link to what it names; a pipe or a terminal (``/dev/stdout``) is written to.
+
     Raises:
         OSError: it cannot be written there; what stood there is unchanged.
     """
     path = Path(path)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
+        if path.is_fifo() or path.is_char_device():
+            path.write_text(text, encoding="utf-8", errors="backslashreplace")
+            return
+        path = path.resolve()
+        beside = path.parent / f".{path.name}.{os.getpid()}"
         try:
             with open(beside, "w", encoding="utf-8", errors="backslashreplace") as file:
                 file.write(text)
@@ -169,7 +176,10 @@ def _decode(value: Any, kind: Any, where: str) -> Any:
         if value == "nan":
             return math.nan  # the very object, so that reports that have it are equal
         _check(float(value) if value in ("inf", "-inf") else value, (int, float), where)
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError as error:
+            raise ValueError(f"{where} is no number of float64; was the file edited?") from error
     _check(value, kind, where)
     return value
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 import sys
 from collections.abc import Sequence
@@ -151,11 +152,12 @@ def _check_rows(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 def _plain(line: str) -> str:
     """A line whose brackets, stars and underscores Markdown prints as they are."""
-    return re.sub(r"([\\\\`*_\[\]<>|#])", r"\\\1", line).replace("\n", " ")
+    marked = re.sub(r"([\\`*_\[\]|#])", r"\\\1", line)
+    return html.escape(marked, quote=False).replace("\n", " ")
 
 
 def _escape(cell: str) -> str:
-    return cell.replace("\\", "\\\\").replace("|", "\\|").replace("\n", "<br>")
+    return "<br>".join(map(_plain, cell.split("\n")))
 
 
 def _is_number(cell: str) -> bool:
