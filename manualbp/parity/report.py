@@ -21,6 +21,8 @@ __all__ = [
 ]  # fmt: skip
 # Width of a table written to a file or a pipe, where no terminal says how wide it is.
 PIPE_WIDTH = 132
+# Where a table is too wide: the width a heading folds to, and of cells that never fold.
+NARROW, SHORT = 5, 10
 # Cells that carry a verdict; everything else stays uncoloured so that these stand out.
 STYLES = {AGREE: "green", DIFFER: "bold red", NO_POWER: "bold yellow"}
 
@@ -104,8 +106,9 @@ def print_table(
 ) -> None:
     """Print one table: numbers to the right, long cells fold, nothing is cut off.
 
-    Cells are plain text: square brackets are printed, not read as markup. A line break in a
-    column name breaks the heading.
+    Where it is too wide, headings fold before numbers do; where even that is too wide, each row is
+    a line of its own, ``column value, column value``. Cells are plain text: square brackets are
+    printed, not read as markup. A line break in a column name breaks the heading.
 
     Raises:
         ValueError: a row has another length than ``columns``.
@@ -117,13 +120,23 @@ def print_table(
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+    console.print(Text(title, style="bold"), soft_wrap=True)  # its own width, not the table's
+    widths = _widths(columns, rows, console.width)
+    if widths is None:
+        for row in rows:
+            pairs = zip(columns, row, strict=True)
+            line = ", ".join(f"{column} {cell}".replace("\n", " ") for column, cell in pairs)
+            console.print(Text(f"  {line}"), soft_wrap=True)
+        console.print()
+        return
+    padding = (0, 0) if any(widths) else (0, 1)
+    table = Table(box=box.SIMPLE_HEAD, padding=padding, pad_edge=False)
     for index, column in enumerate(columns):
         numeric = bool(rows) and all(_is_number(row[index]) for row in rows)
-        table.add_column(Text(column), justify="right" if numeric else "left", overflow="fold")
+        table.add_column(Text(column), justify="right" if numeric else "left", overflow="fold",
+                         width=widths[index])  # fmt: skip
     for row in rows:
         table.add_row(*(Text(cell, style=STYLES.get(cell, "")) for cell in row))
-    console.print(Text(title, style="bold"), soft_wrap=True)  # its own width, not the table's
     console.print(table)
 
 
@@ -140,6 +153,21 @@ def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str
     ]
     lines = [columns, aligns, *rows]
     return "\n".join("| " + " | ".join(_escape(cell) for cell in line) + " |" for line in lines)
+
+
+def _widths(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], width: int
+) -> list[int | None] | None:
+    """Each column's width, None where it may fold; None instead where there is no room at all."""
+    heads = [max(map(len, column.split("\n"))) for column in columns]
+    cells = [max((len(row[index]) for row in rows), default=0) for index in range(len(columns))]
+    both = list(zip(cells, heads, strict=True))
+    if sum(map(max, both)) + 3 * len(both) <= width:
+        return [None] * len(both)
+    tight = [max(cell, min(head, NARROW)) for cell, head in both]
+    if sum(min(size, SHORT) for size in tight) + len(tight) + 1 > width:
+        return None
+    return [size if size <= SHORT else None for size in tight]
 
 
 def _check_rows(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import builtins
+import copy
 import json
 import math
 import os
@@ -12,6 +14,7 @@ from xml.etree import ElementTree
 
 import pytest
 import torch
+from torch import nn
 
 from manualbp.parity.export import (
     from_json,
@@ -21,7 +24,9 @@ from manualbp.parity.export import (
     write_markdown,
     write_text,
 )
+from manualbp.parity.gradients import compare_gradients
 from manualbp.parity.junit import junit
+from manualbp.parity.page import explain
 from manualbp.parity.record import Check, GradientReport, TrainingReport
 from manualbp.parity.report import markdown_report
 from tests.parity.samples import sample_gradient_report, sample_training_report, tensor
@@ -56,6 +61,21 @@ def test_json_of_nan_infinity_and_signed_zero() -> None:
     assert math.copysign(1, back.allowed) == -1 and back.dtype is torch.float32
 
 
+def test_a_real_report_reads_back() -> None:
+    """What the harness fills in, and not only by hand: a NaN, a missing tensor, two orders."""
+    reference = nn.Linear(2, 3)
+    wrong = copy.deepcopy(reference)
+    wrong.bias.register_hook(lambda gradient: gradient * math.nan)
+    report = compare_gradients(
+        wrong, reference, torch.ones(4, 2), seeds=(0,), also=("second_order",), power=False
+    )
+    assert report.verdict == "DIFFER"
+    text = to_json(report)
+    json.loads(text, parse_constant=no_constant)
+    back = from_json(text)
+    assert to_json(back) == text and explain(back) == explain(report)
+
+
 def edited(change: Any) -> str:
     content = json.loads(to_json(sample_gradient_report()))
     change(content)
@@ -82,9 +102,16 @@ def edited(change: Any) -> str:
          "expected int or float in"),
         (edited(lambda c: c["report"]["checks"][0]["tensors"][0].update(max_abs="big")),
          "expected int or float in"),
+        (edited(lambda c: c["report"]["checks"][0]["tensors"][0].update(max_abs=10**400)),
+         r"tensors\[0\].max_abs is no number of float64"),
+        (edited(lambda c: c.update(kind=[])), "kind GradientReport or TrainingReport, got"),
+        (to_json(sample_training_report())[:-200], "expected JSON that to_json wrote"),
+        ("[" * 100_000, "expected JSON that to_json wrote"),
+        (b"\xff", "expected JSON that to_json wrote"),
+        (None, "expected JSON that to_json wrote"),
     ],
 )  # fmt: skip
-def test_json_that_is_no_report_is_refused(text: str, message: str) -> None:
+def test_json_that_is_no_report_is_refused(text: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         from_json(text)
 
@@ -140,6 +167,19 @@ def test_junit_of_what_xml_cannot_hold() -> None:
     assert suite.attrib["name"] == "\ufffd[31m<a> & \ufffd \ufffd against Net"
 
 
+def test_junit_of_quotes_and_angles() -> None:
+    """What XML can hold comes back as it is, in attributes and in text."""
+    name = "w'\"[<b>&amp;]\n\u00e9"
+    wrong = replace(tensor(name, (2,), 9.0), reason='got ]]> & "x"', worst=None)
+    report = GradientReport('a"b', "c'd", (Check("backward", 0, (wrong,)),), setup={"<k>": "'v'"})
+    suite = ElementTree.fromstring(junit(report).encode())[0]
+    (case,) = suite.findall("testcase")
+    assert case.attrib["name"] == f"{name} [seed 0]" and suite.attrib["name"] == "a\"b against c'd"
+    failure = case.find("failure")
+    assert failure is not None and failure.text == 'got ]]> & "x"' == failure.attrib["message"]
+    assert [p.attrib["value"] for p in suite.iter("property")] == ["DIFFER", "'v'"]
+
+
 def test_markdown_is_the_reports(tmp_path: Path) -> None:
     report = sample_gradient_report()
     write_markdown(report, tmp_path / "report.md")
@@ -161,6 +201,38 @@ def test_a_bad_path_is_named(tmp_path: Path) -> None:
         write_json(report, tmp_path)
     assert not list(tmp_path.iterdir())
     assert [p for p in tmp_path.parent.iterdir() if p.name.startswith(f".{tmp_path.name}.")] == []
+
+
+def test_a_folder_that_is_not_writable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Root may write everywhere, so the refusal is the system's by hand; a file is no folder."""
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(OSError, match=r"cannot write .*file/report.json: Not a directory"):
+        write_json(sample_gradient_report(), tmp_path / "file" / "report.json")
+
+    def refused(*_: Any, **__: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(builtins, "open", refused)
+    with pytest.raises(PermissionError, match=r"cannot write .*: Permission denied; nothing was"):
+        write_json(sample_gradient_report(), tmp_path / "report.json")
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("path", ["/", "", "."])
+def test_a_folder_is_no_file(path: str) -> None:
+    with pytest.raises(OSError, match=r"cannot write .*give a file in a folder"):
+        write_text(path, "text")
+
+
+def test_links_and_pipes_stay(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "target")
+    write_text(tmp_path / "link", "new")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "target").read_text() == "new"
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    write_text(tmp_path / "pipe", "new")
+    assert os.read(reader, 9) == b"new" and (tmp_path / "pipe").is_fifo()
+    os.close(reader)
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import builtins
+import html
 import io
+import re
+from collections import Counter
+from dataclasses import replace
 from typing import Any
 
+import markdown
 import pytest
 from rich.console import Console
 
-from manualbp.parity.page import explain, verdict_sentence
+from manualbp.parity.page import explain, page, verdict_sentence
 from manualbp.parity.progress import TrainingProgress, track
-from manualbp.parity.record import First, GradientReport, TrainingReport
+from manualbp.parity.record import Check, Finding, First, GradientReport, TrainingReport
 from manualbp.parity.report import (
     markdown_report,
     markdown_table,
@@ -19,7 +24,7 @@ from manualbp.parity.report import (
     print_table,
     scientific,
 )
-from tests.parity.samples import sample_gradient_report, sample_training_report
+from tests.parity.samples import sample_gradient_report, sample_training_report, tensor
 
 
 def test_table_prints_every_cell(capsys: pytest.CaptureFixture[str]) -> None:
@@ -57,6 +62,8 @@ def test_without_rich(monkeypatch: pytest.MonkeyPatch) -> None:
         print_table("t", ["a"], [["1"]])
     with pytest.raises(ImportError, match=r"manualbp\[parity\]"):
         TrainingProgress(1)
+    with pytest.raises(ImportError, match=r"manualbp\[parity\]"):
+        print_report(sample_gradient_report())
 
 
 def test_cells_are_plain_text_and_whole(capsys: pytest.CaptureFixture[str]) -> None:
@@ -159,7 +166,90 @@ def test_nothing_compared_is_no_agreement() -> None:
 def test_markdown_is_read_as_it_was_meant() -> None:
     text = markdown_report(sample_gradient_report())
     assert text.startswith("## Net \\[by hand\\] against Net\n\n**DIFFER")
-    assert "| loss | cross_entropy \\| mean |" in text and "worst \\[2, 7\\]" in text
+    assert "| loss | cross\\_entropy \\| mean |" in text and "worst \\[2, 7\\]" in text
+
+
+@pytest.mark.parametrize(
+    ("report", "said"),
+    [
+        (sample_gradient_report(), (
+            "fc2.weight.grad: 1.01 times what it should be", "3 of 24 elements; worst [2, 7]: got "
+            "-2.48969293, expected -2.46504271 within 1.7e-05", "next: look for a factor 1.01",
+            "fc1.weight.grad: off everywhere", "fc1.bias.grad differs", "missing in the candidate",
+            "caught 12 of 12", "repro/fc2.pt")),
+        (sample_gradient_report("NO POWER"), (
+            "not caught: x 1.01", "agreement is refused: 'x 1.01' is not seen in fc2.weight")),
+        (sample_training_report(), (
+            "first wrong gradient at the reference's state: step 21, in 0.bias.grad: 3 of 8",
+            "first outside the envelope: step 21", "0.bias.grad: a sum for a mean",
+            "next: divide by N")),
+        (sample_training_report("NO POWER"), (
+            "sgd-float64-seed0: NO POWER", "agreement is refused: 'x 1.01' is not seen")),
+    ],
+    ids=lambda value: f"{type(value).__name__} {value.verdict}" if hasattr(value, "runs")
+    or hasattr(value, "checks") else "",
+)  # fmt: skip
+def test_terminal_plain_text_and_markdown_say_the_same(
+    report: GradientReport | TrainingReport, said: tuple[str, ...]
+) -> None:
+    """Every one of them has each sentence, in this order."""
+    in_markdown = re.sub(r"\\(.)", r"\1", markdown_report(report))
+    for text in (printed(report), explain(report), in_markdown):
+        places = [text.index(words) for words in said]
+        assert places == sorted(places)
+
+
+@pytest.mark.parametrize("width", [132, 100, 90, 80, 60, 40, 20])
+@pytest.mark.parametrize("report", [sample_gradient_report(), sample_training_report()],
+                         ids=["gradients", "training"])  # fmt: skip
+def test_nothing_is_cut_off_on_a_narrow_terminal(report: Any, width: int) -> None:
+    """Every letter of every cell is there, and no number or verdict is broken."""
+    text = io.StringIO()
+    print_report(report, console=Console(file=text, width=width), verbose=True)
+    said = page(report, verbose=True)
+    lines = text.getvalue().splitlines()
+    for section in said.sections:
+        assert all(f"    {line}" in lines for line in section.lines)
+    assert "\N{HORIZONTAL ELLIPSIS}" not in text.getvalue() and lines[-1] == said.verdict
+    table = lines[1 : lines.index("Setup")]
+    for row in said.rows:
+        for cell in filter(lambda cell: len(cell) <= 8 and " " not in cell, row):
+            assert any(cell in re.split(r"[ ,]+", line) for line in table), cell
+    if width < 80:  # a line for each row, which the terminal itself folds
+        wanted = [zip(said.columns, row, strict=True) for row in said.rows]
+        cells = [", ".join(f"{c} {v}".replace("\n", " ") for c, v in row) for row in wanted]
+        assert table == [*(f"  {line}" for line in cells), ""]
+        return
+    assert max(map(len, table)) <= width
+    letters = Counter("".join([*said.columns, *(c for row in said.rows for c in row)]))
+    found = Counter("".join(table).replace("\N{BOX DRAWINGS LIGHT HORIZONTAL}", ""))
+    for blank in " \n":
+        del letters[blank], found[blank]
+    assert found == letters
+
+
+def test_markup_in_names_is_printed_as_it_is() -> None:
+    name, wrong = "[bold]w[/bold]", tensor("w", (2,), 9.0)
+    finding = Finding(name, "x", "[red]off[/red]", None, "see [link=a]b[/link]")
+    odd = GradientReport(
+        name, "[/]", (Check("backward", 0, (replace(wrong, name=name),)),), None, (finding,),
+        {"[i]k": "[u]v"},
+    )  # fmt: skip
+    text = printed(odd, verbose=True)
+    assert "[bold]w[/bold] against [/]" in text and "[i]k" in text and "[u]v" in text
+    assert f"1. {name}: [red]off[/red]" in text and "next: see [link=a]b[/link]" in text
+
+
+def test_markdown_shows_what_looks_like_markup() -> None:
+    """In the Markdown of TensorBoard, which knows no backslash before ``<``."""
+    name = "<lambda>.__w__"
+    odd = GradientReport(
+        "<lambda>", "b|c & d", (Check("backward", 0, (tensor(name, (2,), 0.5),)),),
+        setup={"loss": "*x* `a` [z](u) \\ q | r"},
+    )  # fmt: skip
+    page_ = html.unescape(markdown.markdown(markdown_report(odd), extensions=["tables"]))
+    assert "<h2><lambda> against b|c & d</h2>" in page_ and f"<td>{name}</td>" in page_
+    assert "<td>*x* `a` [z](u) \\ q | r</td>" in page_
 
 
 def test_what_is_no_report_is_refused() -> None:
