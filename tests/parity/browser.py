@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import shutil
 import socket
 import subprocess
@@ -53,8 +54,8 @@ class Server:
 
 
 @contextlib.contextmanager
-def serving(log_dir: Path, run: str) -> Iterator[Server]:
-    """TensorBoard on a free port, once it knows of the run."""
+def serving(log_dir: Path, run: str | None) -> Iterator[Server]:
+    """TensorBoard on a free port, once it knows of the run, or of none where that is None."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -64,12 +65,12 @@ def serving(log_dir: Path, run: str) -> Iterator[Server]:
     )
     server, deadline = Server(port), time.monotonic() + 60
     try:
-        runs: list[str] = []
-        while run not in runs and time.monotonic() < deadline:
+        runs: list[str] | None = None
+        while (runs is None or (run and run not in runs)) and time.monotonic() < deadline:
             time.sleep(0.3)
             with contextlib.suppress(OSError):  # not up yet
                 runs = server.get("runs")
-        assert run in runs
+        assert runs == [] if run is None else run in (runs or [])
         yield server
     finally:
         process.kill()
@@ -94,7 +95,7 @@ def texts(urls: list[str], wanted: list[str], profile: Path, seconds: float = 30
     os.close(to_read)
     os.close(from_write)
     try:
-        with os.fdopen(to_write, "wb", 0) as out, os.fdopen(from_read, "rb") as back:
+        with os.fdopen(to_write, "wb", 0) as out, os.fdopen(from_read, "rb", 0) as back:
             page = _Page(out, back)
             return [page.text(*pair, seconds) for pair in zip(urls, wanted, strict=True)]
     finally:
@@ -119,9 +120,10 @@ class _Page:
         self.out.write(json.dumps(message).encode() + b"\0")
         while True:
             while b"\0" not in self.buffer:
-                read = self.back.read1(1 << 16)
+                ready, _, _ = select.select([self.back], [], [], 60)
+                read = self.back.read(1 << 16) if ready else b""
                 if not read:
-                    raise RuntimeError("Chromium closed its pipe")
+                    raise RuntimeError(f"Chromium closed its pipe or hangs in {method}")
                 self.buffer += read
             answer, _, self.buffer = self.buffer.partition(b"\0")
             found = json.loads(answer)

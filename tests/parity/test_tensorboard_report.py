@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import builtins
+import io
 import json
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,8 @@ import pytest
 from matplotlib.image import imread
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
+from tensorboard.plugins.hparams.api_pb2 import STATUS_SUCCESS
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from manualbp.parity import charts, pictures, record
 from manualbp.parity.record import CURVE_POINTS, Curve, TrainingReport, Trajectory
@@ -88,6 +92,74 @@ def test_the_layout_names_tags_that_are_there(tmp_path: Path) -> None:
     assert r"^log10_error/0\.weight$" in found.category[0].chart[1].multiline.tag
 
 
+def test_a_regular_expression_matches_its_tags_and_no_others(tmp_path: Path) -> None:
+    """As TensorBoard's server matches: re.match. ``0.weight`` is neither 0xweight nor the start of
+    ``0.weight.exp_avg``, and a name may have what an expression gives a meaning to.
+    """
+    names = ["0.weight", "0xweight", "0.weight.exp_avg", "a+b[0]", "aab0", "w$|^b (c)"]
+    report = sample_training_report()
+    for run in report.runs:
+        for quantity in ("drift", "low", "high", "share", "forced"):
+            for number, name in enumerate(names):
+                run.curves[f"{quantity}/{name}"] = curve([0.0, 1e-7 * (1 + number)])
+    log_report(report, tmp_path, "run")
+    tags = {tag for run in report.runs for arm in ("candidate", "reference", "parity")
+            for tag in read(tmp_path / "run" / run.name / arm).Tags()["tensors"]}  # fmt: skip
+    assert tags >= {f"log10_error/{name}" for name in names}
+    drawn = {}
+    for title, (kind, patterns) in charts.layout(report)[charts.OVERLAYS].items():
+        assert kind == "Multiline"
+        matched = [{tag for tag in tags if re.match(p, tag)} for p in patterns]  # type: ignore[attr-defined]
+        assert all(len(found) == 1 for found in matched)
+        drawn[title] = set().union(*matched)
+    assert [len(found) for found in drawn.values()] == [1, 9, 10]
+    of_drift, of_forced = list(drawn.values())[1:]
+    assert of_drift == {tag for tag in tags if tag.startswith("log10_error/")}
+    assert of_forced == {tag for tag in tags if tag.startswith("log10_forced/")}
+
+
+def test_the_two_arms_have_the_same_tags(tmp_path: Path) -> None:
+    """So that TensorBoard lays one over the other."""
+    log_report(sample_training_report(), tmp_path, "run")
+    candidate, reference = (read(tmp_path / "run" / BAD / arm).Tags()
+                            for arm in ("candidate", "reference"))  # fmt: skip
+    assert candidate == reference and candidate["tensors"] == ["loss"]
+    assert len(candidate["histograms"]) == 4
+
+
+def test_a_long_training_has_as_many_points_as_a_short_one(tmp_path: Path) -> None:
+    """At most ``CURVE_POINTS`` and the newest, in every event file."""
+    report = sample_training_report(steps=5 * CURVE_POINTS)
+    report.runs = report.runs[3:]
+    log_report(report, tmp_path, "run")
+    for arm in ("candidate", "reference", "parity"):
+        events = read(tmp_path / "run" / BAD / arm)
+        for tag in events.Tags()["tensors"]:
+            assert len(events.Tensors(tag)) <= CURVE_POINTS + 1
+    assert max(values(events, "drift/0.bias")) == 5 * CURVE_POINTS
+    assert len(values(events, "drift/0.bias")) > CURVE_POINTS // 2
+
+
+def test_hyperparameters_and_heat_maps_are_read_back(tmp_path: Path) -> None:
+    """From the event files: a session's start with its settings, its end, and both pictures."""
+    report = sample_training_report()
+    log_report(report, tmp_path, "run")
+    events = read(tmp_path / "run" / BAD / "parity")
+    content = events.summary_metadata["_hparams_/session_start_info"].plugin_data.content
+    settings = HParamsPluginData.FromString(content).session_start_info.hparams
+    assert {name: value.string_value for name, value in settings.items()} == {
+        "optimizer": "adam", "dtype": "float64", "seed": "0"
+    }  # fmt: skip
+    content = events.summary_metadata["_hparams_/session_end_info"].plugin_data.content
+    assert HParamsPluginData.FromString(content).session_end_info.status == STATUS_SUCCESS
+    drawn = {tag: pixels for folder, tag, pixels in pictures.pictures(report) if BAD in folder}
+    assert set(events.Tags()["images"]) == set(drawn) == {"heat_map/drift", "heat_map/forced"}
+    for tag, pixels in drawn.items():
+        (image,) = events.Images(tag)
+        found = imread(io.BytesIO(image.encoded_image_string)) * 255
+        assert (found == pixels).all() and len(np.unique(pixels.reshape(-1, 3), axis=0)) > 50
+
+
 def test_curves_of_a_margin_chart_have_the_same_steps() -> None:
     """Their peaks stand elsewhere, and TensorBoard draws nothing where steps differ."""
     run = Trajectory("sgd", "float32", 0, 3000, 3000)
@@ -147,10 +219,28 @@ def test_the_wrong_layer_is_red_and_nan_is_black() -> None:
 
 
 def test_a_picture_of_many_tensors_stays_one() -> None:
+    """The worst are shown, NaN before all, in their order; how many are left out is said."""
     shares = {f"layer{i}.weight": {s: 0.1 for s in range(1, 2000)} for i in range(300)}
-    assert pictures.heat_map(shares, "t").shape[0] < 2500
+    assert pictures.heat_map(shares, "t").shape[0] < 1500
+    badness = {name: number / 300 for number, name in enumerate(shares)} | {"layer7.weight": 9.0}
+    names, note = pictures._shown(badness)
+    assert names == ["layer7.weight", *list(shares)[-pictures.ROWS + 1 :]]
+    assert note == "\nthe worst 30 tensors; 270 are left out"
+    assert pictures._shown({"w": 1.0}) == (["w"], "")
     with pytest.raises(ValueError, match="at least one tensor"):
         pictures.heat_map({}, "t")
+
+
+def test_labels_are_short_and_never_the_same() -> None:
+    """What every name begins with is said once; a middle goes only where names stay apart."""
+    deep = [f"encoder.layers.{i}.self_attn.in_proj_weight" for i in range(3)]
+    short = [f"{i}.self_attn.in_proj_weight" for i in range(3)]
+    assert pictures._labels(deep) == (short, "\neach name begins with encoder.layers.")
+    assert pictures._labels(["a.w", "a.b"]) == (["a.w", "a.b"], "")
+    (cut, _), _ = pictures._labels(["encoder." + "x" * 40 + ".weight", "b"])
+    assert cut == "enc\N{HORIZONTAL ELLIPSIS}" + "x" * 17 + ".weight"
+    alike = ["enc." + letter + "x" * 40 for letter in "ab"]
+    assert pictures._labels([*alike, "w"]) == ([*alike, "w"], "")
 
 
 def test_a_gradient_report_has_its_verdict_and_its_bars(tmp_path: Path) -> None:
@@ -259,9 +349,15 @@ def test_the_page_shows_the_report(tmp_path: Path) -> None:
         "text": "look first at fc2.weight.grad",
         "images": "heat_map/forced",
     }
-    with browser.serving(logs, f"digits/{BAD}/parity") as server:
-        urls = [f"{server.url}/#{page}" for page in pages]
-        texts = browser.texts(urls, list(pages.values()), tmp_path / "profile")
+    (tmp_path / "empty").mkdir()
+    with (
+        browser.serving(logs, f"digits/{BAD}/parity") as server,
+        browser.serving(tmp_path / "empty", None) as empty,
+    ):
+        urls = [*(f"{server.url}/#{page}" for page in pages), empty.url]
+        wanted = [*pages.values(), "No dashboards are active"]
+        *texts, nothing = browser.texts(urls, wanted, tmp_path / "profile")
+    assert wanted[-1] in nothing and not any(words in nothing for words in pages.values())
     found = dict(zip(pages, texts, strict=True))
     for page, wanted in pages.items():
         assert wanted in found[page], (page, found[page][-2000:])
