@@ -14,8 +14,8 @@ from manualbp.parity.arms import AFTER, Subject
 from manualbp.parity.calls import Call, Directions, Loss, WrongShape, named
 from manualbp.parity.record import TensorReport
 from manualbp.parity.runs import KINDS, Run, Tensors
-from manualbp.parity.tolerance import compare_tensors, without_numbers
-from manualbp.parity.yardstick import TWINS, Twins, Yardstick, judge
+from manualbp.parity.tolerance import without_numbers
+from manualbp.parity.yardstick import Twins, Yardstick, judge
 
 
 class Comparison:
@@ -30,7 +30,6 @@ class Comparison:
         cotangent: of the loss or the outputs; random by default.
         exact: ask for the reference's bits.
         twins: copies of the reference to work with; made here by default.
-        pairs: twins that are drawn at once; where they say "differs", ``TWINS`` decide.
     """
 
     def __init__(
@@ -44,7 +43,6 @@ class Comparison:
         cotangent: Any = None,
         exact: bool = False,
         twins: Twins | None = None,
-        pairs: int = TWINS,
     ) -> None:
         self.kind, self.call, self.exact = kind, call, exact
         self.candidate, self.reference = candidate, reference
@@ -54,7 +52,7 @@ class Comparison:
         self.theirs = self._run_reference()
         self.ours, problems = self._run_candidate()
         self.yardstick = Yardstick(KINDS[kind], reference, call, self.directions, self.twins)
-        self.reports = (*problems, *self._judged(pairs))
+        self.reports = (*problems, *self._judged())
 
     @property
     def agrees(self) -> bool:
@@ -76,11 +74,7 @@ class Comparison:
 
     def judge_one(self, name: str, candidate: Tensor | None) -> TensorReport:
         """The verdict on another value of one of the candidate's tensors."""
-        yardstick = self.yardstick.extend(TWINS)
-        return compare_tensors(
-            name, candidate, self.theirs.tensors.get(name), yardstick.exact.get(name),
-            sums=yardstick.sums.get(name), noise=yardstick.noise.get(name), exact=self.exact,
-        )  # fmt: skip
+        return self.yardstick.judge(name, candidate, self.theirs.tensors.get(name), self.exact)
 
     def rerun_candidate(
         self,
@@ -128,7 +122,7 @@ class Comparison:
                 problems.append(without_numbers(f"{name} (read only)", reason))
         return run, problems
 
-    def _judged(self, pairs: int) -> tuple[TensorReport, ...]:
+    def _judged(self) -> tuple[TensorReport, ...]:
         if not self.ours.tensors:  # it raised: that is the one report
             return ()
         # A buffer counts where both arms have one of that name; in one alone it is an arm's own.
@@ -137,12 +131,7 @@ class Comparison:
             {n: t for n, t in run.tensors.items() if not n.endswith(AFTER) or n in common}
             for run in (self.ours, self.theirs)
         )
-        for count in sorted({min(pairs, TWINS), TWINS}):
-            self.yardstick.extend(count)
-            reports = judge(ours, theirs, self.yardstick, self.exact)
-            if all(report.agrees for report in reports):
-                break
-        return reports
+        return judge(ours, theirs, self.yardstick, self.exact)
 
 
 def _by_name(cotangent: Any, call: Call) -> dict[str, Tensor]:

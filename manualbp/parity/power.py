@@ -126,7 +126,7 @@ def measure_power(comparison: Comparison) -> PowerReport:
     for name, g in present.items():
         if name in wrong:  # a fault may well make it right
             continue
-        size, sums = rms(g), rms(comparison.yardstick.sums[name])
+        size, sums = rms(g), rms(comparison.yardstick.sums_of(name))
         eps = torch.finfo(comparison.dtype(name)).eps
         other = _as_double(elsewhere, name)
         cancels = rms(comparison.yardstick.exact[name]) < CANCELS * sums and (
@@ -177,7 +177,7 @@ def _caught(comparison: Comparison, site: Site, fault: str) -> tuple[bool, float
 
 def _smallest(comparison: Comparison, site: Site, cancels: bool) -> float:
     """The smallest d for which g (1 + d), or g + d s where g cancels, is seen; by bisection."""
-    step = comparison.yardstick.sums[site.name] if cancels else site.g
+    step = comparison.yardstick.sums_of(site.name) if cancels else site.g
 
     def seen(d: float) -> bool:
         wrong = (site.g + d * step).to(comparison.dtype(site.name))
