@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -11,7 +10,7 @@ from typing import NamedTuple
 from comparisons.power.faults import STRENGTHS
 from comparisons.power.judges import LEARNING_RATE, STEPS
 from comparisons.power.measure import FALSE_ALARMS, OURS, REQUIRED, Results
-from manualbp.parity import options
+from manualbp.parity import files, options
 from manualbp.parity.report import markdown_table, scientific
 
 
@@ -117,9 +116,7 @@ def write(results: Results, folder: Path) -> Sequence[Path]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in texts.items():
-            beside = folder / f".{name}.new"
-            beside.write_text(text, encoding="utf-8")
-            os.replace(beside, folder / name)
+            files.write_text(folder / name, text)
     except OSError as error:
         raise options.UsageError(
             f"expected a folder that can be written, got {folder}: {error.strerror}; "

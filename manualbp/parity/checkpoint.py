@@ -1,21 +1,20 @@
 """A comparison of trainings on disk, to go on where it stopped, to the same bits.
 
 The file holds what the call was (``fingerprint``), the report so far, and the state of the training
-that is under way. It is written to a temporary file beside it and then renamed: whatever stops the
-process, there is the old file or the new one, never a part of one.
+that is under way. Whatever stops the process, there is the old file or the new one, never a part of
+one.
 """
 
 from __future__ import annotations
 
 import os
-import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
-from manualbp.parity import record
+from manualbp.parity import files, record
 from manualbp.parity.batches import tensor_hash
 
 FORMAT = 1
@@ -79,16 +78,7 @@ class Checkpoint:
         content = {
             "format": FORMAT, "fingerprint": self._fingerprint, "report": report, "race": race,
         }  # fmt: skip
-        handle, name = tempfile.mkstemp(dir=self.path.parent, prefix=f".{self.path.name}.")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                torch.save(content, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(name, self.path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+        files.write(self.path, lambda file: torch.save(content, file))
 
     def _check(self, theirs: dict[str, str]) -> None:
         ours = self._fingerprint

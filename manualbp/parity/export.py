@@ -1,7 +1,6 @@
 """A report as a file: JSON that reads back to an equal report, JUnit XML for a CI server, Markdown.
 
-NaN and infinity, which JSON has not, are the strings ``nan``, ``inf`` and ``-inf``. A file is
-written beside its place and then moved there: whole or not at all.
+NaN and infinity, which JSON has not, are the strings ``nan``, ``inf`` and ``-inf``.
 """
 
 from __future__ import annotations
@@ -9,13 +8,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
 import types
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 import torch
 
+from manualbp.parity import files
+from manualbp.parity.files import PathLike
 from manualbp.parity.junit import junit
 from manualbp.parity.record import GradientReport, TrainingReport
 from manualbp.parity.report import markdown_report
@@ -24,7 +24,6 @@ from manualbp.parity.versions import versions
 SCHEMA = "manualbp.parity.report"
 SCHEMA_VERSION = 1
 _KINDS = {kind.__name__: kind for kind in (GradientReport, TrainingReport)}
-PathLike = str | os.PathLike[str]
 
 
 def to_json(report: GradientReport | TrainingReport) -> str:
@@ -105,31 +104,16 @@ def write_markdown(report: GradientReport | TrainingReport, path: PathLike) -> N
 
 
 def write_text(path: PathLike, text: str) -> None:
-    """Write a file whole or not at all: beside its place first, then moved there.
-
-    A link stays a link to what it names; a pipe or a terminal (``/dev/stdout``) is written to.
+    """``files.write_text``, and what to do where that fails.
 
     Raises:
         OSError: it cannot be written there; what stood there is unchanged.
     """
-    path = Path(path)
     try:
-        if path.is_fifo() or path.is_char_device():
-            path.write_text(text, encoding="utf-8", errors="backslashreplace")
-            return
-        path = path.resolve()
-        beside = path.parent / f".{path.name}.{os.getpid()}"
-        try:
-            with open(beside, "w", encoding="utf-8", errors="backslashreplace") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(beside, path)
-        finally:
-            beside.unlink(missing_ok=True)
+        files.write_text(path, text)
     except OSError as error:
         raise type(error)(
-            f"cannot write {path}: {error.strerror or error}; nothing was changed; "
+            f"cannot write {Path(path).resolve()}: {error.strerror or error}; nothing was changed; "
             "give a file in a folder that exists and may be written"
         ) from error
 

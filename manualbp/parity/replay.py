@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from manualbp.parity import files
 from manualbp.parity.gradients import compare_gradients
 from manualbp.parity.record import GradientReport
 from manualbp.parity.specs import load, load_arm
@@ -59,14 +60,7 @@ def save_repro(
     body = _pickled(parts)
     # The body is bytes of its own: it may need what only importing the specs makes importable.
     whole = {"format": FORMAT, "versions": _versions(), "specs": places, "body": body}
-    target = Path(path)
-    beside = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        with beside.open("wb") as file:
-            torch.save(whole, file)
-        beside.replace(target)
-    finally:
-        beside.unlink(missing_ok=True)
+    files.write(path, lambda file: torch.save(whole, file))
 
 
 def replay(path: str | os.PathLike[str]) -> GradientReport:
