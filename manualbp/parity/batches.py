@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from manualbp.parity.calls import Call, Loss, named
+from manualbp.parity.calls import named
 from manualbp.parity.runs import seed_all
 
 Batch = tuple[Any, Any]
@@ -113,24 +112,6 @@ def check_batch(number: int, batch: Any) -> None:
 def rows(batch: Batch) -> int:
     """N, the length of the first tensor with a dimension."""
     return next((len(v) for v in named(batch, pytree.keystr).values() if v.dim()), 1)
-
-
-def call_of(batch: Batch, loss: Loss, seed: int, dtype: torch.dtype | None) -> Call:
-    """What an arm is called with for a batch, its floating-point tensors in ``dtype``."""
-
-    def cast(leaf: Any) -> Any:
-        floats = isinstance(leaf, Tensor) and leaf.is_floating_point() and dtype is not None
-        return leaf.to(dtype) if floats else leaf
-
-    inputs, target = pytree.tree_map(cast, batch)
-    return Call.of(inputs, loss, target, seed)
-
-
-def cast_loss(loss: Loss, dtype: torch.dtype | None) -> Loss:
-    """The loss; a module (with class weights, say) as a copy in ``dtype``."""
-    if not isinstance(loss, nn.Module) or dtype is None:
-        return loss
-    return copy.deepcopy(loss).to(dtype)
 
 
 def tensor_hash(values: Tensor) -> str:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 Loss = Callable[..., Tensor]
+L = TypeVar("L", bound=Loss | None)
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,13 @@ class Call:
         pairs, spec = pytree.tree_flatten_with_path((self.args, self.kwargs))
         leaves = [values.get(self._prefix(path), leaf) for path, leaf in pairs]
         return pytree.tree_unflatten(leaves, spec)
+
+    def to(
+        self, dtype: torch.dtype | None = None, device: torch.device | str | None = None
+    ) -> Call:
+        """The same with ``moved`` arguments and target; the loss is left as it is."""
+        args, kwargs, target = moved((self.args, self.kwargs, self.target), dtype, device)
+        return replace(self, args=args, kwargs=kwargs, target=target)
 
     def _prefix(self, path: Any) -> str:
         """One argument alone is ``input``, several are ``input[0]``, a keyword ``input['x']``."""
@@ -107,6 +116,26 @@ def named(tree: Any, prefix: Callable[[Any], str]) -> dict[str, Tensor]:
     """The tensors in nested tuples, lists, dicts and named tuples, by their path."""
     leaves, _ = pytree.tree_flatten_with_path(tree)
     return {prefix(path): leaf for path, leaf in leaves if isinstance(leaf, Tensor)}
+
+
+def moved(
+    tree: Any, dtype: torch.dtype | None = None, device: torch.device | str | None = None
+) -> Any:
+    """Nested values with floating-point tensors in that dtype and all tensors on that device."""
+
+    def move(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor):
+            return leaf
+        return leaf.to(device, dtype if leaf.is_floating_point() else None)
+
+    return pytree.tree_map(move, tree)
+
+
+def cast_loss(loss: L, dtype: torch.dtype | None) -> L:
+    """The loss; a module (with class weights, say) as a copy in ``dtype``."""
+    if not isinstance(loss, nn.Module) or dtype is None:
+        return loss
+    return copy.deepcopy(loss).to(dtype)
 
 
 def refuse_complex(name: str, value: Tensor) -> None:

@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils import _pytree as pytree
+from torch import nn
 
 from manualbp.parity import options
 from manualbp.parity.arguments import LOSSES, OPTIMIZERS, STEPS, parse
+from manualbp.parity.calls import moved
 from manualbp.parity.options import UsageError
 from manualbp.parity.record import GradientReport, TrainingReport, Trajectory
 from manualbp.parity.specs import explain, importable_here, is_refusal, load_arm, load_value
@@ -164,10 +164,7 @@ class _Moved:
         self._batches, self._device = batches, device
 
     def __iter__(self) -> Iterator[Any]:
-        def move(leaf: Any) -> Any:
-            return leaf.to(self._device) if isinstance(leaf, Tensor) else leaf
-
-        return (pytree.tree_map(move, batch) for batch in self._batches)
+        return (moved(batch, device=self._device) for batch in self._batches)
 
 
 def _loss(spec: str | None, seed: int) -> Any:

@@ -19,7 +19,6 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from manualbp.parity.arms import borrowed, check_parameters, subject
 from manualbp.parity.calls import Call, Loss
@@ -113,7 +112,7 @@ def compare_gradients(
         twins = Twins.of(theirs)
         comparisons = [
             Comparison(
-                kind, ours, theirs, _moved(Call.of(inputs, loss, target, seed), dtype, device),
+                kind, ours, theirs, Call.of(inputs, loss, target, seed).to(dtype, device),
                 candidate_loss=candidate_loss, cotangent=cotangent, exact=exact, twins=twins,
             )
             for seed in seeds for kind in kinds
@@ -149,18 +148,6 @@ def _known(also: Collection[str]) -> tuple[str, ...]:
         if name not in KINDS:
             raise ValueError(f"expected also out of {', '.join(KINDS)}, got {name!r}")
     return tuple(name for name in KINDS if name in names and name != "backward")
-
-
-def _moved(call: Call, dtype: torch.dtype | None, device: torch.device | str | None) -> Call:
-    """The call with its floating-point tensors in another dtype, all of them on another device."""
-
-    def move(leaf: Any) -> Any:
-        if not isinstance(leaf, Tensor):
-            return leaf
-        return leaf.to(device, dtype if leaf.is_floating_point() else None)
-
-    args, kwargs, target = pytree.tree_map(move, (call.args, call.kwargs, call.target))
-    return replace(call, args=args, kwargs=kwargs, target=target)
 
 
 def _findings(comparisons: Sequence[Comparison]) -> tuple[Finding, ...]:

@@ -19,8 +19,8 @@ import torch
 from numpy.typing import NDArray
 
 from manualbp.parity.arms import Subject
-from manualbp.parity.batches import Batch, Batches, call_of, cast_loss, rows, step_seed
-from manualbp.parity.calls import Call, Loss
+from manualbp.parity.batches import Batch, Batches, rows, step_seed
+from manualbp.parity.calls import Call, Loss, cast_loss
 from manualbp.parity.envelope import Array, Envelope, Layout, worst_first
 from manualbp.parity.forced import Forced, share
 from manualbp.parity.record import Curve, First, Histogram, TensorReport, Trajectory, over
@@ -142,9 +142,12 @@ class Race:
 
     def _calls(self, number: int, batch: Batch) -> tuple[Call, Call]:
         """The reference's call and the candidate's."""
-        seed, dtype = step_seed(self.record.seed, number), self.options.dtype
-        return (call_of(batch, self._loss, seed, dtype),
-                call_of(batch, self._candidate_loss, seed, dtype))  # fmt: skip
+        (inputs, target), seed = batch, step_seed(self.record.seed, number)
+        theirs, ours = (
+            Call.of(inputs, loss, target, seed).to(self.options.dtype)
+            for loss in (self._loss, self._candidate_loss)
+        )
+        return theirs, ours
 
     def _candidate_step(self, number: int, call: Call) -> Tensors | None:
         try:

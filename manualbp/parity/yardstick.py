@@ -13,18 +13,17 @@ Limits only grow with the number of twins: what agrees by two agrees by all nine
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from manualbp.parity.arms import Subject
-from manualbp.parity.calls import Call, Directions
+from manualbp.parity.calls import Call, Directions, cast_loss
 from manualbp.parity.record import TensorReport
 from manualbp.parity.runs import Run, Tensors
 from manualbp.parity.tolerance import compare_tensors, to_double
@@ -232,19 +231,9 @@ def _larger(known: Tensor, apart: Tensor) -> Tensor:
 
 def _with_leaves(call: Call, leaves: dict[str, Tensor]) -> Call:
     args, kwargs = call.replace(leaves)
-    return Call(args, kwargs, call.loss, call.target, call.seed)
+    return replace(call, args=args, kwargs=kwargs)
 
 
 def _in_float64(call: Call) -> Call:
     """The same call in float64: arguments, target, and a loss that is a module."""
-    loss = call.loss
-    if isinstance(loss, nn.Module):
-        loss = copy.deepcopy(loss).double()
-    args, kwargs, target = pytree.tree_map(_to_float64, (call.args, call.kwargs, call.target))
-    return Call(args, kwargs, loss, target, call.seed)
-
-
-def _to_float64(values: Any) -> Any:
-    if isinstance(values, Tensor) and values.is_floating_point():
-        return values.detach().double()
-    return values
+    return replace(call.to(torch.float64), loss=cast_loss(call.loss, torch.float64))
