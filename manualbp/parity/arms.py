@@ -159,6 +159,21 @@ def check_parameters(candidate: Subject, reference: Subject) -> None:
             )
 
 
+def check_apart(candidate: Mapping[str, Tensor], reference: Mapping[str, Tensor]) -> None:
+    """No memory belongs to a parameter of both, or one arm's step would move the other.
+
+    Raises:
+        ValueError: some does.
+    """
+    own = {parameter.data_ptr() for parameter in candidate.values() if parameter.numel()}
+    for name, parameter in reference.items():
+        if parameter.numel() and parameter.data_ptr() in own:
+            raise ValueError(
+                f"expected each arm to have its own parameters, got {name} in both, so that both "
+                f"train the same {name}; give one arm copy.deepcopy(module)"
+            )
+
+
 @contextmanager
 def borrowed(*modules: nn.Module | None) -> Iterator[None]:
     """Whatever is done to the modules inside, afterwards they are as before, by the bit.

@@ -22,6 +22,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from manualbp.parity.arms import check_apart
+from manualbp.parity.batches import check_batch
 from manualbp.parity.tolerance import bit_identical, to_double
 
 Batch = tuple[Tensor, Tensor]
@@ -210,12 +212,7 @@ def _check_alike(candidate: nn.Module, reference: nn.Module) -> None:
     here, there = dict(candidate.named_parameters()), dict(reference.named_parameters())
     if set(here) != set(there):
         raise ValueError("expected the same parameter names in both arms; ties must match as well")
-    shared = [name for name in here if here[name].data_ptr() == there[name].data_ptr() != 0]
-    if shared:
-        raise ValueError(
-            f"expected each arm to have its own parameters, both train the same {shared[0]}; "
-            "give one arm copy.deepcopy(module)"
-        )
+    check_apart(here, there)
 
 
 def _check_batch(number: int, x: Tensor, y: Tensor) -> None:
@@ -224,13 +221,7 @@ def _check_batch(number: int, x: Tensor, y: Tensor) -> None:
             f"batch {number}: expected as many inputs as targets, at least one, "
             f"got {len(x)} and {len(y)}"
         )
-    for what, values in (("inputs", x), ("targets", y)):
-        wrong = int((~torch.isfinite(values)).sum())
-        if wrong:
-            raise ValueError(
-                f"batch {number}: expected finite {what}, got {wrong} NaN or infinite of "
-                f"{values.numel()}; drop or fill them first"
-            )
+    check_batch(number, (x, y))
 
 
 def _random_state(device: torch.device) -> tuple[Tensor, Tensor | None]:

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from manualbp.parity.arms import Subject, borrowed, check_parameters, subject
+from manualbp.parity.arms import Subject, borrowed, check_apart, check_parameters, subject
 from manualbp.parity.batches import Batches
 from manualbp.parity.calls import Loss
 from manualbp.parity.checkpoint import Checkpoint, module_hash
@@ -96,7 +96,7 @@ def compare_training(
         raise ValueError(f"expected floating-point dtypes to train in, got {dtypes!r}")
     ours, theirs = subject(candidate, parameters), subject(reference)
     check_parameters(ours, theirs)
-    _check_apart(ours, theirs)
+    check_apart(ours.parameters, theirs.parameters)
     setup = _setup(ours, theirs, pairs, loss, candidate_loss, chosen, steps, seeds, twins, exact)
     setup["teacher forced"] = str(teacher_forced)
     with borrowed():  # reading the data moves the random state
@@ -215,16 +215,6 @@ def _check(
             raise ValueError(f"expected {what} to be at least {low}, got {got}")
     if len(set(seeds)) != len(seeds):
         raise ValueError(f"expected seeds that differ, got {list(seeds)}")
-
-
-def _check_apart(ours: Subject, theirs: Subject) -> None:
-    own = {p.data_ptr(): name for name, p in ours.parameters.items() if p.numel()}
-    for name, parameter in theirs.parameters.items():
-        if parameter.numel() and parameter.data_ptr() in own:
-            raise ValueError(
-                f"expected each module to have its own parameters, got {name} in both; "
-                "give one of them copy.deepcopy(module)"
-            )
 
 
 def _setup(
