@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from manualbp.parity.evidence import Evidence, Pair, Suspect, spans
+from manualbp.parity.evidence import Evidence, Pair, Suspect, last_where, spans
 from manualbp.parity.tolerance import rms, to_double
 
 GROUPS = 32  # runs of rows that are told apart before the edges of the wrong ones are looked for
@@ -71,25 +71,11 @@ class Batch:
 
     def _start(self, s: Suspect, low: int, high: int) -> int:
         """The first wrong row of a wrong group: the group's head is silent or right before it."""
-        first = low
-        while high - low > 1:
-            middle = (low + high) // 2
-            if self._verdict(s, first, middle) == "wrong":
-                high = middle
-            else:
-                low = middle
-        return low
+        return last_where(lambda row: self._verdict(s, low, row) != "wrong", low, high)
 
     def _stop(self, s: Suspect, low: int, high: int) -> int:
         """Behind the last wrong row of a wrong group."""
-        last = high
-        while high - low > 1:
-            middle = (low + high) // 2
-            if self._verdict(s, middle, last) == "wrong":
-                low = middle
-            else:
-                high = middle
-        return high
+        return 1 + last_where(lambda row: self._verdict(s, row, high) == "wrong", low, high)
 
     def _suspect(self, s: Suspect, pair: Pair | None, rows: int) -> Suspect | None:
         c, o = (None, None) if pair is None else (pair[0].get(s.name), pair[1].get(s.name))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from manualbp.parity.batch import Batch
-from manualbp.parity.evidence import Pattern, Suspect, factor_of, listed, tile
+from manualbp.parity.evidence import Pattern, Suspect, factor_of, last_where, listed, tile
 from manualbp.parity.slopes import derivative, mask
 
 
@@ -46,16 +46,13 @@ def wrong_rows(s: Suspect, batch: Batch) -> Pattern | None:
 
 def long_batches(s: Suspect, batch: Batch) -> Pattern | None:
     """Right for batches of n rows, wrong for n + 1: n by bisection."""
-    whole, low, high = batch.first(s, batch.rows), 1, batch.rows
-    part = batch.first(s, low)
-    if whole is None or whole.right or part is None or not _right(part):
+    whole = batch.first(s, batch.rows)
+    if whole is None or whole.right or not _right(batch.first(s, 1)):
         return None
-    while high - low > 1:
-        middle = (low + high) // 2
-        part = batch.first(s, middle)
-        if part is None:
-            return None
-        low, high = (middle, high) if _right(part) else (low, middle)
+    low = last_where(lambda n: _right(batch.first(s, n)), 1, batch.rows)
+    high = low + 1
+    if batch.first(s, high) is None:  # not wrong: it cannot be run
+        return None
     words = f"right for batches of up to {low} row{'s' * (low > 1)}, wrong from {high} on"
     step = f"look at what the backward of {s.layer} does differently from {high} rows on"
     return Pattern("batch length", words, step, high)
@@ -65,5 +62,5 @@ BY_ROW = (mask, derivative, scaled_rows)
 ROWS_AT_LARGE = (wrong_rows, long_batches)
 
 
-def _right(part: Suspect) -> bool:
-    return bool(part.o.any()) and part.right
+def _right(part: Suspect | None) -> bool:
+    return part is not None and bool(part.o.any()) and part.right

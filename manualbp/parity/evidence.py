@@ -167,6 +167,14 @@ def spans(found: list[int]) -> list[tuple[int, int]]:
     return runs
 
 
+def last_where(holds: Callable[[int], bool], low: int, high: int) -> int:
+    """The last number below ``high`` where it holds, as it does at ``low``: by bisection."""
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if holds(middle) else (low, middle)
+    return low
+
+
 def listed(noun: str, runs: list[tuple[int, int]], count: int) -> str:
     """``rows 1 and 4 to 6 of 8``."""
     shown = [str(a) if b - a == 1 else f"{a} to {b - 1}" for a, b in runs[:4]]
