@@ -1,4 +1,4 @@
-"""Reports as compare_gradients and compare_training fill them in, made by hand."""
+"""Reports as the comparisons fill them in, made by hand, and the source of a user's file."""
 
 from __future__ import annotations
 
@@ -22,6 +22,31 @@ from manualbp.parity.record import (
     Worst,
     over,
 )
+
+# What a user's file may begin with: a right and a wrong backward.
+AFFINE = """
+import torch
+from torch import nn
+
+
+class Affine(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, w, b):
+        ctx.save_for_backward(x, w)
+        return x @ w.T + b
+
+    @staticmethod
+    def backward(ctx, delta):
+        x, w = ctx.saved_tensors
+        return delta @ w, delta.T @ x, delta.sum(0)
+
+
+class Mean(Affine):
+    @staticmethod
+    def backward(ctx, delta):
+        x, w = ctx.saved_tensors
+        return delta @ w, delta.T @ x, delta.mean(0)
+"""
 
 FAULTS = ("transposed", "sign", "x 1.01", "x N", "missing", "stale activation", "wrong mask",
           "swapped parameters", "one row dropped", "one element off", "reduced precision",

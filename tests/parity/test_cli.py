@@ -15,29 +15,9 @@ import manualbp
 from manualbp.parity import export
 from manualbp.parity.cli import main
 from manualbp.parity.record import GradientReport, TrainingReport
+from tests.parity.samples import AFFINE
 
 PAIR = '''
-import torch
-from torch import nn
-
-
-class Affine(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x, w, b):
-        ctx.save_for_backward(x, w)
-        return x @ w.T + b
-
-    @staticmethod
-    def backward(ctx, delta):
-        x, w = ctx.saved_tensors
-        return delta @ w, delta.T @ x, delta.sum(0)
-
-
-class Mean(Affine):
-    @staticmethod
-    def backward(ctx, delta):
-        x, w = ctx.saved_tensors
-        return delta @ w, delta.T @ x, delta.mean(0)
 
 
 class Reference(nn.Linear):
@@ -154,7 +134,7 @@ Run = Callable[..., int]
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Where pair.py is; what was imported from there is forgotten afterwards."""
     path = tmp_path_factory.mktemp("user")
-    for name, source in {"pair": PAIR, **BROKEN}.items():
+    for name, source in {"pair": AFFINE + PAIR, **BROKEN}.items():
         (path / f"{name}.py").write_text(source)
     yield path
     for name, module in list(sys.modules.items()):
@@ -394,7 +374,7 @@ def test_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_as_a_program(tmp_path: Path) -> None:
     """The folder it is started in can be imported; the exit code is the verdict."""
-    (tmp_path / "pair.py").write_text(PAIR)
+    (tmp_path / "pair.py").write_text(AFFINE + PAIR)
     line = "pair:Wrong pair:Reference --inputs pair:inputs --seeds 0 --no-power --json a.json"
     done = subprocess.run(
         [sys.executable, "-m", "manualbp.parity", *line.split()], cwd=tmp_path, text=True,

@@ -18,23 +18,9 @@ from manualbp.parity import compare_gradients
 from manualbp.parity import replay as module
 from manualbp.parity.record import GradientReport
 from manualbp.parity.replay import replay, save_repro
+from tests.parity.samples import AFFINE
 
 ARMS = """
-import torch
-from torch import nn
-
-
-class Mean(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x, w, b):
-        ctx.save_for_backward(x, w)
-        return x @ w.T + b
-
-    @staticmethod
-    def backward(ctx, delta):
-        x, w = ctx.saved_tensors
-        return delta @ w, delta.T @ x, delta.mean(0)
-
 
 class Mine(nn.Linear):
     def __init__(self):
@@ -71,7 +57,7 @@ def numbers(report: GradientReport) -> list[Any]:
 @pytest.fixture
 def arms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A module of two arms that can be imported, for this test alone."""
-    (tmp_path / "repro_arms.py").write_text(ARMS)
+    (tmp_path / "repro_arms.py").write_text(AFFINE + ARMS)
     monkeypatch.syspath_prepend(str(tmp_path))
     import repro_arms  # type: ignore[import-not-found]
 
