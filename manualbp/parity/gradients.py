@@ -120,7 +120,8 @@ def compare_gradients(
         checks = tuple(
             Check(c.kind, c.call.seed, _with_oracle(c, oracle or {})) for c in comparisons
         )
-        strength = measure_power(comparisons[0]) if power and _ran(comparisons[0]) else None
+        ran = bool(comparisons[0].ours.tensors)  # else there is nothing to plant faults into
+        strength = measure_power(comparisons[0]) if power and ran else None
         findings = _findings(comparisons)
     return GradientReport(
         ours.name, theirs.name, checks, strength, findings, _setup(comparisons, exact),
@@ -156,11 +157,6 @@ def _findings(comparisons: Sequence[Comparison]) -> tuple[Finding, ...]:
         if comparison.kind == "backward" and not comparison.agrees:
             return diagnose(gather(comparison))
     return ()
-
-
-def _ran(comparison: Comparison) -> bool:
-    """Whether there are gradients of the candidate to plant faults into."""
-    return bool(comparison.ours.tensors)
 
 
 def _setup(comparisons: Sequence[Comparison], exact: bool) -> dict[str, str]:
