@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from manualbp import backprop
+from manualbp import backprop, pairs
 from manualbp.backprop import Gradients
 from manualbp.layers import Cache, Layer, Linear, Needs, Theta, own, total
 
@@ -29,18 +29,22 @@ from manualbp.layers import Cache, Layer, Linear, Needs, Theta, own, total
 class Chain(torch.autograd.Function):
     """o = f_L(... f_1(x; theta_1) ...; theta_L), with dC/dx and every dC/dtheta by hand.
 
-    ``Chain.apply(layers, skip, *flat(layers, thetas), x)[0]``; x (..., I), o (..., O). With
-    ``skip``, which is x once more, o = skip + that; skip comes first because autograd adds up the
-    gradients of x in that order. The other outputs are what backward reads.
+    ``Chain.apply(layers, paired, skip, *flat(layers, thetas), x)[0]``; x (..., I), o (..., O).
+    ``paired`` has the recursion of pairs.py run. With ``skip``, which is x once more, o = skip +
+    that; skip comes first because autograd adds up the gradients of x in that order. The other
+    outputs are what backward reads.
     """
 
     @staticmethod
-    def forward(ctx: Any, layers: Sequence[Layer], skip: Tensor | None, *tensors: Any) -> Any:
+    def forward(
+        ctx: Any, layers: Sequence[Layer], paired: bool, skip: Tensor | None, *tensors: Any
+    ) -> Any:
         x, wants = tensors[-1], ctx.needs_input_grad
-        needs = backprop.needs_of(wants[-1], by_layer(layers, wants[2:-1]))
-        o, caches = backprop.forward(x, layers, by_layer(layers, tensors[:-1]), needs)
+        needs = backprop.needs_of(wants[-1], by_layer(layers, wants[3:-1]))
+        recursion = pairs if paired else backprop
+        o, caches = recursion.forward(x, layers, by_layer(layers, tensors[:-1]), needs)
         ctx.save_for_backward(*[t for cache in caches for t in cache.tensors()])
-        ctx.layers = layers
+        ctx.layers, ctx.paired = layers, paired
         ctx.caches = [cache.emptied() for cache in caches]
         ctx.present = [t is not None for t in (skip, *tensors)]
         ctx.hidden, activities = _hidden(caches, skip is not None)
@@ -51,23 +55,25 @@ class Chain(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Any) -> Any:
         caches = _filled(ctx)
         grad_output, *grad_hidden = grad_outputs
-        wants = wanted(ctx, ctx.needs_input_grad[1:], ctx.present)
+        wants = wanted(ctx, ctx.needs_input_grad[2:], ctx.present)
         needs = backprop.needs_of(wants[-1], by_layer(ctx.layers, wants[1:-1]))
         injected = [None] * (len(caches) - 1) + [grad_output]
         for i, grad in zip(ctx.hidden, grad_hidden, strict=True):
             if grad is not None:
                 injected[i] = total(injected[i], grad)
         if torch.is_grad_enabled():
-            trained = by_layer(ctx.layers, ctx.needs_input_grad[2:-1])
+            trained = by_layer(ctx.layers, ctx.needs_input_grad[3:-1])
             weights = [theta[0] if theta else False for theta in trained]
             caches = list(map(as_at_forward, ctx.layers, caches, weights))
             grad_input, thetas, _ = _recorded(injected, ctx.layers, caches, needs)
-        else:
-            if not torch.compiler.is_compiling():
-                ctx.maybe_clear_saved_tensors()  # each is freed when its layer is done
+        elif torch.compiler.is_compiling():
             grad_input, thetas, _ = backprop.backward(injected, ctx.layers, caches, needs)
+        else:
+            ctx.maybe_clear_saved_tensors()  # each is freed when its layer is done
+            recursion = pairs if ctx.paired else backprop
+            grad_input, thetas, _ = recursion.backward(injected, ctx.layers, caches, needs)
         grad_skip = grad_output if wants[0] else None
-        return None, grad_skip, *flat(ctx.layers, thetas), grad_input
+        return None, None, grad_skip, *flat(ctx.layers, thetas), grad_input
 
 
 def _filled(ctx: Any) -> list[Cache]:

@@ -16,17 +16,20 @@ from typing import Any, TypeGuard
 import torch
 from torch import Tensor, nn
 
-from manualbp import backprop, gemm, losses
+from manualbp import backprop, gemm, kernels, losses, narrow
 from manualbp.criterion import loss_of, quickly
 from manualbp.cross_entropy import CrossEntropy, LogSoftmax
 from manualbp.eligible import alike, unhooked, unobserved
 from manualbp.function import by_layer, flat
-from manualbp.layers import Layer, Needs, Theta, alone
+from manualbp.kernels import choice
+from manualbp.layers import Needs, Theta, alone
 from manualbp.recompute import low
 from manualbp.run import Run, directly, gather
 from manualbp.sequential import Sequential
-from manualbp.steps import Pass
+from manualbp.steps import PairedPass, Pass
 from manualbp.tiles import outputs, rowwise, slices, tile_rows
+
+TILED = (torch.float32, torch.float64)  # a sum of many tiles needs their digits
 
 
 class FusedLoss(nn.Module):
@@ -64,47 +67,72 @@ class FusedLoss(nn.Module):
         """C, a scalar."""
         if torch.compiler.is_compiling():
             return self.loss(self.model(input), target)
-        if self.tile_rows is None and gemm.small(self.model._modules.values(), input):
+        paired, chosen = kernels.takes(input), self.tile_rows is None
+        if chosen and not paired and gemm.small(self.model._modules.values(), input):
             return quickly(self.loss, _quickly(self.model, input), target)
         loss = loss_of(self.loss) if unhooked(self.loss) else None
-        run = _chain(self.model)
+        run = _chain(self.model, paired)
         if loss is None or run is None or not _serves(run, loss, input, target):
             return self.loss(self.model(input), target)
-        chain, thetas = run.layers, run.thetas
-        rows = self.tile_rows or tile_rows(len(input), thetas, input.itemsize)
-        parameters = flat(chain, thetas)
-        if not (torch.is_grad_enabled() and _trains(parameters, input)):
-            needs = backprop.nothing(thetas)
-            return one_pass(chain, thetas, needs, loss, rows, input, target)[0]
-        return Fused.apply(chain, loss, rows, target, *parameters, input)  # type: ignore[no-untyped-call]
+        rows = self.tile_rows or tile_rows(len(input), run.thetas, input.itemsize, input.is_cuda)
+        if chosen and paired:
+            net = narrow.net(run.layers, run.thetas, loss, input, target)
+            if net and _in_one_launch(net, run, loss, rows, input, target):
+                return _one_launch(net, run, loss, input, target)
+            if gemm.small(self.model._modules.values(), input):
+                return quickly(self.loss, _quickly(self.model, input), target)
+        if input.dtype not in TILED:
+            return self.loss(self.model(input), target)
+        if not _trains(run, input):
+            return one_pass(run, backprop.nothing(run.thetas), loss, rows, input, target)[0]
+        return Fused.apply(run, loss, rows, target, *flat(run.layers, run.thetas), input)  # type: ignore[no-untyped-call]
 
 
-def _trains(parameters: Sequence[Tensor | None], x: Tensor) -> bool:
-    return any(t is not None and t.requires_grad for t in (*parameters, x))
+def _trains(run: Run, x: Tensor) -> bool:
+    parameters = flat(run.layers, run.thetas)
+    wanted = any(t is not None and t.requires_grad for t in (*parameters, x))
+    return torch.is_grad_enabled() and wanted
+
+
+def _in_one_launch(
+    net: narrow.Net, run: Run, loss: losses.Loss, rows: int, x: Tensor, y: Tensor
+) -> bool:
+    """Whether one kernel for everything is faster than tiles, as far as that may be measured."""
+    thetas = [tuple([None if t is None else t.detach() for t in theta]) for theta in run.thetas]
+    needs = backprop.everything(thetas)
+    step = choice.Step(f"step {net}", len(x), narrow.WIDEST, narrow.WIDEST, x.dtype)
+    with torch.no_grad():
+        return choice.chosen(step, x, {
+            choice.ATEN: lambda: one_pass(run._replace(thetas=thetas), needs, loss, rows, x, y),
+            choice.TRITON: lambda: narrow.launch(net, thetas, needs, x, y),
+        }) == choice.TRITON  # fmt: skip
+
+
+def _one_launch(net: narrow.Net, run: Run, loss: losses.Loss, x: Tensor, y: Tensor) -> Tensor:
+    count = loss.count(_outputs(x, run.thetas), y) if loss.reduction == "mean" else 1
+    if not _trains(run, x):
+        return narrow.cost(net, run.thetas, count, x, y)
+    return narrow.OneLaunch.apply(net, count, y, *flat(run.layers, run.thetas), x)  # type: ignore[no-untyped-call]
 
 
 class Fused(torch.autograd.Function):
-    """``Fused.apply(layers, loss, rows, y, *flat(layers, thetas), x)``."""
+    """``Fused.apply(run, loss, rows, y, *flat(layers, thetas), x)``."""
 
     @staticmethod
     def forward(
-        ctx: Any, chain: Sequence[Layer], loss: losses.Loss, rows: int, y: Tensor, *tensors: Any
+        ctx: Any, run: Run, loss: losses.Loss, rows: int, y: Tensor, *tensors: Any
     ) -> Tensor:
-        x, wants = tensors[-1], ctx.needs_input_grad
+        x, wants, chain = tensors[-1], ctx.needs_input_grad, run.layers
         needs = backprop.needs_of(wants[-1], by_layer(chain, wants[4:-1]))
-        thetas = by_layer(chain, tensors[:-1])
-        cost, grad_input, gradients = one_pass(chain, thetas, needs, loss, rows, x, y)
+        run = run._replace(thetas=by_layer(chain, tensors[:-1]))
+        cost, grad_input, gradients = one_pass(run, needs, loss, rows, x, y)
         ctx.save_for_backward(*flat(chain, gradients), grad_input)
         return cost
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> Any:
         (grad,) = grad_outputs
-        if torch.is_grad_enabled():
-            raise RuntimeError(
-                "FusedLoss has no second derivatives: expected backward without create_graph=True; "
-                "use loss(model(x), y) for them"
-            )
+        narrow.first_only()
         found = ctx.saved_tensors
         if not _is_one(grad) or _kept():
             found = [None if g is None else grad * g for g in found]
@@ -123,16 +151,15 @@ def _is_one(grad: Tensor) -> bool:
 
 
 def one_pass(
-    chain: Sequence[Layer], thetas: Sequence[Theta], needs: Sequence[Needs], loss: losses.Loss,
-    rows: int, x: Tensor, y: Tensor,
-) -> tuple[Tensor, Tensor | None, list[Theta]]:  # fmt: skip
+    chain: Run, needs: Sequence[Needs], loss: losses.Loss, rows: int, x: Tensor, y: Tensor
+) -> tuple[Tensor, Tensor | None, list[Theta]]:
     """C, dC/dx and every dC/dtheta, None where not wanted."""
-    run = Pass(chain, thetas, needs)
+    run = (PairedPass if chain.paired else Pass)(chain.layers, chain.thetas, needs)
     if len(x) <= rows:
         cost, grad_input = _tile(run, loss, x.new_ones(()), x, y)
         return cost, grad_input, run.gradients(x.dtype)
     summed = replace(loss, reduction="sum")
-    count = loss.count(_outputs(x, thetas), y) if loss.reduction == "mean" else 1
+    count = loss.count(_outputs(x, chain.thetas), y) if loss.reduction == "mean" else 1
     scale = x.new_ones(()) / count
     cost = x.new_zeros((), dtype=torch.float64)  # as the sums of vectors
     grad_input = torch.empty_like(x) if needs[0].h else None
@@ -177,11 +204,11 @@ def _quickly(model: nn.Module, x: Tensor) -> Any:
     return model(x)
 
 
-def _chain(model: nn.Module) -> Run | None:
+def _chain(model: nn.Module, paired: bool) -> Run | None:
     """The one chain that the model is, if it is one and its rows do not depend on each other."""
     if not _is_sequential(model):
         return None
-    steps = list(gather(model, fast=True))
+    steps = list(gather(model, fast=True, paired=paired))
     if len(steps) != 1 or not isinstance(steps[0], Run):
         return None
     return steps[0] if rowwise(steps[0].layers) else None
@@ -199,7 +226,5 @@ def _serves(run: Run, loss: losses.Loss, x: Any, y: Any) -> bool:
     if any(w.dim() > 1 or w.requires_grad for w in weights) or not loss.serves(o, y):
         return False
     loss.check(o, y)
-    if x.dtype not in (torch.float32, torch.float64):  # a sum of many tiles needs their digits
-        return False
     tensors = [x, *(t for theta in run.thetas for t in theta if t is not None), *weights]
     return alike([*tensors, *([y] if y.is_floating_point() else [])]) and y.device == x.device

@@ -77,14 +77,18 @@ def low(module: nn.Module) -> bool:
 
 
 def run_chain(
-    layers: Sequence[Layer], thetas: Sequence[Theta], skip: Tensor | None, x: Tensor, low: bool
-) -> Tensor:
-    """o by the Function that suits: one that keeps activations, or one that recomputes them."""
+    layers: Sequence[Layer], thetas: Sequence[Theta], skip: Tensor | None, x: Tensor,
+    low: bool = False, paired: bool = False,
+) -> Tensor:  # fmt: skip
+    """o by the Function that suits: one that keeps activations, or one that recomputes them.
+
+    ``paired``: by the recursion of pairs.py, where nothing is recomputed.
+    """
     parameters = flat(layers, thetas)
     tile = _tile(layers, thetas, x) if low or _large(x, thetas) else 0
     if tile or (low and all(isinstance(layer, CONSTANT) for layer in layers)):
         return Recomputed.apply(layers, tile, skip, *parameters, x)  # type: ignore[no-untyped-call]
-    return Chain.apply(layers, skip, *parameters, x)[0]  # type: ignore[no-untyped-call]
+    return Chain.apply(layers, paired, skip, *parameters, x)[0]  # type: ignore[no-untyped-call]
 
 
 def _large(x: Tensor, thetas: Sequence[Theta]) -> bool:

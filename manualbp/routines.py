@@ -21,6 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from manualbp.kernels import choice as on_gpus
+
 OVER_Z = {"relu": torch.relu_, "tanh": torch.tanh_, "sigmoid": torch.sigmoid_}
 
 
@@ -128,8 +130,9 @@ def policy() -> Policy:
     """The routine of every kind of product, {"forward, wide": "oneDNN", ...}, and what it gains.
 
     "gain, wide": 8 says that a step by hand is worth it for 8 times less work than with ATen's.
+    Kinds that begin with "cuda" are those of GPUs that have been measured, or pinned, so far.
     """
-    return dict(known())
+    return {**known(), **on_gpus.policy()}
 
 
 def known() -> Policy:
@@ -143,21 +146,29 @@ def known() -> Policy:
 def pin(choice: Mapping[str, Any] | str) -> None:
     """Take these routines from now on: one name for all, or what ``policy()`` returned.
 
+    Where there is no routine of that name (oneDNN's on GPUs, Triton's elsewhere), ATen's is taken.
+
     Raises:
         ValueError: an unknown product or routine, or a product without one.
     """
     global _policy
-    every = dict.fromkeys(KINDS, choice) | dict.fromkeys(GAINS, 1)
-    found = every if isinstance(choice, str) else dict(choice)
-    for kind in dict.fromkeys([*KINDS, *GAINS, *found]):
-        value = found.get(kind)
+    if isinstance(choice, str) and choice in (*ROUTINES, *on_gpus.ROUTINES):
+        name = choice if choice in ROUTINES else "ATen"
+        choice = {**dict.fromkeys(KINDS, name), **dict.fromkeys(GAINS, 1),
+                  on_gpus.ALL: choice if choice in on_gpus.ROUTINES else "ATen"}  # fmt: skip
+    found: dict[str, Any] = dict.fromkeys(KINDS, choice) if isinstance(choice, str) else {**choice}
+    here = {kind: value for kind, value in found.items() if not kind.startswith(on_gpus.ALL)}
+    there = {kind: value for kind, value in found.items() if kind not in here}
+    for kind in dict.fromkeys([*KINDS, *GAINS, *here]):
+        value = here.get(kind)
         if not (value in ROUTINES if kind in KINDS else kind in GAINS and _positive(value)):
             raise ValueError(
                 f"expected a routine out of {', '.join(ROUTINES)} for each of {'; '.join(KINDS)} "
                 f"and a number above 0 for each of {'; '.join(GAINS)}, "
                 f"got {value!r} for {kind!r}; policy() returns a complete choice"
             )
-    _policy = found
+    on_gpus.pin(there)
+    _policy = here
 
 
 def _positive(value: Any) -> bool:

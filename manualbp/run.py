@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from manualbp import gemm, layers
+from manualbp import gemm, kernels, layers
 from manualbp.eligible import alike, distributed, plain_calls, plain_module, unobserved
 from manualbp.layers import Layer, Theta
 from manualbp.recompute import run_chain
@@ -37,7 +38,7 @@ def call(
         return x + h if residual else h
     steps: Iterable[Run | nn.Module] = modules
     if unobserved(x):
-        steps = list(gather(modules, fast, low))
+        steps = list(gather(modules, fast, low, paired=fast and kernels.takes(x)))
         if residual and len(steps) == 1 and isinstance(steps[0], Run):
             return steps[0](x, residual)
     h = x
@@ -78,6 +79,7 @@ class Run(NamedTuple):
     layers: list[Layer]
     thetas: list[Theta]
     low: bool = False
+    paired: bool = False  # to be run in pairs of product and activation, as on GPUs (pairs.py)
 
     def __call__(self, x: Tensor, residual: bool = False) -> Tensor:
         serves = self.serves(x, residual)
@@ -89,7 +91,7 @@ class Run(NamedTuple):
         return x + h if residual else h
 
     def _chain(self, x: Tensor, skip: Tensor | None = None) -> Tensor:
-        return run_chain(self.layers, self.thetas, skip, x, self.low)
+        return run_chain(self.layers, self.thetas, skip, x, self.low, self.paired)
 
     def _pieces(self) -> Iterator[Callable[[Tensor], Tensor]]:
         """A chain for each layer with parameters.
@@ -99,7 +101,8 @@ class Run(NamedTuple):
         """
         starts = [i for i, theta in enumerate(self.thetas) if theta]
         for start, end in pairwise([0, *starts[1:], len(self.layers)]):
-            yield Run([], self.layers[start:end], self.thetas[start:end])._chain
+            part = slice(start, end)
+            yield Run([], self.layers[part], self.thetas[part], paired=self.paired)._chain
 
     def serves(self, x: Tensor, residual: bool = False) -> bool:
         """Whether all is plain and fits; where it does not, torch.nn's own error is to be seen."""
@@ -133,9 +136,10 @@ class Run(NamedTuple):
 
 
 def gather(
-    modules: Iterable[nn.Module], fast: bool = False, low: bool = False
+    modules: Iterable[nn.Module], fast: bool = False, low: bool = False, paired: bool = False
 ) -> Iterator[Run | nn.Module]:
     """The modules, with those that can make a chain gathered into runs."""
+    closed = partial(_closed, fast=fast and not paired, low=low, paired=paired)
     run = Run([], [], [])
     for module in modules:
         found = layers.from_module(module) if plain_module(module) else None
@@ -145,7 +149,7 @@ def gather(
             or (over and not (run.layers and run.thetas[-1]))
             or (type(found[0]) is layers.RMSNorm and not run.layers)
         ):
-            yield from _closed(run, fast, low)
+            yield from closed(run)
             run = Run([], [], [])
             yield module
             continue
@@ -156,13 +160,13 @@ def gather(
         if layer is not None:
             run.layers.append(layer)
             run.thetas.append(theta)
-    yield from _closed(run, fast, low)
+    yield from closed(run)
 
 
-def _closed(run: Run, fast: bool, low: bool) -> Iterator[Run | nn.Module]:
+def _closed(run: Run, fast: bool, low: bool, paired: bool) -> Iterator[Run | nn.Module]:
     """The run, if there is a matrix product in it to win anything by."""
     if any(layer is layers.LINEAR for layer in run.layers):
         chain = layers.fastened(run.layers, run.thetas) if fast else (run.layers, run.thetas)
-        yield Run(run.modules, *chain, low)
+        yield Run(run.modules, *chain, low, paired)
     else:
         yield from run.modules

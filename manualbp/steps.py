@@ -12,10 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from manualbp import gemm
+from manualbp import gemm, pairs
+from manualbp.backprop import nothing
+from manualbp.gemm import NAMES
 from manualbp.layers import ActivatedLinear, Elementwise, FastLinear, Layer, Needs, Theta
 from manualbp.layers.base import kept
-from manualbp.layers.fast import OVER_Z
 from manualbp.routines import chosen
 
 # glibc's malloc returns memory to the system, to be had back page by page, from twice the largest
@@ -71,7 +72,7 @@ class LinearStep(Step):
     def __init__(self, layer: FastLinear, theta: Theta, needs: Needs) -> None:
         super().__init__(layer, theta, needs)
         self.f = layer.activation
-        self.name = "none" if self.f is None else OVER_Z[type(self.f)]
+        self.name = "none" if self.f is None else NAMES[type(self.f)]
         self.routines: dict[str, str] = {}
 
     def forward(self, h: Tensor) -> tuple[Tensor, Any]:
@@ -156,3 +157,29 @@ class Pass:
     def gradients(self, dtype: torch.dtype) -> list[Theta]:
         """Every dC/dtheta, in the dtype of the parameters."""
         return [tuple([None if g is None else g.to(dtype) for g in step.sums]) for step in self.own]
+
+
+class PairedPass(Pass):
+    """By the recursion of pairs.py, for GPUs."""
+
+    def output(self, h: Tensor) -> Tensor:
+        return pairs.forward(h, *self._chain, nothing(self._chain[1]))[0]
+
+    def forward(self, h: Tensor) -> tuple[Tensor, list[Any]]:
+        return pairs.forward(h, *self._chain, self._needs)
+
+    def backward(self, delta: Tensor, caches: list[Any], over: bool) -> Tensor | None:
+        injected = [*[None] * (len(self.own) - 1), delta]
+        found = pairs.backward(injected, self._chain[0], caches, self._needs)
+        for step, theta in zip(self.own, found.thetas, strict=True):
+            for i, gradient in enumerate(theta):
+                step.add(i, gradient)
+        return found.input
+
+    @property
+    def _chain(self) -> tuple[list[Layer], list[Theta]]:
+        return [step.layer for step in self.own], [step.theta for step in self.own]
+
+    @property
+    def _needs(self) -> list[Needs]:
+        return [step.needs for step in self.own]

@@ -21,6 +21,8 @@ from manualbp.steps import Pass
 # What the widest activation of a tile may take, so that all of them stay in the cache; the rows
 # that products are fast with, and those from which they get no faster. As measured.
 TILE_BYTES, LEAST_ROWS, MOST_ROWS = 2**21, 512, 8192
+# The same for GPUs, where a tile has to keep all multiprocessors busy. Not yet measured.
+TILE_BYTES_CUDA, MOST_ROWS_CUDA = 2**26, 2**18
 
 
 def widest(thetas: Sequence[Theta]) -> int:
@@ -33,10 +35,11 @@ def outputs(thetas: Sequence[Theta]) -> int:
     return next(w.shape[0] for t in reversed(thetas) for w in t[:1] if w is not None)
 
 
-def tile_rows(count: int, thetas: Sequence[Theta], itemsize: int = 4) -> int:
+def tile_rows(count: int, thetas: Sequence[Theta], itemsize: int = 4, cuda: bool = False) -> int:
     """The rows of a tile of ``count``: as many as fit the cache, and none much shorter."""
-    fitting = TILE_BYTES // (itemsize * max(widest(thetas), 1))
-    longest = min(max(LEAST_ROWS, fitting), MOST_ROWS)
+    size, most = (TILE_BYTES_CUDA, MOST_ROWS_CUDA) if cuda else (TILE_BYTES, MOST_ROWS)
+    fitting = size // (itemsize * max(widest(thetas), 1))
+    longest = min(max(LEAST_ROWS, fitting), most)
     return max(-(-count // max(-(-count // longest), 1)), 1)
 
 

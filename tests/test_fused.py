@@ -249,12 +249,9 @@ def test_planted_faults_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     net, x, y = model().double(), torch.randn(ROWS, 16).double(), torch.randn(ROWS, 5).double()
     right = fused.one_pass
     for change in (
-        lambda chain, thetas, needs, loss, rows, x, y: right(
-            chain, thetas, needs, loss, rows, x[:1024], y[:1024]
-        ),
-        lambda chain, thetas, needs, loss, rows, x, y: tuple(
-            g * 1.001 if isinstance(g, Tensor) else g
-            for g in right(chain, thetas, needs, loss, rows, x, y)
+        lambda run, needs, loss, rows, x, y: right(run, needs, loss, rows, x[:1024], y[:1024]),
+        lambda run, needs, loss, rows, x, y: tuple(
+            g * 1.001 if isinstance(g, Tensor) else g for g in right(run, needs, loss, rows, x, y)
         ),
     ):
         monkeypatch.setattr(fused, "one_pass", change)

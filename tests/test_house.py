@@ -9,16 +9,20 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 CORE = sorted([*(ROOT / "manualbp").glob("*.py"), *(ROOT / "manualbp/activations").glob("*.py"),
-               *(ROOT / "manualbp/layers").glob("*.py")])  # fmt: skip
+               *(ROOT / "manualbp/layers").glob("*.py"),
+               *(ROOT / "manualbp/kernels").glob("*.py")])  # fmt: skip
 PARITY = sorted((ROOT / "manualbp" / "parity").glob("*.py"))
 COMPARISONS = sorted((ROOT / "comparisons").rglob("*.py"))
 
 # Each may import the ones before it, of manualbp's own modules.
 ORACLE = ("reference", "reference_functions")  # independent: numpy alone
-ORDER = ["setting", "activations", "routines", "gemm", "layers", "losses", "cross_entropy",
-         "eligible", "backprop", "function", "rule", "criterion", "steps", "tiles", "recompute",
-         "run", "sequential", "fused", "gated", "forward_source", "blocks", "convert",
-         "descent"]  # fmt: skip
+ORDER = ["setting", "activations", "losses", "cross_entropy", "kernels", "routines", "gemm",
+         "layers", "eligible", "backprop", "pairs", "function", "rule", "criterion", "steps",
+         "tiles", "recompute", "run", "narrow", "sequential", "fused", "gated", "forward_source",
+         "blocks", "convert", "descent"]  # fmt: skip
+
+# What is imported only where Triton is.
+LAZY = ("chain", "errors", "functions", "launch", "linear", "scalar", "tiles")
 
 
 # Where autograd is asked for a gradient; `x.backward()` is the other way.
@@ -65,6 +69,9 @@ def test_layers_import_downwards(path: Path) -> None:
     if path.stem in ORACLE:
         assert own <= set(ORACLE) and "torch" not in outside
     assert not outside & {"tensorboard", "sklearn", "rich", "matplotlib", "pandas", "scipy"}
+    assert "triton" not in outside or (path.parent.name == "kernels" and path.stem in LAZY)
+    if path.parent.name == "kernels":
+        assert own <= {"activations", "losses", "cross_entropy", "kernels"}
 
 
 @pytest.mark.parametrize("path", PARITY, ids=lambda p: p.name)

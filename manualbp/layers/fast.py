@@ -8,13 +8,11 @@ from dataclasses import dataclass, field, replace
 from torch import Tensor
 
 from manualbp import gemm
-from manualbp.activations import Activation, ReLU, Sigmoid, Tanh
+from manualbp.activations import Activation
+from manualbp.gemm import NAMES
 from manualbp.layers.base import Cache, Layer, Needs, Theta, kept, own
 from manualbp.layers.elementwise import Elementwise
 from manualbp.layers.linear import Layout, Linear, rows
-
-# f that can write over z, since its f' is computed from a.
-OVER_Z: dict[type[Activation], str] = {ReLU: "relu", Tanh: "tanh", Sigmoid: "sigmoid"}
 
 
 @dataclass(frozen=True)
@@ -29,7 +27,7 @@ class FastLinear(Linear):
 
     def forward(self, h: Tensor, theta: Theta, needs: Needs) -> tuple[Tensor, Cache]:
         weight, f = kept(theta[0]), self.activation
-        name = "none" if f is None else OVER_Z[type(f)]
+        name = "none" if f is None else NAMES[type(f)]
         a = gemm.linear(rows(h), weight, theta[1], name)
         a = a if h.dim() == 2 else own(a.view(*h.shape[:-1], weight.shape[0]))
         cache = self.cache(h, theta, needs)
@@ -128,7 +126,7 @@ def fastened(chain: Sequence[Layer], thetas: Sequence[Theta]) -> tuple[list[Laye
     for layer, theta in zip(chain, thetas, strict=True):
         last = found[-1] if found else None
         f = layer.activation if isinstance(layer, Elementwise) else None
-        if isinstance(last, FastLinear) and last.activation is None and type(f) in OVER_Z:
+        if isinstance(last, FastLinear) and last.activation is None and type(f) in NAMES:
             found[-1] = replace(last, activation=f)
             continue
         if not isinstance(layer, Linear):
