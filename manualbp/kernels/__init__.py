@@ -18,6 +18,7 @@ import importlib.util
 import os
 import warnings
 from functools import lru_cache
+from importlib import metadata
 from typing import Any
 
 import torch
@@ -27,6 +28,7 @@ from manualbp.activations import Activation
 from manualbp.losses import Loss
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+LEAST_TRITON = (3, 4)  # kernels whose arguments are tuples
 LEAST_CAPABILITY = (8, 0)  # bfloat16 and TF32 in tensor cores
 _INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
@@ -79,6 +81,8 @@ def takes(x: Any) -> bool:
 def _run(device: torch.device) -> bool:
     """Whether they are there, and compute what they should."""
     if importlib.util.find_spec("triton") is None or torch.version.hip is not None:
+        return False
+    if tuple(map(int, metadata.version("triton").split(".")[:2])) < LEAST_TRITON:
         return False
     if device.type == "cuda" and torch.cuda.get_device_capability(device) < LEAST_CAPABILITY:
         return False

@@ -31,11 +31,12 @@ from torch import Tensor
 from manualbp.kernels import errors, functions
 from manualbp.kernels.errors import cross_entropy, elementwise
 from manualbp.kernels.functions import f, slope
-from manualbp.kernels.launch import LEAST, on, power_of_2, precision
+from manualbp.kernels.launch import on, power_of_2, precision
 from manualbp.kernels.tiles import cast, load, product, store
 
-WIDEST = 128
-ROWS, WARPS, PROGRAMS = 64, 8, 2  # of a tile; of a program; programs for each multiprocessor
+# Rows of a tile and terms of a product's step, so that 8 warps hardly spill registers; programs for
+# each multiprocessor, of which a wide net's take all registers.
+ROWS, STEP, WARPS, PROGRAMS = 64, 16, 8, 2
 INTERPRETED_PROGRAMS = 4
 
 
@@ -50,77 +51,55 @@ class Sums(NamedTuple):
 
 @triton.jit
 def _up(
-    x, ws, bs, own, tile_rows, L: tl.constexpr, D: tl.constexpr, PAD: tl.constexpr,
-    A: tl.constexpr, Z: tl.constexpr, BIAS: tl.constexpr, F: tl.constexpr, p: tl.constexpr,
-    q: tl.constexpr, PRECISION: tl.constexpr, ROWS: tl.constexpr, STEP: tl.constexpr,
+    h, h_row, H_ROWS, w, b, z_at, a_at, I: tl.constexpr, O: tl.constexpr, WIDE: tl.constexpr,
+    BIAS: tl.constexpr, KEEP_Z: tl.constexpr, KEEP_A: tl.constexpr,
+    F: tl.constexpr, p: tl.constexpr, q: tl.constexpr,
+    PRECISION: tl.constexpr, ROWS: tl.constexpr, STEP: tl.constexpr,
 ):  # fmt: skip
-    """o of a tile; every z that f' reads and every a go to the scratch."""
-    rows = tl.arange(0, ROWS)
-    a = tl.zeros((ROWS, PAD[L]), tl.float32)
-    for l in tl.static_range(L):
-        columns = tl.arange(0, PAD[l + 1])
-        z = tl.zeros((ROWS, PAD[l + 1]), tl.float32)
-        if l == 0:
-            z = product(x, rows, D[0], 1, tile_rows, ws[0], columns, 1, D[0], D[1],
-                        z, D[0], tl.int32, STEP, PRECISION)  # fmt: skip
-        else:
-            z = product(own + A[l], rows, PAD[l], 1, ROWS, ws[l], columns, 1, D[l], D[l + 1],
-                        z, D[l], tl.int32, STEP, PRECISION)  # fmt: skip
-        if BIAS[l]:
-            b = tl.load(bs[l] + columns, mask=columns < D[l + 1], other=0.0)
-            z += b.to(tl.float32)[None, :]
-        a_l = f(z, F[l], p[l], q[l])
-        if Z[l + 1] >= 0:
-            store(own + Z[l + 1], z, rows, columns, PAD[l + 1], ROWS, PAD[l + 1])
-        if A[l + 1] >= 0:
-            store(own + A[l + 1], a_l, rows, columns, PAD[l + 1], ROWS, PAD[l + 1])
-        tl.debug_barrier()  # other threads read what was stored
-        if l == L - 1:
-            a = a_l
+    """a of a tile and a layer; it and the z that f' reads go to the scratch."""
+    rows, columns = tl.arange(0, ROWS), tl.arange(0, WIDE)
+    z = tl.zeros((ROWS, WIDE), tl.float32)
+    z = product(h, rows, h_row, 1, H_ROWS, w, columns, 1, I, O, z, I, tl.int32, STEP, PRECISION)
+    if BIAS:
+        z += tl.load(b + columns, mask=columns < O, other=0.0).to(tl.float32)[None, :]
+    if KEEP_Z:
+        store(z_at, z, rows, columns, WIDE, ROWS, WIDE)
+    a = f(z, F, p, q)
+    if KEEP_A:
+        store(a_at, a, rows, columns, WIDE, ROWS, WIDE)
+    tl.debug_barrier()  # other threads read what was stored
     return a
 
 
 @triton.jit
 def _down(
-    x, ws, own, weights, biases, grad_x, delta, tile_rows, L: tl.constexpr, LAST: tl.constexpr,
-    D: tl.constexpr, PAD: tl.constexpr, A: tl.constexpr, C: tl.constexpr, DELTA: tl.constexpr,
-    W_AT: tl.constexpr, B_AT: tl.constexpr, NEED_W: tl.constexpr, NEED_B: tl.constexpr,
-    NEED_X: tl.constexpr, F: tl.constexpr, p: tl.constexpr, q: tl.constexpr,
+    delta, known, at, h, h_row, H_ROWS, H_COLUMNS, w, weights, biases,
+    I: tl.constexpr, O: tl.constexpr, BELOW: tl.constexpr, WIDE: tl.constexpr,
+    NEED_H: tl.constexpr, NEED_W: tl.constexpr, NEED_B: tl.constexpr,
+    F: tl.constexpr, p: tl.constexpr, q: tl.constexpr,
     PRECISION: tl.constexpr, ROWS: tl.constexpr, STEP: tl.constexpr,
 ):  # fmt: skip
-    """The tile's gradients added to the program's own, from delta = dC/da_L; down to layer LAST."""
-    rows = tl.arange(0, ROWS)
-    at = own + DELTA
-    for l in tl.static_range(L - 1, LAST - 1, -1):
-        columns = tl.arange(0, PAD[l + 1])
-        if F[l] != "none":
-            known = load(own + C[l + 1], rows, columns, PAD[l + 1], 1, ROWS, PAD[l + 1])
-            delta *= slope(known.to(tl.float32), F[l], p[l], q[l])
-        store(at, delta, rows, columns, PAD[l + 1], ROWS, PAD[l + 1])
-        tl.debug_barrier()
-        if NEED_B[l]:
-            place = biases + B_AT[l] + columns
-            before = tl.load(place, mask=columns < D[l + 1], other=0.0)
-            tl.store(place, before + tl.sum(delta, 0).to(tl.float64), mask=columns < D[l + 1])
-        below = tl.arange(0, PAD[l])
-        if NEED_W[l]:
-            place = weights + W_AT[l]
-            total = load(place, columns, below, D[l], 1, D[l + 1], D[l])
-            if l == 0:
-                total = product(at, columns, 1, PAD[1], PAD[1], x, below, D[0], 1, D[0],
-                                total, tile_rows, tl.int32, STEP, PRECISION)  # fmt: skip
-            else:
-                total = product(at, columns, 1, PAD[l + 1], PAD[l + 1], own + A[l], below, PAD[l],
-                                1, PAD[l], total, ROWS, tl.int32, STEP, PRECISION)  # fmt: skip
-            store(place, total, columns, below, D[l], D[l + 1], D[l])
-        if l > LAST or NEED_X:
-            down = tl.zeros((ROWS, PAD[l]), tl.float32)
-            down = product(at, rows, PAD[l + 1], 1, ROWS, ws[l], below, D[l], 1, D[l],
-                           down, D[l + 1], tl.int32, STEP, PRECISION)  # fmt: skip
-            if l == 0:
-                store(grad_x, down, rows, below, D[0], tile_rows, D[0])
-            delta = down
-        tl.debug_barrier()  # before delta is written over
+    """dC/dh of a tile and a layer from delta = dC/da; the gradients added to the program's own."""
+    rows, columns, below = tl.arange(0, ROWS), tl.arange(0, WIDE), tl.arange(0, BELOW)
+    if F != "none":
+        read = load(known, rows, columns, WIDE, 1, ROWS, WIDE)
+        delta *= slope(read.to(tl.float32), F, p, q)
+    store(at, delta, rows, columns, WIDE, ROWS, WIDE)
+    tl.debug_barrier()
+    if NEED_B:
+        before = tl.load(biases + columns, mask=columns < O, other=0.0)
+        tl.store(biases + columns, before + tl.sum(delta, 0).to(tl.float64), mask=columns < O)
+    if NEED_W:
+        total = load(weights, columns, below, I, 1, O, I)
+        total = product(at, columns, 1, WIDE, WIDE, h, below, h_row, 1, H_COLUMNS,
+                        total, H_ROWS, tl.int32, STEP, PRECISION)  # fmt: skip
+        store(weights, total, columns, below, I, O, I)
+    grad = tl.zeros((ROWS, BELOW), tl.float32)
+    if NEED_H:
+        grad = product(at, rows, WIDE, 1, ROWS, w, below, I, 1, I,
+                       grad, O, tl.int32, STEP, PRECISION)  # fmt: skip
+    tl.debug_barrier()  # before delta is written over
+    return grad
 
 
 @triton.jit
@@ -143,10 +122,15 @@ def _chain(
     for tile in range(program, tl.cdiv(N, ROWS), tl.num_programs(0)):
         start = tile * tl.full((), ROWS, tl.int64)
         tile_rows = tl.minimum(N - start, ROWS).to(tl.int32)
-        x_tile, grad_tile = x + start * D[0], grad_x + start * D[0]
-        o = _up(x_tile, ws, bs, own, tile_rows, L, D, PAD, A, Z, BIAS, F, p, q,
-                PRECISION, ROWS, STEP)  # fmt: skip
-        o = cast(o, x.dtype.element_ty).to(tl.float32)  # as it leaves a network
+        x_tile = x + start * D[0]
+        a = _up(x_tile, D[0], tile_rows, ws[0], bs[0], own + Z[1], own + A[1], D[0], D[1], PAD[1],
+                BIAS[0], Z[1] >= 0, A[1] >= 0, tl.constexpr(F[0]), p[0], q[0], PRECISION, ROWS,
+                STEP)  # fmt: skip
+        for l in tl.static_range(1, L):
+            a = _up(own + A[l], PAD[l], ROWS, ws[l], bs[l], own + Z[l + 1], own + A[l + 1],
+                    D[l], D[l + 1], PAD[l + 1], BIAS[l], Z[l + 1] >= 0, A[l + 1] >= 0,
+                    tl.constexpr(F[l]), p[l], q[l], PRECISION, ROWS, STEP)  # fmt: skip
+        o = cast(a, x.dtype.element_ty).to(tl.float32)  # as it leaves a network
         inside = rows < tile_rows
         if COST == "cross_entropy":
             label = tl.load(y + start + rows, mask=inside, other=IGNORED)
@@ -160,9 +144,24 @@ def _chain(
             real = inside[:, None] & (columns < D[L])[None, :]
             delta = tl.where(real, delta, 0.0)
             total += tl.sum(tl.where(real, cost, 0.0)).to(tl.float64)
-        _down(x_tile, ws, own, weights, biases, grad_tile, delta, tile_rows, L, LAST, D, PAD, A, C,
-              DELTA, W_AT, B_AT, NEED_W, NEED_B, NEED_X, F, p, q, PRECISION, ROWS,
-              STEP)  # fmt: skip
+        for l in tl.static_range(L - 1, LAST - 1, -1):
+            if l > 0:
+                delta = _down(
+                    delta, own + C[l + 1], own + DELTA, own + A[l], PAD[l], ROWS, PAD[l], ws[l],
+                    weights + W_AT[l], biases + B_AT[l], D[l], D[l + 1], PAD[l], PAD[l + 1],
+                    l > LAST or NEED_X, NEED_W[l], NEED_B[l], tl.constexpr(F[l]), p[l], q[l],
+                    PRECISION, ROWS, STEP,
+                )  # fmt: skip
+            else:
+                delta = _down(
+                    delta, own + C[1], own + DELTA, x_tile, D[0], tile_rows, D[0], ws[0],
+                    weights, biases, D[0], D[1], PAD[0], PAD[1],
+                    NEED_X, NEED_W[0], NEED_B[0], tl.constexpr(F[0]), p[0], q[0],
+                    PRECISION, ROWS, STEP,
+                )  # fmt: skip
+                if NEED_X:
+                    store(grad_x + start * D[0], delta, rows, tl.arange(0, PAD[0]), D[0],
+                          tile_rows, D[0])  # fmt: skip
     tl.store(costs + program, total)
 
 
@@ -229,16 +228,13 @@ def step(
     biases = x.new_zeros(programs, at.biases[-1], dtype=torch.float64)
     costs = x.new_empty(programs, dtype=torch.float64)
     grad_x = torch.empty_like(x) if need_x else x.new_empty(0)
-    how = precision(x)
     with on(x):
         _chain[(programs,)](
             x, y, tuple(ws), tuple(w if b is None else b for w, b in zip(ws, bs, strict=True)),
             scratch, weights, biases, costs, grad_x, n,
             len(ws), last, at.widths, at.padded, at.a, at.z, at.read, at.delta, at.size,
             at.weights, at.biases, tuple(b is not None for b in bs), tuple(need_w), tuple(need_b),
-            need_x, *zip(*codes, strict=True), *loss, how,
-            ROWS, LEAST if how == "ieee" and x.dtype is torch.float32 else 2 * LEAST,
-            num_warps=WARPS,
+            need_x, *zip(*codes, strict=True), *loss, precision(x), ROWS, STEP, num_warps=WARPS,
         )  # fmt: skip
     return Sums(costs.sum(), weights.sum(0), biases.sum(0), grad_x)
 

@@ -34,19 +34,27 @@ def _parts(x):
 
 
 @triton.jit
+def _scaled(x, n):
+    """2^n x, by two factors: n may be beyond the exponents there are."""
+    n = n.to(tl.int32)
+    half = n >> 1
+    first = ((half + 127) << 23).to(tl.float32, bitcast=True)
+    second = ((n - half + 127) << 23).to(tl.float32, bitcast=True)
+    return x * first * second
+
+
+@triton.jit
 def exp(x):
     """e^x."""
     n, less_one = _parts(x)
-    half = tl.floor(n * 0.5)  # 2^n by two factors: n may be beyond the exponents there are
-    return (1.0 + less_one) * tl.exp2(half) * tl.exp2(n - half)
+    return _scaled(1.0 + less_one, n)
 
 
 @triton.jit
 def expm1(x):
     """e^x - 1, also where that is tiny; for x <= 0."""
     n, less_one = _parts(x)
-    scale = tl.exp2(n)
-    return scale * less_one + (scale - 1.0)
+    return _scaled(less_one, n) + (_scaled(tl.full(n.shape, 1.0, tl.float32), n) - 1.0)
 
 
 @triton.jit
