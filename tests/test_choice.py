@@ -26,6 +26,7 @@ def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is known; devices answer at once, and no graph is captured."""
     monkeypatch.setattr(choice, "_pinned", {})
     monkeypatch.setattr(choice, "_measured", {})
+    monkeypatch.setattr(choice, "_runs", {})
     monkeypatch.setattr(routines, "_policy", dict.fromkeys(routines.KINDS, ATEN)
                         | dict.fromkeys(routines.GAINS, 1))  # fmt: skip
     monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
@@ -121,18 +122,32 @@ def test_nothing_is_measured_during_a_capture(monkeypatch: pytest.MonkeyPatch) -
 def test_no_clock_decides_where_bits_are_to_repeat(
     deterministic: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not even one that was read before; what was pinned is taken."""
+    """Not even one that was read before; what was pinned is taken. Only that it runs is tried."""
     clock = Clock(monkeypatch, ATen=1.0, Triton=0.1)
     torch.use_deterministic_algorithms(False)
     assert choice.chosen(WIDE, CUDA, clock.runs) == TRITON
     torch.use_deterministic_algorithms(True)
     clock.calls.clear()
     narrow = WIDE._replace(outputs=choice.NARROW, inputs=choice.NARROW)
+    for _ in range(2):
+        assert choice.chosen(narrow, CUDA, clock.runs) == TRITON
+        assert choice.chosen(WIDE, CUDA, clock.runs) == ATEN and clock.calls == [TRITON]
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
     assert choice.chosen(narrow, CUDA, clock.runs) == TRITON
-    assert choice.chosen(WIDE, CUDA, clock.runs) == ATEN and clock.calls == []
+    assert choice.chosen(narrow._replace(rows=1), CUDA, clock.runs) == ATEN
     choice.pin({str(WIDE): TRITON, str(narrow): ATEN})
     assert choice.chosen(WIDE, CUDA, clock.runs) == TRITON
-    assert choice.chosen(narrow, CUDA, clock.runs) == ATEN and clock.calls == []
+    assert choice.chosen(narrow, CUDA, clock.runs) == ATEN and clock.calls == [TRITON]
+
+
+def test_a_kernel_that_fails_is_atens_where_bits_are_to_repeat(deterministic: None) -> None:
+    def fail() -> str:
+        raise RuntimeError("out of resource")
+
+    narrow = WIDE._replace(outputs=8, inputs=8)
+    with pytest.warns(UserWarning, match="out of resource; ATen's routine"):
+        assert choice.run(narrow, CUDA, {ATEN: lambda: "a", TRITON: fail}) == "a"
+    assert choice.run(narrow, CUDA, {ATEN: lambda: "a", TRITON: fail}) == "a"
 
 
 @pytest.mark.parametrize("when", ["at once", "when waited for"])

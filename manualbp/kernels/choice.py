@@ -5,7 +5,7 @@ the tensors that came: some compiling, and a few runs of both. The choice stands
 since the two round differently. ``gemm.policy()`` shows it, and ``gemm.pin`` takes one
 instead. Where bits must not depend on a clock (``torch.use_deterministic_algorithms``), the shape
 decides. While a CUDA graph is captured nothing may be measured, nor compiled: a shape that has not
-come before is ATen's. So is one for which the kernel fails when it is measured, with a warning.
+come before is ATen's. So is one for which the kernel fails when it first comes, with a warning.
 """
 
 from __future__ import annotations
@@ -30,11 +30,13 @@ T = TypeVar("T")
 ALL = "cuda"  # the kind that stands for all of them; the others begin with it
 _pinned: dict[str, str] = {}  # by kind
 _measured: dict[str, str] = {}
+_runs: dict[str, bool] = {}  # whether the kernel does
 
 
 def policy() -> dict[str, str]:
     """The routine of every kind that is known so far."""
-    return {**_measured, **_pinned}
+    failed = {name: ATEN for name, runs in _runs.items() if not runs}
+    return {**_measured, **failed, **_pinned}
 
 
 def pin(routines: Mapping[str, str]) -> None:
@@ -87,33 +89,38 @@ def chosen(step: Step, x: Tensor, runs: Mapping[str, Callable[[], object]]) -> s
         return found
     if not x.is_cuda:
         return ATEN  # interpreted ones are for tests alone
-    if torch.are_deterministic_algorithms_enabled():
-        return TRITON if max(step.inputs, step.outputs) <= NARROW else ATEN
-    found = _measured.get(name)
-    if found is None:
-        if torch.cuda.is_current_stream_capturing():
+    by_bits = torch.are_deterministic_algorithms_enabled()
+    if by_bits and max(step.inputs, step.outputs) > NARROW:
+        return ATEN
+    capturing = torch.cuda.is_current_stream_capturing()
+    if name not in _runs:
+        if capturing:
             return ATEN
-        found = _measured.setdefault(name, _faster(name, x, runs))
-    return found
+        _runs[name] = _tried(name, x, runs[TRITON])
+    if not _runs[name]:
+        return ATEN
+    if by_bits:
+        return TRITON
+    if name not in _measured:
+        if capturing:
+            return ATEN
+        _measured[name] = fastest(runs, lambda: torch.cuda.synchronize(x.device))
+    return _measured[name]
 
 
-def _faster(name: str, x: Tensor, runs: Mapping[str, Callable[[], object]]) -> str:
-    """The faster one; ATen's where the kernel fails."""
-
-    def wait() -> None:
-        torch.cuda.synchronize(x.device)
-
+def _tried(name: str, x: Tensor, run: Callable[[], object]) -> bool:
+    """Whether the kernel runs; a GPU may have too little shared memory for it."""
     try:
-        runs[TRITON]()
-        wait()
+        run()
+        torch.cuda.synchronize(x.device)
+        return True
     except Exception as error:  # compilers, assemblers and drivers have no common class
         warnings.warn(
             f"Triton's kernel for {name!r} failed: {kernels.words(error)}; "
             "ATen's routine is used instead",
             stacklevel=2,
         )
-        return ATEN
-    return fastest(runs, wait)
+        return False
 
 
 def fastest(runs: Mapping[str, Callable[[], object]], wait: Callable[[], None]) -> str:

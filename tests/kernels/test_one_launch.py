@@ -31,6 +31,7 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[object, ...
         pytest.skip("needs a GPU, or TRITON_INTERPRET=1")
     monkeypatch.setattr(choice, "_pinned", {})
     monkeypatch.setattr(choice, "_measured", {})
+    monkeypatch.setattr(choice, "_runs", {})
     monkeypatch.setattr(routines, "_policy", None)
     gemm.pin("Triton")
     seen: list[tuple[object, ...]] = []

@@ -47,6 +47,7 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     monkeypatch.setattr(gemm, "LEAST_WORK_CUDA", 0)
     monkeypatch.setattr(choice, "_pinned", {})
     monkeypatch.setattr(choice, "_measured", {})
+    monkeypatch.setattr(choice, "_runs", {})
     monkeypatch.setattr(routines, "_policy", None)
     assert kernels.takes(torch.zeros(1, device=DEVICE))
     gemm.pin("Triton")
