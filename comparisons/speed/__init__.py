@@ -79,10 +79,7 @@ def run(args: argparse.Namespace) -> int:
 def measure(args: argparse.Namespace) -> tuple[dict[str, Any], bool]:
     """The record of what was measured, and whether Ctrl-C ended it."""
     wanted = chosen(args)
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    if args.device.type == "cuda":  # whose streams the clock, graphs and compilers take
-        torch.cuda.set_device(args.device.index or 0)
+    _prepare(args)
     found: list[results.Result] = []
     rates: Rates | None = None
     notes: list[str] = []
@@ -107,6 +104,14 @@ def measure(args: argparse.Namespace) -> tuple[dict[str, Any], bool]:
     if rates:
         found = [replace(result, floors=floor.floors(result.row, rates)) for result in found]
     return results.record(found, machine.description(args.device), rates, notes), interrupted
+
+
+def _prepare(args: argparse.Namespace) -> None:
+    """Threads, and the device whose streams the clock, the graphs and the compilers take."""
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    if args.device.type == "cuda":
+        torch.cuda.set_device(args.device.index or 0)
 
 
 def _rates(wanted: list[tuple[str, Row]], args: argparse.Namespace) -> Rates:

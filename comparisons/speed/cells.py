@@ -33,6 +33,7 @@ class Makers:
     ) -> None:
         self._peers, self.notes = peers.available(device)
         self._compiler: Compiler | None = None
+        self._graphs = device.type == "cuda"
         if not any(part in COMPILING and row.step == TRAINING for part, row in cells):
             return
         compiler = Compiler(tuning=device.type == "cuda")
@@ -50,7 +51,7 @@ class Makers:
         makers: dict[str, Callable[[], Arm | None]] = {
             name: partial(_itself, arm) for name, arm in there.items()
         }
-        if problem.x.is_cuda:
+        if self._graphs:
             makers |= graphs.makers(problem)
         makers |= {name: partial(peer, problem) for name, peer in self._peers.items()}
         return self.made(part, problem.row, makers)

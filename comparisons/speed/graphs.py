@@ -29,9 +29,6 @@ from comparisons.speed.arms import (
 )
 from comparisons.speed.steps import TRAINING, Cost, training
 
-# The module that stands for another from now on, and the bytes that its graphs keep.
-Capture = Callable[[nn.Module, Tensor, Tensor], tuple[nn.Module, int]]
-
 
 class Whole(nn.Module):
     """C(model(x), y), which is what is recorded."""
@@ -46,7 +43,7 @@ class Whole(nn.Module):
 
 
 def captured(module: nn.Module, x: Tensor, y: Tensor) -> tuple[nn.Module, int]:
-    """The module with its graphs, and the bytes of their memory pool.
+    """The module with its graphs, and the bytes that their memory pool keeps.
 
     Raises:
         RuntimeError: something in the step cannot be recorded, or memory does not suffice.
@@ -58,7 +55,7 @@ def captured(module: nn.Module, x: Tensor, y: Tensor) -> tuple[nn.Module, int]:
     return graphed, memory.reserved(pool)  # type: ignore[return-value]
 
 
-def makers(problem: Problem, capture: Capture = captured) -> dict[str, Callable[[], Arm]]:
+def makers(problem: Problem) -> dict[str, Callable[[], Arm]]:
     """Who makes each arm; empty for other steps, since graphs have no second derivatives."""
     if problem.row.step != TRAINING:
         return {}
@@ -71,9 +68,9 @@ def makers(problem: Problem, capture: Capture = captured) -> dict[str, Callable[
     if problem.row.dtype in ONE_PASS_DTYPES:
         one_pass = manualbp.FusedLoss(copy.deepcopy(problem.model), manualbp.MSELoss())
         modules[ONE_PASS_GRAPHS] = one_pass
-    return {name: partial(_arm, problem, module, capture) for name, module in modules.items()}
+    return {name: partial(_arm, problem, module) for name, module in modules.items()}
 
 
-def _arm(problem: Problem, module: nn.Module, capture: Capture) -> Arm:
-    graphed, held = capture(module, problem.x, problem.y)
+def _arm(problem: Problem, module: nn.Module) -> Arm:
+    graphed, held = captured(module, problem.x, problem.y)
     return arm(problem, graphed, lambda whole, x, y: whole(x, y), held)
