@@ -26,6 +26,7 @@ from comparisons.speed import memory
 from comparisons.speed.dtypes import DTYPES, TF32
 from comparisons.speed.grid import Row
 from comparisons.speed.steps import STEPS, TRAINING, Cost
+from manualbp import kernels, narrow
 
 AUTOGRAD, COMPILE, COMPILE_LOSS = "autograd", "compile", "compile, loss"
 COMPILE_MAX, AUTOGRAD_GRAPHS = "compile, max-autotune", "autograd, graphs"
@@ -35,7 +36,8 @@ JAX, SKLEARN = "JAX", "scikit-learn"
 COMPILED = (COMPILE, COMPILE_LOSS, COMPILE_MAX)
 OURS = (EXACT, FAST, ONE_PASS, FAST_GRAPHS, ONE_PASS_GRAPHS)
 ARMS = (AUTOGRAD, AUTOGRAD_GRAPHS, *COMPILED, *OURS, JAX, SKLEARN)
-# A sum over many tiles needs their digits: FusedLoss runs the model's own step in others.
+# A sum over many tiles needs their digits: FusedLoss runs the model's own step in others, but for
+# networks that are one launch of a kernel.
 ONE_PASS_DTYPES = ("float32", TF32, "float64")
 
 
@@ -78,10 +80,18 @@ def torch_arms(problem: Problem) -> dict[str, Arm]:
         EXACT: arm(problem, ours, cost),
         FAST: arm(problem, fast, cost),
     }
-    if problem.row.step == TRAINING and problem.row.dtype in ONE_PASS_DTYPES:
-        one_pass = manualbp.FusedLoss(copy.deepcopy(ours), manualbp.MSELoss())
-        found[ONE_PASS] = arm(problem, one_pass, lambda fused, x, y: fused(x, y))
+    if one_pass := fused(problem):
+        found[ONE_PASS] = arm(problem, one_pass, lambda whole, x, y: whole(x, y))
     return found
+
+
+def fused(problem: Problem) -> nn.Module | None:
+    """FusedLoss of equal weights; None where it would run the model's own step."""
+    row = problem.row
+    launched = kernels.takes(problem.x) and max(row.widths) <= narrow.WIDEST
+    if row.step != TRAINING or not (row.dtype in ONE_PASS_DTYPES or launched):
+        return None
+    return manualbp.FusedLoss(copy.deepcopy(problem.model), manualbp.MSELoss())
 
 
 class Compiler:

@@ -20,11 +20,11 @@ from comparisons.speed import memory
 from comparisons.speed.arms import (
     AUTOGRAD_GRAPHS,
     FAST_GRAPHS,
-    ONE_PASS_DTYPES,
     ONE_PASS_GRAPHS,
     Arm,
     Problem,
     arm,
+    fused,
     twin,
 )
 from comparisons.speed.steps import TRAINING, Cost, training
@@ -65,8 +65,7 @@ def makers(problem: Problem) -> dict[str, Callable[[], Arm]]:
         AUTOGRAD_GRAPHS: Whole(twin(problem.model), training),
         FAST_GRAPHS: Whole(fast, training),
     }
-    if problem.row.dtype in ONE_PASS_DTYPES:
-        one_pass = manualbp.FusedLoss(copy.deepcopy(problem.model), manualbp.MSELoss())
+    if one_pass := fused(problem):
         modules[ONE_PASS_GRAPHS] = one_pass
     return {name: partial(_arm, problem, module) for name, module in modules.items()}
 

@@ -37,7 +37,7 @@ from comparisons.speed.arms import (
 )
 from comparisons.speed.grid import BATCH, DEPTH, ROWS, WIDTH, Row
 from comparisons.speed.steps import INPUT_GRADIENT, LAPLACIAN, STEPS, TRAINING
-from manualbp import gemm
+from manualbp import gemm, kernels
 
 CPU = torch.device("cpu")
 
@@ -74,6 +74,15 @@ def test_torch_arms(step: str) -> None:
 
 def test_one_pass_is_absent_where_it_would_fall_back() -> None:
     assert ONE_PASS not in torch_arms(of(TRAINING, (4, 8, 1), 16, "tanh", "bfloat16"))
+
+
+def test_one_pass_is_there_in_half_precision_where_it_is_one_launch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(kernels, "takes", lambda x: True)
+    narrow, wide = ((4, width, 1) for width in (128, 129))
+    assert ONE_PASS in torch_arms(of(TRAINING, narrow, 16, "tanh", "float16"))
+    assert ONE_PASS not in torch_arms(of(TRAINING, wide, 16, "tanh", "float16"))
 
 
 def test_another_step_is_noticed() -> None:
