@@ -61,7 +61,7 @@ def place(known: Mapping[str, Any]) -> str:
     return str(known["processor"] if known["device"] == "cpu" else known["device"])
 
 
-def line(known: dict[str, str | int]) -> str:
+def line(known: Mapping[str, str | int]) -> str:
     """The description in one line."""
     packages = [
         f"{name} {known[name]}" for name in ("torch", "jax", "scikit-learn") if name in known
