@@ -202,6 +202,7 @@ def test_run_names_say_which_gpu() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The AccumulateGrad node's stream:UserWarning")
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_a_whole_run_on_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tiny rows, every arm that does not compile; no arm is left out."""
