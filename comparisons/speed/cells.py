@@ -17,6 +17,7 @@ from comparisons.speed.timing import Budget
 
 # The parts that torch.compile takes part in: it takes seconds for every network.
 COMPILING = ("rows", "batch", "gpu")
+MEMORY_OF_GRAPHS = "memory of graphs: all that their pool keeps, in blocks of 2 MB and more"
 
 
 class Makers:
@@ -34,6 +35,8 @@ class Makers:
         self._peers, self.notes = peers.available(device)
         self._compiler: Compiler | None = None
         self._graphs = device.type == "cuda"
+        if self._graphs:
+            self.notes.append(MEMORY_OF_GRAPHS)
         if not any(part in COMPILING and row.step == TRAINING for part, row in cells):
             return
         compiler = Compiler(tuning=device.type == "cuda")

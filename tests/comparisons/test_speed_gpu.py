@@ -82,6 +82,7 @@ def test_a_whole_run(gpu: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert all(set(cell["arms"]) == every for cell in written["cells"])
     cell = written["cells"][0]
     assert cell["arms"][FAST_GRAPHS]["peak_bytes"] > 2**21
+    assert "- memory of graphs: all that their pool keeps" in page
     assert cell["floor_seconds"] == max(cell["floors"].values()) and cell["graphs_over_ours"]
 
 
