@@ -74,7 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="cpu, cuda or cuda:N (default: cpu); torchrun: cuda, one each")  # fmt: skip
     add("--seed", type=options.seed, default=0, help="of weights, split and batches (default: 0)")
     add("--threads", type=options.positive_int, help="CPU threads (default: PyTorch's own choice)")
-    options.add_run_arguments(parser, "dataset-optimizer, the GPU's name,")
+    options.add_run_arguments(parser, "dataset-optimizer[-GPU]")
 
 
 def run(args: argparse.Namespace) -> int:

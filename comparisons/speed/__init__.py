@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--threads", type=options.positive_int, help="CPU threads (default: PyTorch's own choice)")
     add("--read", type=Path, metavar="FILE",
         help="an earlier run's speed.json: its tables and figures again")  # fmt: skip
-    options.add_run_arguments(parser, "speed, the GPU's name,")
+    options.add_run_arguments(parser, "speed[-GPU]")
     add("--output", type=options.folder("--output"), metavar="FOLDER",
         help="a new folder for tables and figures (default: the run's)")  # fmt: skip
 

@@ -17,6 +17,8 @@ from comparisons.speed.timing import Budget
 
 # The parts that torch.compile takes part in: it takes seconds for every network.
 COMPILING = ("rows", "batch", "gpu")
+# What an arm does before it is one: compile, and for torch.compile's graphs warm up, record, replay.
+FIRST_STEPS, FIRST_STEPS_GPU = 1, 3
 MEMORY_OF_GRAPHS = "memory of graphs: all that their pool keeps, in blocks of 2 MB and more"
 
 
@@ -62,14 +64,17 @@ class Makers:
     def made(
         self, part: str, row: Row, makers: Mapping[str, Callable[[], Arm | None]]
     ) -> dict[str, Arm]:
-        """The arms after their first step, in which a compiler compiles."""
+        """The arms after their first steps."""
         found: dict[str, Arm] = {}
+        steps = FIRST_STEPS_GPU if self._graphs else FIRST_STEPS
         for name, make in makers.items():
             try:
                 arm = make()
-                if arm:
+                if arm is None:
+                    continue
+                for _ in range(steps):
                     arm.step()
-                    found[name] = arm
+                found[name] = arm
             except Exception as error:  # out of memory, of a compiler, of a record: no common class
                 self.leave_out(part, row, error, name)
         return found

@@ -7,8 +7,9 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -183,6 +184,28 @@ def test_a_record_that_fails_leaves_our_stream(monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(RuntimeError, match="not permitted"):
         graphs.captured(given.model, given.x, given.y)
     assert streams.now == "ours"
+
+
+def test_pytorch_graphs_these_modules(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its make_graphed_callables on CPU, where a record that is replayed is what was recorded.
+
+    It records backward from a cotangent that it fills in later, with 1 for a loss: so from ones.
+    """
+    Streams(monkeypatch, fails=False)
+    replayed = []
+    recorded = SimpleNamespace(replay=lambda: replayed.append(1))
+    for name, value in (
+        ("CUDAGraph", lambda: recorded), ("graph", lambda graph, pool: nullcontext()),
+        ("Stream", lambda: "beside"), ("synchronize", lambda: None),
+        ("make_graphed_callables", torch.cuda.graphs.make_graphed_callables),
+    ):  # fmt: skip
+        monkeypatch.setattr(torch.cuda, name, value)
+    monkeypatch.setattr(torch, "empty_like", torch.ones_like)
+    given = of(TRAINING, (4, 128, 64, 3), 600, "tanh", "float32")
+    found = {name: make() for name, make in graphs.makers(given).items()}
+    assert list(found) == [AUTOGRAD_GRAPHS, FAST_GRAPHS, ONE_PASS_GRAPHS] and not replayed
+    assert differing({**torch_arms(given), **found}, 1e-4) == []
+    assert len(replayed) == 2 * len(found)  # forward and backward
 
 
 # PyTorch's own: what a graph was recorded from lives on, with the stream of the record.

@@ -114,6 +114,25 @@ def test_an_arm_that_cannot_be_made_is_a_note(gpu: Path, monkeypatch: pytest.Mon
         assert note in written["notes"] and note in (gpu / "out" / files.MARKDOWN).read_text()
 
 
+def test_a_graph_that_fails_at_its_replay_is_a_note() -> None:
+    """torch.compile warms up in the first step, records in the second, replays in the third."""
+    steps = iter([None, None, RuntimeError("overwritten by a subsequent run")])
+
+    def step() -> None:
+        if error := next(steps):
+            raise error
+
+    makers = cells.Makers([], GPU, compiling=False)
+    assert makers.made("rows", TINY, {"it": lambda: arms.Arm(step, list, lambda: None)}) == {}
+    assert "(RuntimeError: overwritten by a subsequent run)" in makers.notes[-1]
+
+
+def test_every_arm_has_its_own_colour_and_marker() -> None:
+    assert set(plots.STYLE) == set(arms.ARMS)
+    for kind in (0, 1):
+        assert len({style[kind] for style in plots.STYLE.values()}) == len(arms.ARMS)
+
+
 @pytest.mark.parametrize("when", ["data", "autograd", "timing"])
 def test_a_cell_that_memory_does_not_suffice_for_is_a_note(
     when: str, gpu: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
