@@ -17,7 +17,7 @@ from comparisons.speed.timing import Budget
 
 # The parts that torch.compile takes part in: it takes seconds for every network.
 COMPILING = ("rows", "batch", "gpu")
-# What an arm does before it is one: compile, and for torch.compile's graphs warm up, record, replay.
+# Before it is one, an arm compiles; torch.compile's graphs warm up, record and replay.
 FIRST_STEPS, FIRST_STEPS_GPU = 1, 3
 MEMORY_OF_GRAPHS = "memory of graphs: all that their pool keeps, in blocks of 2 MB and more"
 
