@@ -146,7 +146,11 @@ class CrossEntropy(Loss):
     def _count(self, y: Tensor) -> Tensor:
         """n for class indices."""
         kept = y != self.ignore_index
-        return kept.sum() if self.weight is None else self.weight[y.long()[kept]].sum()
+        if self.weight is None:
+            return kept.sum()
+        if y.is_cpu:  # elsewhere the host would have to wait for how many are kept
+            return self.weight[y.long()[kept]].sum()
+        return self.weight[y.long().where(kept, 0)].where(kept, 0).sum()
 
     def _smoothed(self, q: Tensor) -> Tensor:
         """(1 - e) q + e / classes."""

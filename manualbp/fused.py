@@ -94,13 +94,22 @@ def _trains(run: Run, x: Tensor) -> bool:
     return torch.is_grad_enabled() and wanted
 
 
+def _needs(run: Run, x: Tensor) -> list[Needs]:
+    """The gradients that this call is to find."""
+    if not _trains(run, x):
+        return backprop.nothing(run.thetas)
+    wants = [tuple([t is not None and t.requires_grad for t in theta]) for theta in run.thetas]
+    return backprop.needs_of(x.requires_grad, wants)
+
+
 def _in_one_launch(
     net: narrow.Net, run: Run, loss: losses.Loss, rows: int, x: Tensor, y: Tensor
 ) -> bool:
     """Whether one kernel for everything is faster than tiles, as far as that may be measured."""
     thetas = [tuple([None if t is None else t.detach() for t in theta]) for theta in run.thetas]
-    needs = backprop.everything(thetas)
-    step = choice.Step(f"step {net}", len(x), narrow.WIDEST, narrow.WIDEST, x.dtype)
+    needs = _needs(run, x)
+    kind = f"step with dC/dx {net}" if needs[0].h else f"step {net}" if any(needs) else f"C {net}"
+    step = choice.Step(kind, len(x), narrow.WIDEST, narrow.WIDEST, x.dtype)
     with torch.no_grad():
         return choice.chosen(step, x, {
             choice.ATEN: lambda: one_pass(run._replace(thetas=thetas), needs, loss, rows, x, y),

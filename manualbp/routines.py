@@ -157,7 +157,7 @@ def pin(choice: Mapping[str, Any] | str) -> None:
         choice = {**dict.fromkeys(KINDS, name), **dict.fromkeys(GAINS, 1),
                   on_gpus.ALL: choice if choice in on_gpus.ROUTINES else "ATen"}  # fmt: skip
     found: dict[str, Any] = dict.fromkeys(KINDS, choice) if isinstance(choice, str) else {**choice}
-    here = {kind: value for kind, value in found.items() if not kind.startswith(on_gpus.ALL)}
+    here = {kind: value for kind, value in found.items() if not str(kind).startswith(on_gpus.ALL)}
     there = {kind: value for kind, value in found.items() if kind not in here}
     for kind in dict.fromkeys([*KINDS, *GAINS, *here]):
         value = here.get(kind)

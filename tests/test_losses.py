@@ -410,3 +410,17 @@ def test_second_order_at_the_kink(criterion: type[nn.Module]) -> None:
         (g,) = torch.autograd.grad(cost, o, create_graph=True)
         found.append(torch.autograd.grad(g.sum(), o)[0])
     assert torch.equal(*found)
+
+
+def test_counting_weighted_samples_reads_no_number_off_a_gpu() -> None:
+    """Meta tensors have none: where it goes through, a CUDA graph can capture it. fp64: 1e-14."""
+    torch.manual_seed(0)
+    weight, y = torch.rand(5, dtype=torch.float64), torch.randint(5, (40,))
+    weight[2] = torch.nan  # of a class that is ignored
+    counted = CrossEntropy(weight=weight, ignore_index=2).count(torch.empty(40, 5), y)
+    elsewhere = CrossEntropy(weight=weight.to("meta"), ignore_index=2)
+    found = elsewhere.count(torch.empty(40, 5, device="meta"), y.to("meta"))
+    assert isinstance(found, torch.Tensor) and found.shape == () and found.is_meta
+    kept = y != 2
+    expression = weight[y.where(kept, 0)].where(kept, 0).sum()
+    torch.testing.assert_close(torch.as_tensor(counted), expression, rtol=1e-14, atol=0)

@@ -18,7 +18,6 @@ import importlib.util
 import os
 import warnings
 from functools import lru_cache
-from importlib import metadata
 from typing import Any
 
 import torch
@@ -31,6 +30,7 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 LEAST_TRITON = (3, 4)  # kernels whose arguments are tuples
 LEAST_CAPABILITY = (8, 0)  # bfloat16 and TF32 in tensor cores
 _INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+_tried: set[torch.device] = set()
 
 
 def load() -> Any:
@@ -69,12 +69,23 @@ def tf32() -> bool:
 
 
 def takes(x: Any) -> bool:
-    """Whether kernels run where x is, on numbers like x's."""
+    """Whether kernels run where x is, on numbers like x's, with no mode watching operators."""
     if type(x) not in (Tensor, torch.nn.Parameter) or x.dtype not in DTYPES:
         return False
-    if x.is_cuda != _INTERPRETED and (x.is_cuda or x.device.type == "cpu"):
-        return _run(x.device)
-    return False
+    if x.is_cuda == _INTERPRETED or not (x.is_cuda or x.device.type == "cpu"):
+        return False
+    if torch._C._len_torch_dispatch_stack():  # of modes that know PyTorch's own operators
+        return False
+    if x.device not in _tried:
+        if x.is_cuda and torch.cuda.is_current_stream_capturing():
+            return False  # to try would end the capture
+        _tried.add(x.device)
+    return _run(x.device)
+
+
+def words(error: BaseException) -> str:
+    """The error in one line."""
+    return " ".join([f"{type(error).__name__}:", *str(error).strip().splitlines()[:1]])
 
 
 @lru_cache
@@ -82,19 +93,24 @@ def _run(device: torch.device) -> bool:
     """Whether they are there, and compute what they should."""
     if importlib.util.find_spec("triton") is None or torch.version.hip is not None:
         return False
-    if tuple(map(int, metadata.version("triton").split(".")[:2])) < LEAST_TRITON:
-        return False
     if device.type == "cuda" and torch.cuda.get_device_capability(device) < LEAST_CAPABILITY:
         return False
     try:
-        h = torch.ones(2, 3, device=device)
+        if _version() < LEAST_TRITON:
+            return False
+        h = torch.ones(2, 3, dtype=torch.float32, device=device)
         a, _ = load().activated_linear(h, h, None, "relu", 0.0, 0.0, False)
         return bool((a == 3).all())
     except Exception as error:  # compilers, assemblers and drivers have no common class
-        reason = str(error).strip().splitlines()[:1]
         warnings.warn(
-            f"Triton's kernels do not run on {device}: {type(error).__name__} {' '.join(reason)}; "
+            f"Triton's kernels do not run on {device}: {words(error)}; "
             "ATen's routines are used instead",
             stacklevel=2,
         )
         return False
+
+
+def _version() -> tuple[int, ...]:
+    """Triton's own word for it: its distributions have several names."""
+    version: str = importlib.import_module("triton").__version__
+    return tuple(map(int, version.split(".")[:2]))

@@ -3,13 +3,15 @@
 That depends on the GPU and the shape, so it is measured when a shape comes for the first time, on
 the tensors that came: some compiling, and a few runs of both. The choice stands for the process,
 since the two round differently. ``gemm.policy()`` shows it, and ``gemm.pin`` takes one
-instead. Where there is no time to measure (while a CUDA graph is captured), or where bits must not
-depend on a clock (``torch.use_deterministic_algorithms``), the shape decides.
+instead. Where bits must not depend on a clock (``torch.use_deterministic_algorithms``), the shape
+decides. While a CUDA graph is captured nothing may be measured, nor compiled: a shape that has not
+come before is ATen's. So is one for which the kernel fails when it is measured, with a warning.
 """
 
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, TypeVar
 
@@ -20,18 +22,19 @@ from manualbp import kernels
 
 ATEN, TRITON = "ATen", "Triton"
 ROUTINES = (ATEN, TRITON)
-# Columns up to which a product is bound by memory, so that it gains by one pass; when not measured.
+# Columns up to which a product is bound by memory, so that it gains by one pass; without a clock.
 NARROW = 256
 TURNS, CALLS, LEAST_GAIN = 5, 3, 1.05
 
 T = TypeVar("T")
 ALL = "cuda"  # the kind that stands for all of them; the others begin with it
-_known: dict[str, str] = {}  # what was measured or pinned, by kind
+_pinned: dict[str, str] = {}  # by kind
+_measured: dict[str, str] = {}
 
 
 def policy() -> dict[str, str]:
     """The routine of every kind that is known so far."""
-    return dict(_known)
+    return {**_measured, **_pinned}
 
 
 def pin(routines: Mapping[str, str]) -> None:
@@ -46,8 +49,9 @@ def pin(routines: Mapping[str, str]) -> None:
                 f"expected {' or '.join(ROUTINES)} for {kind!r}, got {routine!r}; "
                 "policy() returns a complete choice"
             )
-    _known.clear()
-    _known.update(routines)
+    _measured.clear()
+    _pinned.clear()
+    _pinned.update(routines)
 
 
 class Step(NamedTuple):
@@ -78,20 +82,38 @@ def chosen(step: Step, x: Tensor, runs: Mapping[str, Callable[[], object]]) -> s
     x is on the device where they run.
     """
     name = str(step)
-    found = _known.get(ALL) or _known.get(name)
+    found = _pinned.get(ALL) or _pinned.get(name)
     if found is not None:
         return found
     if not x.is_cuda:
         return ATEN  # interpreted ones are for tests alone
-    if _hurried():
+    if torch.are_deterministic_algorithms_enabled():
         return TRITON if max(step.inputs, step.outputs) <= NARROW else ATEN
-    return _known.setdefault(name, fastest(runs, lambda: torch.cuda.synchronize(x.device)))
+    found = _measured.get(name)
+    if found is None:
+        if torch.cuda.is_current_stream_capturing():
+            return ATEN
+        found = _measured.setdefault(name, _faster(name, x, runs))
+    return found
 
 
-def _hurried() -> bool:
-    """Whether nothing may be measured."""
-    capturing: bool = torch.cuda.is_current_stream_capturing()
-    return capturing or torch.are_deterministic_algorithms_enabled()
+def _faster(name: str, x: Tensor, runs: Mapping[str, Callable[[], object]]) -> str:
+    """The faster one; ATen's where the kernel fails."""
+
+    def wait() -> None:
+        torch.cuda.synchronize(x.device)
+
+    try:
+        runs[TRITON]()
+        wait()
+    except Exception as error:  # compilers, assemblers and drivers have no common class
+        warnings.warn(
+            f"Triton's kernel for {name!r} failed: {kernels.words(error)}; "
+            "ATen's routine is used instead",
+            stacklevel=2,
+        )
+        return ATEN
+    return fastest(runs, wait)
 
 
 def fastest(runs: Mapping[str, Callable[[], object]], wait: Callable[[], None]) -> str:
