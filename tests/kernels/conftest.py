@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -27,6 +29,13 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
             "`make test-kernels`, which sets it"
         )
     return None
+
+
+@pytest.fixture(autouse=True)
+def silent() -> Iterator[None]:
+    """NumPy, which interprets, warns of infinities that a GPU computes with in silence."""
+    with np.errstate(all="ignore"):
+        yield
 
 
 @pytest.fixture
