@@ -107,3 +107,14 @@ def slope(c, F: tl.constexpr, p: tl.constexpr, q: tl.constexpr):
     elif F == "hardtanh":
         d = tl.where((c <= p) | (c >= q), 0.0, 1.0)
     return d
+
+
+@triton.jit
+def through(delta, c, F: tl.constexpr, p: tl.constexpr, q: tl.constexpr):
+    """delta f'. Where f is flat that is 0, as in autograd also for a delta of infinity or NaN."""
+    d = slope(c, F, p, q)
+    if F == "relu" or F == "hardtanh":
+        delta = tl.where(d == 0.0, 0.0, delta)
+    else:
+        delta = delta * d
+    return delta
