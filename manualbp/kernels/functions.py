@@ -113,8 +113,4 @@ def slope(c, F: tl.constexpr, p: tl.constexpr, q: tl.constexpr):
 def through(delta, c, F: tl.constexpr, p: tl.constexpr, q: tl.constexpr):
     """delta f'. Where f is flat that is 0, as in autograd also for a delta of infinity or NaN."""
     d = slope(c, F, p, q)
-    if F == "relu" or F == "hardtanh":
-        delta = tl.where(d == 0.0, 0.0, delta)
-    else:
-        delta = delta * d
-    return delta
+    return tl.where(d == 0.0, 0.0, delta) if F == "relu" or F == "hardtanh" else delta * d

@@ -23,7 +23,8 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     """
     if "kernels" not in config.option.markexpr.split() or "not kernels" in config.option.markexpr:
         return True
-    if CUDA == (os.environ.get("TRITON_INTERPRET") == "1"):
+    interpreted = os.environ.get("TRITON_INTERPRET") == "1"
+    if interpreted is CUDA:
         raise pytest.UsageError(
             "expected TRITON_INTERPRET=1 where there is no GPU, and only there; use "
             "`make test-kernels`, which sets it"
@@ -47,8 +48,10 @@ def device() -> str:
 @pytest.fixture
 def launches(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """How often each of the kernels' functions has been called, by its name."""
+    from manualbp import kernels
     from manualbp.kernels import chain, linear
 
+    assert kernels.takes(torch.ones(1, device="cuda" if CUDA else "cpu"))  # which tries one launch
     counts: Counter[str] = Counter()
 
     def counted(name: str, right: Any) -> Any:
