@@ -73,7 +73,8 @@ def pinned(monkeypatch: pytest.MonkeyPatch) -> None:
     from manualbp.kernels import choice
 
     monkeypatch.setattr(routines, "_policy", None)
-    monkeypatch.setattr(choice, "_known", {})
+    monkeypatch.setattr(choice, "_pinned", {})
+    monkeypatch.setattr(choice, "_measured", {})
     monkeypatch.setattr(gemm, "LEAST_WORK", 0)
     monkeypatch.setattr(gemm, "LEAST_WORK_CUDA", 0)
     gemm.pin("Triton")
