@@ -5,7 +5,7 @@ VENV ?= .venv
 PIP_FLAGS ?= --quiet --disable-pip-version-check
 BIN := $(VENV)/bin
 
-.PHONY: compare gradients power speed walkthrough test test-slow test-clients lint format install clean
+.PHONY: compare gradients power speed walkthrough test test-slow test-kernels test-clients lint format install clean
 
 compare: install
 	$(BIN)/python -m comparisons training $(ARGS)
@@ -21,6 +21,10 @@ test: install
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow $(ARGS)
+
+test-kernels: $(VENV)/kernels
+	OMP_NUM_THREADS=1 TRITON_INTERPRET=$$($(BIN)/python -c "import torch; print(int(not torch.cuda.is_available()))") \
+	    $(BIN)/python -m pytest -m kernels tests/kernels $(ARGS)
 
 test-clients: $(VENV)/clients
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m clients tests/clients $(ARGS) # tiny networks
@@ -39,6 +43,10 @@ install: $(VENV)/installed
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install $(PIP_FLAGS) -c constraints.txt -e ".[dev]"
+	touch $@
+
+$(VENV)/kernels: $(VENV)/installed
+	$(BIN)/python -m pip install $(PIP_FLAGS) -c constraints.txt -e ".[dev,triton]"
 	touch $@
 
 $(VENV)/clients: $(VENV)/installed

@@ -11,7 +11,7 @@ import importlib
 import io
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 from types import ModuleType
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from comparisons import distributed
 from comparisons.distributed import Group
+from manualbp.parity import files
 from manualbp.parity.options import Parser, UsageError, nearest, one_line
 
 if TYPE_CHECKING:
@@ -147,3 +148,21 @@ def new_run(log_dir: Path, name: str, folders: list[str]) -> RunLog:
             f"expected a folder that can be written, got {log_dir}: {error.strerror}; "
             "choose another --log-dir"
         ) from None
+
+
+def write_texts(folder: Path, texts: Mapping[str, str], option: str) -> list[Path]:
+    """Files by their names, each whole or not at all; earlier ones are replaced.
+
+    Raises:
+        UsageError: the folder cannot be made or written; ``option`` names it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, text in texts.items():
+            files.write_text(folder / name, text)
+    except OSError as error:
+        raise UsageError(
+            f"expected a folder that can be written, got {folder}: {error.strerror}; "
+            f"choose another {option}"
+        ) from None
+    return [folder / name for name in texts]

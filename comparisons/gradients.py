@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import copy
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any, NamedTuple
@@ -19,13 +18,14 @@ import torch
 from torch import Tensor, nn
 
 import manualbp
-from comparisons import cli
+from comparisons import cli, gradient_tables, machine
+from comparisons.gradient_tables import Verdicts
 from manualbp import reference
 from manualbp.activations import ACTIVATIONS
-from manualbp.parity import GradientReport, TensorReport, compare_gradients, options
+from manualbp.parity import GradientReport, compare_gradients, options
 from manualbp.parity.calls import random_cotangent
 from manualbp.parity.progress import track
-from manualbp.parity.report import print_table, scientific
+from manualbp.parity.report import print_table
 
 
 class LossPair(NamedTuple):
@@ -206,11 +206,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--device", type=options.device, help="only this device (default: cpu, and cuda if present)"
     )
     add("--seed", type=options.seed, default=0, help="of weights, data and cotangents (default: 0)")
+    add("--output", type=options.folder("--output"), metavar="FOLDER",
+        help="a folder for gradients.md and gradients.json, which name the device and the date "
+        "(default: none)")  # fmt: skip
     add("--verbose", action="store_true", help="every tensor instead of the worst of each case")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the table and the verdict; 0 when all agree, 1 otherwise."""
+    """Print the table and the verdict, write them; 0 when all agree, 1 otherwise."""
     devices = [str(args.device)] if args.device else ["cpu"]
     if not args.device and torch.cuda.is_available():
         devices.append("cuda")
@@ -226,59 +229,22 @@ def run(args: argparse.Namespace) -> int:
         )
     start = time.perf_counter()
     results = [(case, check(case, args.seed)) for case in track(cases, "comparing")]
-    show(results, args.verbose, time.perf_counter() - start)
-    return 0 if all(report.agrees for _, report in results) else 1
+    where = machine.description(torch.device(devices[-1]))
+    found = Verdicts(results, args.seed, time.perf_counter() - start, where)
+    show(found, args.verbose)
+    if args.output:
+        print("Written: " + ", ".join(map(str, gradient_tables.write(found, args.output))))
+    return 0 if found.agree else 1
 
 
-def show(results: Sequence[tuple[Case, GradientReport]], verbose: bool, seconds: float) -> None:
-    """The table, what differs and why, and one closing line with the verdict."""
-    rows = []
-    for case, report in results:
-        same = sum(tensor.bit_identical for tensor in report.tensors)
-        for tensor in report.tensors if verbose else (report.worst,):
-            bits = ("yes" if tensor.bit_identical else "no") if verbose else (
-                f"{same}/{len(report.tensors)}"
-            )  # fmt: skip
-            rows.append([case.id, *_cells(tensor), bits, "agree" if tensor.agrees else "DIFFER"])
+def show(found: Verdicts, verbose: bool) -> None:
+    """The table, what differs and why, where, and one closing line with the verdict."""
     what = "every tensor" if verbose else "the worst tensor of each case"
-    print_table(
-        f"Gradients: manualbp against autograd, {what}",
-        ["case", "tensor", "max\nabs", "max\nrel", "ULP", "manual\n- fp64", "autograd\n- fp64",
-         "NumPy\n- fp64", "bit-\nequal", "verdict"],
-        rows,
-    )  # fmt: skip
-    print(
-        "max abs, max rel, ULP: manualbp against autograd. manual/autograd - fp64: rms distance to "
-        "the float64 run of\nthe same network. NumPy - fp64: the oracle's distance, relative to "
-        "the size of the sums (at most 1e-12)."
-    )
-    for case, report in results:
-        for tensor in report.differing:
-            print(f"DIFFER {case.id} {tensor.name}: {tensor.reason}")
-        for reason in report.power.missing if report.power else ():
-            print(f"NO POWER {case.id}: {reason}")
-    planted = [fault for _, report in results if report.power for fault in report.power.planted]
-    print(
-        f"Planted into the gradients: {len(planted)} standard faults, "
-        f"{sum(fault.caught for fault in planted)} caught."
-    )
-    tensors = [tensor for _, report in results for tensor in report.tensors]
-    same = sum(tensor.bit_identical for tensor in tensors)
-    bad = sum(not report.agrees for _, report in results)
-    verdict = "all agree" if not bad else f"{bad} cases DIFFER"
-    print(
-        f"{len(results)} cases, {len(tensors)} tensors, {same} bit-identical: "
-        f"{verdict} ({seconds:.1f} s)"
-    )
-
-
-def _cells(tensor: TensorReport) -> list[str]:
-    numbers = [tensor.candidate_error, tensor.reference_error, tensor.oracle_difference]
-    ulp = "-" if tensor.ulp is None else scientific(tensor.ulp) if tensor.ulp > 9999 else None
-    return [
-        tensor.name, scientific(tensor.max_abs), scientific(tensor.max_rel),
-        ulp or str(tensor.ulp), *map(scientific, numbers),
-    ]  # fmt: skip
+    title = f"Gradients: manualbp against autograd, {what}"
+    print_table(title, gradient_tables.COLUMNS, gradient_tables.rows(found, verbose))
+    *said, verdict = gradient_tables.lines(found)
+    for line in (gradient_tables.LEGEND, *said, machine.line(found.machine), verdict):
+        print(line)
 
 
 def _target(case: Case, generator: torch.Generator) -> Tensor:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adam, Optimizer
 
 import manualbp
-from comparisons import cli, data
+from comparisons import cli, data, machine
 from comparisons.data import Dataset
 from comparisons.distributed import Group, Shares
 from manualbp.parity import options
@@ -74,7 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="cpu, cuda or cuda:N (default: cpu); torchrun: cuda, one each")  # fmt: skip
     add("--seed", type=options.seed, default=0, help="of weights, split and batches (default: 0)")
     add("--threads", type=options.positive_int, help="CPU threads (default: PyTorch's own choice)")
-    options.add_run_arguments(parser, "dataset-optimizer")
+    options.add_run_arguments(parser, "dataset-optimizer[-GPU]")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -97,9 +97,11 @@ def run(args: argparse.Namespace) -> int:
         if log:
             verdict = judge(report, interrupted, group.size)
             rows = summary(report, metrics)
-            log.text(PARITY, VERDICT, page(args, verdict, rows))
+            where = machine.description(args.device)
+            log.text(PARITY, VERDICT, page(args, verdict, rows, where))
     if log:
         print_table(f"Training: {log.path}", COLUMNS, rows)
+        print(machine.line(where))
         print(verdict)
         print(options.tensorboard_hint(log.path))
     return 130 if interrupted else 0 if report.bit_identical else 1
@@ -141,7 +143,8 @@ def complete(args: argparse.Namespace, dataset: Dataset) -> None:
             f"{','.join(map(str, args.widths))}; try --widths {ends[0]},{HIDDEN},{ends[1]}"
         )
     args.lr = args.lr or OPTIMIZERS[args.optimizer][1]
-    args.run_name = args.run_name or options.stamped(f"{dataset.name}-{args.optimizer}")
+    name = f"{dataset.name}-{args.optimizer}"
+    args.run_name = args.run_name or machine.stamped(name, machine.name(args.device))
 
 
 def build_arms(args: argparse.Namespace, dataset: Dataset) -> tuple[Arm, Arm]:
@@ -245,8 +248,10 @@ def judge(report: SideBySide, interrupted: bool, processes: int = 1) -> str:
     return stopped + words
 
 
-def page(args: argparse.Namespace, verdict: str, rows: list[list[str]]) -> str:
-    """The verdict, the table, every setting and the command that runs it again, in Markdown."""
+def page(
+    args: argparse.Namespace, verdict: str, rows: list[list[str]], where: dict[str, str | int]
+) -> str:
+    """The verdict, the table, settings, machine and the command that runs it again, in Markdown."""
     group: Group = args.group
     device = args.device if group.size == 1 else args.device.type  # several: each has its own
     settings = {
@@ -257,15 +262,15 @@ def page(args: argparse.Namespace, verdict: str, rows: list[list[str]]) -> str:
         "seed": args.seed, "threads": torch.get_num_threads(),
     }  # fmt: skip
     words = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
-    versions = {"torch": torch.__version__, "manualbp": manualbp.__version__}
-    known = {**settings, "processes": group.size, **versions}
-    listed = [[name, str(value)] for name, value in known.items()]
+    known = {**settings, "processes": group.size}
+    listed, there = ([[n, str(v)] for n, v in each.items()] for each in (known, where))
     return "\n\n".join(
         [
             f"**{verdict}**",
             markdown_table(["result", *COLUMNS[1:]], rows),
             "Settings:",
             markdown_table(["setting", "value"], listed),
+            markdown_table(["machine", "value"], there),
             f"Run it again: `{group.command} -m comparisons training {shlex.join(words)}`",
         ]
     )

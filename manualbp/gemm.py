@@ -71,7 +71,7 @@ def fast(module: nn.Module) -> bool:
 # since its Python takes longer than what it saves; with ATen's routines.
 LEAST_WORK = 2**27
 # On GPUs, which compute while Python goes on. Not yet measured.
-LEAST_WORK_CUDA = 2**32
+LEAST_WORK_CUDA = 2**30
 # Activations that fast mode has cheaper, and how many multiplications each of their numbers counts.
 COSTLY, WORTH = (nn.Tanh, nn.GELU), 128
 # Layers with a narrower side than this gain nothing by other routines.

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from comparisons import cli
 from comparisons.power.faults import STRENGTHS
 from comparisons.power.judges import LEARNING_RATE, STEPS
 from comparisons.power.measure import FALSE_ALARMS, OURS, REQUIRED, Results
-from manualbp.parity import files, options
 from manualbp.parity.report import markdown_table, scientific
 
 
@@ -113,16 +113,7 @@ def write(results: Results, folder: Path) -> Sequence[Path]:
         UsageError: the folder cannot be made or written.
     """
     texts = {"power.md": page(results), "power.json": json.dumps(results.record(), indent=1) + "\n"}
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, text in texts.items():
-            files.write_text(folder / name, text)
-    except OSError as error:
-        raise options.UsageError(
-            f"expected a folder that can be written, got {folder}: {error.strerror}; "
-            "choose another --out"
-        ) from None
-    return [folder / name for name in texts]
+    return cli.write_texts(folder, texts, "--out")
 
 
 def _how() -> str:

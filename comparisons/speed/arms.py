@@ -1,11 +1,13 @@
 """Who takes the step: nn.Sequential under autograd, as it is and compiled, and ours.
 
-autograd        eager nn.Sequential
-compile         torch.compile of the model
-compile, loss   torch.compile of model and loss in one function
-exact           manualbp.Sequential as it is: the bits of autograd
-fast            the same with manualbp.set_mode("fast")
-one pass        manualbp.FusedLoss: forward, loss and backward over tiles of rows
+autograd               eager nn.Sequential
+compile                torch.compile of the model
+compile, loss          torch.compile of model and loss in one function
+compile, max-autotune  the same with mode="max-autotune", on a GPU: its kernels tried out, in graphs
+exact                  manualbp.Sequential as it is: the bits of autograd
+fast                   the same with manualbp.set_mode("fast")
+one pass               manualbp.FusedLoss: forward, loss and backward over tiles of rows
+..., graphs            autograd, fast and one pass as CUDA graphs, on a GPU (graphs.py)
 """
 
 from __future__ import annotations
@@ -21,17 +23,22 @@ from torch import Tensor, nn
 
 import manualbp
 from comparisons.speed import memory
+from comparisons.speed.dtypes import DTYPES, TF32
 from comparisons.speed.grid import Row
 from comparisons.speed.steps import STEPS, TRAINING, Cost
-from manualbp.parity.options import DTYPES
+from manualbp import kernels, narrow
 
 AUTOGRAD, COMPILE, COMPILE_LOSS = "autograd", "compile", "compile, loss"
+COMPILE_MAX, AUTOGRAD_GRAPHS = "compile, max-autotune", "autograd, graphs"
 EXACT, FAST, ONE_PASS = "exact", "fast", "one pass"
+FAST_GRAPHS, ONE_PASS_GRAPHS = "fast, graphs", "one pass, graphs"
 JAX, SKLEARN = "JAX", "scikit-learn"
-COMPILED, OURS = (COMPILE, COMPILE_LOSS), (EXACT, FAST, ONE_PASS)
-ARMS = (AUTOGRAD, *COMPILED, *OURS, JAX, SKLEARN)
-# A sum over many tiles needs their digits: FusedLoss runs the model's own step in others.
-ONE_PASS_DTYPES = ("float32", "float64")
+COMPILED = (COMPILE, COMPILE_LOSS, COMPILE_MAX)
+OURS = (EXACT, FAST, ONE_PASS, FAST_GRAPHS, ONE_PASS_GRAPHS)
+ARMS = (AUTOGRAD, AUTOGRAD_GRAPHS, *COMPILED, *OURS, JAX, SKLEARN)
+# A sum over many tiles needs their digits: FusedLoss runs the model's own step in others, but for
+# networks that are one launch of a kernel.
+ONE_PASS_DTYPES = ("float32", TF32, "float64")
 
 
 @dataclass(frozen=True)
@@ -66,17 +73,25 @@ def problem(row: Row, seed: int, device: torch.device) -> Problem:
 def torch_arms(problem: Problem) -> dict[str, Arm]:
     """The step on nn.Sequential, and on ours in every way there is, with equal weights."""
     ours, cost = problem.model, STEPS[problem.row.step]
-    fast, theirs = copy.deepcopy(ours), _twin(ours)
+    fast, theirs = copy.deepcopy(ours), twin(ours)
     manualbp.set_mode("fast", fast)
     found = {
-        AUTOGRAD: _arm(problem, theirs, cost),
-        EXACT: _arm(problem, ours, cost),
-        FAST: _arm(problem, fast, cost),
+        AUTOGRAD: arm(problem, theirs, cost),
+        EXACT: arm(problem, ours, cost),
+        FAST: arm(problem, fast, cost),
     }
-    if problem.row.step == TRAINING and problem.row.dtype in ONE_PASS_DTYPES:
-        one_pass = manualbp.FusedLoss(copy.deepcopy(ours), manualbp.MSELoss())
-        found[ONE_PASS] = _arm(problem, one_pass, lambda fused, x, y: fused(x, y))
+    if one_pass := fused(problem):
+        found[ONE_PASS] = arm(problem, one_pass, lambda whole, x, y: whole(x, y))
     return found
+
+
+def fused(problem: Problem) -> nn.Module | None:
+    """FusedLoss of equal weights; None where it would run the model's own step."""
+    row = problem.row
+    launched = kernels.takes(problem.x) and max(row.widths) <= narrow.WIDEST
+    if row.step != TRAINING or not (row.dtype in ONE_PASS_DTYPES or launched):
+        return None
+    return manualbp.FusedLoss(copy.deepcopy(problem.model), manualbp.MSELoss())
 
 
 class Compiler:
@@ -84,11 +99,15 @@ class Compiler:
 
     In the batch sweep a network is compiled once, for every batch (``dynamic``), and only together
     with its loss; elsewhere for the one batch.
+
+    Args:
+        tuning: whether ``max-autotune`` is an arm, too, for the one batch.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, tuning: bool = False) -> None:
         self._for: object = None
-        self._cost: Cost = STEPS[TRAINING]
+        self._tuning = tuning
+        self._cost = self._tuned = STEPS[TRAINING]
 
     def missing(self, device: torch.device) -> str | None:
         """Why it cannot be used there; None when it can."""
@@ -114,19 +133,28 @@ class Compiler:
             torch.compiler.reset()
             self._for = key
             self._cost = torch.compile(STEPS[TRAINING], dynamic=True if dynamic else None)
-        found = {COMPILE_LOSS: _arm(problem, _twin(ours), self._cost)}
+            self._tuned = torch.compile(STEPS[TRAINING], mode="max-autotune")
+        found = {COMPILE_LOSS: arm(problem, twin(ours), self._cost)}
         if dynamic:
             return found
-        model = _twin(ours)
+        model = twin(ours)
         model.compile()
-        return {COMPILE: _arm(problem, model, STEPS[TRAINING]), **found}
+        found = {COMPILE: arm(problem, model, STEPS[TRAINING]), **found}
+        if self._tuning:
+            found[COMPILE_MAX] = arm(problem, twin(ours), self._tuned, held=None)
+        return found
 
 
-def _twin(model: nn.Sequential) -> nn.Sequential:
+def twin(model: nn.Sequential) -> nn.Sequential:
+    """PyTorch's own, with equal weights."""
     return nn.Sequential(*copy.deepcopy(list(model)))
 
 
-def _arm(problem: Problem, model: nn.Module, cost: Cost) -> Arm:
+def arm(problem: Problem, model: nn.Module, cost: Cost, held: int | None = 0) -> Arm:
+    """Gradients let go of, forward, backward.
+
+    ``held`` are bytes that its graphs keep whether a step runs or not; None where nobody tells.
+    """
     x, y = problem.x, problem.y
     parameters = list(model.parameters())
 
@@ -137,11 +165,13 @@ def _arm(problem: Problem, model: nn.Module, cost: Cost) -> Arm:
 
     def gradients() -> list[Tensor]:
         step()
-        # Of derivatives only: the last bias has none.
-        return [p.grad for p in parameters if p.grad is not None]
+        # Of derivatives only: the last bias has none. A graph's next step writes over its own.
+        return [p.grad.clone() for p in parameters if p.grad is not None]
 
-    def peak() -> int:
+    def peak() -> int | None:
+        if held is None:
+            return None
         model.zero_grad()
-        return memory.peak(step, x.device)
+        return held + memory.peak(step, x.device)
 
     return Arm(step, gradients, peak)

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from comparisons import cli
-from comparisons.speed import machine, plots, results, tables
+from comparisons import cli, machine
+from comparisons.speed import plots, results, tables
 from comparisons.speed.arms import AUTOGRAD
 from comparisons.speed.grid import TABLE, coordinate
 from comparisons.speed.results import Result, geometric_means, present
@@ -80,7 +80,8 @@ def _curves(log: RunLog, cells: Sequence[Result]) -> None:
     for result in cells:
         if result.part in (*TABLE, "dtype"):
             continue
-        net = f"batch_{result.row.net}" if result.part == "batch" else result.part
+        swept = result.part in ("depth", "width")
+        net = result.part if swept else f"{result.part}_{result.row.net}"
         step = coordinate(result.part, result.row)
         for arm in result.times:
             speed_up = result.ratio(AUTOGRAD, arm)
@@ -102,7 +103,7 @@ def _folder(arm: str) -> str:
 def page(written: dict[str, Any]) -> str:
     """The tables, the notes and the machine, in Markdown."""
     cells = results.from_record(written)
-    parts = ["# Speed"]
+    parts = [f"# Speed on {machine.place(written['machine'])}"]
     for table in tables.of(cells):
         parts.append(f"**{table.title}**")
         columns = [column.replace("-\n", "-").replace("\n", " ") for column in table.columns]
@@ -113,5 +114,7 @@ def page(written: dict[str, Any]) -> str:
     listed = [[name, str(value)] for name, value in written["machine"].items()]
     rates = written["operations_per_second"].items()
     listed += [[f"{dtype} products", f"{rate / 1e9:.1f} GFLOP/s"] for dtype, rate in rates]
+    if copied := written.get("bytes_per_second"):
+        listed.append(["copy, read and written", f"{copied / 1e9:.1f} GB/s"])
     parts.append(markdown_table(["machine", "value"], listed))
     return "\n\n".join(parts) + "\n"

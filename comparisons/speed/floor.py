@@ -1,12 +1,18 @@
-"""The floor: how fast a step could be if it were its matrix products alone, at the fastest rate.
+"""The floors: how fast a step could be if it were its matrix products alone, or its bytes alone.
 
     operations = 2 N sum_l I_l O_l     z_l = h W^T
                + 2 N sum_l I_l O_l     dC/dW_l = delta^T h
                + 2 N sum_l>1 I_l O_l   dC/dh_l = delta W
-    floor      = operations / rate
+    bytes      = B N (I_1 + O_L)       x and y are read
+               + B sum_l O_l (I_l + 1)     W and b are read
+               + B sum_l O_l (I_l + 1)     dC/dW and dC/db are written
+    products   = operations / rate     bytes = bytes / bandwidth     floor = the larger of both
 
-for N rows and layers of I_l inputs and O_l outputs. The rate is the best that any routine reached
-on any product of the list below, in the same run, on the same threads.
+in seconds, for N rows, layers of I_l inputs and O_l outputs, and numbers of B bytes; the bytes are
+those of a step that keeps every activation on the chip. The rate is the best that any routine
+reached on any product of the list below, the bandwidth that of a copy too large for any cache, its
+bytes read and written; both in the same run, on the same threads. What a cache still holds of the
+step before comes faster than by that bandwidth.
 """
 
 from __future__ import annotations
@@ -14,23 +20,44 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from comparisons.speed import dtypes
+from comparisons.speed.dtypes import DTYPES
 from comparisons.speed.grid import Row
 from comparisons.speed.steps import TRAINING
 from comparisons.speed.timing import Clock, clock_of
 from manualbp import routines
-from manualbp.parity.options import DTYPES
 
-# (rows, inner, columns): square, and long and narrow as in a forward pass and a weight gradient.
+PRODUCTS, BYTES = "products", "bytes"
+# (rows, inner, columns): square, and long and narrow as in a forward pass and a weight gradient;
+# what a GPU needs to be busy is larger.
 SHAPES = (
     (512, 512, 512),
     (1536, 1536, 1536),
     (32768, 128, 128),
     (128, 32768, 128),
 )
+SHAPES_GPU = (*SHAPES, (4096, 4096, 4096), (1048576, 128, 128))
+# The tensor that is copied, and calls between two readings of the clock: a GPU begins the next
+# one while Python launches the one after, so that only the first launch is waited for.
+COPIED, COPIED_GPU = 2**28, 2**30
+CALLS, CALLS_GPU = 1, 8
+
+
+class Rates(NamedTuple):
+    """What was reached: operations per second by dtype, and bytes per second."""
+
+    operations: Mapping[str, float]
+    bytes: float
+
+    def raised(self, after: Rates) -> Rates:
+        """The higher of each: what a moment's load took from one of them is in the other."""
+        both = {name: max(rate, after.operations[name]) for name, rate in self.operations.items()}
+        return Rates(both, max(self.bytes, after.bytes))
 
 
 def operations(row: Row) -> int | None:
@@ -41,54 +68,65 @@ def operations(row: Row) -> int | None:
     return 2 * row.batch * (3 * sum(products) - products[0])
 
 
-def seconds(row: Row, rates: Mapping[str, float]) -> float | None:
-    """The floor of a row; None where it has none."""
-    count = operations(row)
-    return None if count is None else count / rates[row.dtype]
+def moved(row: Row) -> int | None:
+    """Bytes that a training step reads and writes at least; None for other steps."""
+    if row.step != TRAINING:
+        return None
+    parameters = sum(o * (i + 1) for i, o in zip(row.widths, row.widths[1:], strict=False))
+    data = row.batch * (row.widths[0] + row.widths[-1])
+    return DTYPES[row.dtype].itemsize * (data + 2 * parameters)
 
 
-def raised(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, float]:
-    """The higher rate of each: what a moment's load took from one of them is in the other."""
-    return {name: max(rate, after[name]) for name, rate in before.items()}
+def floors(row: Row, rates: Rates) -> dict[str, float]:
+    """Seconds of the products and of the bytes of a row; empty where it has no floor."""
+    count, size = operations(row), moved(row)
+    if count is None or size is None:
+        return {}
+    return {PRODUCTS: count / rates.operations[row.dtype], BYTES: size / rates.bytes}
 
 
-def rates(dtypes: Iterable[str], device: torch.device, budget: float) -> dict[str, float]:
-    """Operations per second of the fastest product, by dtype; ``budget`` seconds a product."""
+def measured(names: Iterable[str], device: torch.device, budget: float) -> Rates:
+    """The fastest product of every dtype and the copy; ``budget`` seconds each."""
     clock = clock_of(device)
-    return {
-        name: max(rate(product, shape, budget, clock) for product, shape in _products(name, device))
-        for name in dict.fromkeys(dtypes)
-    }
+    calls, copied = (CALLS_GPU, COPIED_GPU) if device.type == "cuda" else (CALLS, COPIED)
+    found = {}
+    for name in dict.fromkeys(names):
+        with dtypes.products(name):
+            found[name] = max(
+                rate(product, count, budget, clock, calls)
+                for product, count in _products(name, device)
+            )
+    source = torch.zeros(copied, dtype=torch.uint8, device=device)
+    copy = partial(torch.empty_like(source).copy_, source)
+    return Rates(found, rate(copy, 2 * copied, budget, clock, calls))
 
 
 def rate(
-    product: Callable[[], Tensor],
-    shape: tuple[int, int, int],
+    call: Callable[[], Tensor],
+    work: int,
     budget: float,
     clock: Clock = time.perf_counter,
+    calls: int = 1,
 ) -> float:
-    """2 rows inner columns / the shortest time that the product took."""
-    product()
-    n, inner, m = shape
+    """work / the shortest time that a call took, of ``calls`` between two readings."""
+    call()
     shortest, begun = float("inf"), clock()
     while True:
         start = clock()
-        product()
+        for _ in range(calls):
+            call()
         end = clock()
         shortest = min(shortest, end - start)
         if end - begun >= budget:
-            return 2.0 * n * inner * m / max(shortest, 1e-9)
+            return float(calls * work / max(shortest, 1e-9))
 
 
-def _products(
-    name: str, device: torch.device
-) -> Iterator[tuple[Callable[[], Tensor], tuple[int, int, int]]]:
-    """Every shape by ATen, and by oneDNN where that is there."""
+def _products(name: str, device: torch.device) -> Iterator[tuple[Callable[[], Tensor], int]]:
+    """Every shape by ATen, and by oneDNN where that is there, and its operations."""
     dtype = DTYPES[name]
-    for shape in SHAPES:
-        n, inner, m = shape
+    for n, inner, m in SHAPES_GPU if device.type == "cuda" else SHAPES:
         h = torch.randn(n, inner, dtype=dtype, device=device)
         w = torch.randn(m, inner, dtype=dtype, device=device)
-        yield partial(torch.mm, h, w.t()), shape
+        yield partial(torch.mm, h, w.t()), 2 * n * inner * m
         if routines.AVAILABLE and device.type == "cpu" and name != "float64":  # it has no float64
-            yield partial(routines.ROUTINES["oneDNN"].linear, h, w, None, "none"), shape
+            yield partial(routines.ROUTINES["oneDNN"].linear, h, w, None, "none"), 2 * n * inner * m

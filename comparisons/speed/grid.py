@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+import torch
+
+from comparisons.speed.dtypes import TF32
 from comparisons.speed.steps import INPUT_GRADIENT, LAPLACIAN, TRAINING
 
 
@@ -25,6 +28,11 @@ class Row:
         if len(hidden) > 3 and len(set(hidden)) == 1:
             return f"{self.widths[0]}-{hidden[0]}x{len(hidden)}-{self.widths[-1]}"
         return "-".join(map(str, self.widths))
+
+    @property
+    def words(self) -> str:
+        """For a note."""
+        return f"{self.net}, batch {self.batch:,}, {self.dtype}"
 
 
 ROWS = (
@@ -54,9 +62,12 @@ BATCH = tuple(
 )
 DEPTH = tuple(Row(TRAINING, (64, *[64] * 2**n, 1), 4096, "relu") for n in range(6))
 WIDTH = tuple(Row(TRAINING, (64, 2**n, 2**n, 1), 512, "relu") for n in range(3, 13))
-DTYPE = tuple(
-    replace(ROWS[number], dtype=dtype) for dtype in ("bfloat16", "float64") for number in (1, 4, 7)
-)
+BY_DTYPE = {
+    dtype: tuple(replace(ROWS[number], dtype=dtype) for number in (1, 4, 7))
+    for dtype in ("bfloat16", "float64", "float16")
+}
+LONG = tuple(replace(ROWS[0], batch=65536 * 4**n) for n in range(3))
+TINY = tuple(row for row in ROWS if row.batch * sum(row.widths) < 2**18)
 TABLE = ("rows", "second-order")  # the parts with a table of their own columns; the others: sweeps
 PARTS: dict[str, tuple[Row, ...]] = {
     "rows": ROWS,
@@ -64,30 +75,51 @@ PARTS: dict[str, tuple[Row, ...]] = {
     "batch": BATCH,
     "depth": DEPTH,
     "width": WIDTH,
-    "dtype": DTYPE,
+    "dtype": (*BY_DTYPE["bfloat16"], *BY_DTYPE["float64"]),
+}
+# What a GPU has beside that, or in its place: half the bytes, TF32, batches that fill it, and
+# networks that leave it idle.
+ON_GPU: dict[str, tuple[Row, ...]] = {
+    "dtype": (*sum(BY_DTYPE.values(), ()), *(replace(row, dtype=TF32) for row in ROWS)),
+    "gpu": (*LONG, *TINY),
 }
 # What an eager step of a sweep may take, and its tensors: seconds (with --quick) and bytes.
 LONGEST, LONGEST_QUICK, LARGEST = 0.6, 0.03, 6e9
+# How many arms keep a step's memory at once on a GPU: every graph has its own.
+HOLDING = 5
 
 
 def cells(
-    parts: Iterable[str] | None = None, step: str | None = None, quick: bool = False
+    parts: Iterable[str] | None = None,
+    step: str | None = None,
+    quick: bool = False,
+    gpu: bool = False,
 ) -> list[tuple[str, Row]]:
     """Part and row of everything that is asked for; quick takes every second cell of a sweep."""
+    every = PARTS | ON_GPU if gpu else PARTS
     return [
         (part, row)
-        for part, rows in PARTS.items()
+        for part, rows in every.items()
         for row in (rows[::2] if quick and part not in TABLE else rows)
-        if part in (parts or PARTS) and step in (None, row.step)
+        if part in (parts or every) and step in (None, row.step)
     ]
 
 
 def coordinate(part: str, row: Row) -> int:
     """Where a row stands on its sweep's axis."""
-    return {"batch": row.batch, "depth": len(row.widths) - 2, "width": row.widths[1]}[part]
+    return {"depth": len(row.widths) - 2, "width": row.widths[1]}.get(part, row.batch)
 
 
-def too_large(part: str, row: Row, floor: float | None, quick: bool = False) -> str | None:
+def largest(device: torch.device) -> float:
+    """Bytes that the tensors of a step may take there: a GPU's memory over ``HOLDING``."""
+    if device.type != "cuda":
+        return LARGEST
+    return float(torch.cuda.get_device_properties(device).total_memory / HOLDING)
+
+
+def too_large(
+    part: str, row: Row, floor: float | None, quick: bool = False, most: float = LARGEST
+) -> str | None:
     """Why a cell of a sweep is left out, judged before anything of it is made; None if it is not.
 
     An eager step takes about twice its floor where it is long, and three tensors per layer.
@@ -96,9 +128,8 @@ def too_large(part: str, row: Row, floor: float | None, quick: bool = False) -> 
         return None
     seconds = 2 * floor
     size = 3 * row.batch * sum(row.widths) * (8 if row.dtype == "float64" else 4)
-    words = f"{row.net}, batch {row.batch:,}, {row.dtype}"
     if seconds > (LONGEST_QUICK if quick else LONGEST):
-        return f"{words}: a step would take about {seconds:.2g} s"
-    if size > LARGEST:
-        return f"{words}: a step would take about {size / 1e9:.1f} GB"
+        return f"{row.words}: a step would take about {seconds:.2g} s"
+    if size > most:
+        return f"{row.words}: a step would take about {size / 1e9:.1f} GB"
     return None

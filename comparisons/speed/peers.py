@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 
 from comparisons.speed import memory
 from comparisons.speed.arms import JAX, SKLEARN, Arm, Problem
+from comparisons.speed.dtypes import TF32
 from comparisons.speed.steps import INPUT_GRADIENT, LAPLACIAN, TRAINING
 
 Make = Callable[[Problem], "Arm | None"]
@@ -55,10 +57,10 @@ def _prepare_jax(device: torch.device) -> Make:
     kind = "gpu" if device.type == "cuda" else "cpu"
     jax.config.update("jax_enable_x64", True)  # or float64 becomes float32 without a word
     if kind == "gpu":
-        jax.config.update("jax_default_matmul_precision", "highest")  # as PyTorch: no TF32
+        jax.config.update("jax_default_matmul_precision", "highest")  # TF32 in its own rows alone
     try:
-        place = jax.devices(kind)[0]
-    except RuntimeError:
+        place = jax.devices(kind)[device.index or 0]
+    except (RuntimeError, IndexError):
         raise RuntimeError(f"it finds no {kind.upper()} here") from None
     return partial(_jax_arm, place)
 
@@ -66,15 +68,22 @@ def _prepare_jax(device: torch.device) -> Make:
 def _jax_arm(place: Any, problem: Problem) -> Arm:
     import jax
 
+    tf32 = problem.row.dtype == TF32
+    name = "float32" if tf32 else problem.row.dtype
+
     def array(tensor: Tensor) -> Any:
-        name = problem.row.dtype
         wide = tensor.detach().cpu().to(torch.float64 if name == "float64" else torch.float32)
         return jax.device_put(jax.numpy.asarray(wide.numpy(), dtype=name), place)
 
     thetas = [(array(layer.weight), array(layer.bias)) for layer in _linears(problem.model)]
     data = (thetas, array(problem.x), array(problem.y))
     cost = partial(_JAX_COSTS[problem.row.step], problem.row.activation)
-    compiled = jax.jit(jax.value_and_grad(cost))
+
+    def rounded(*data: Any) -> Any:
+        with jax.default_matmul_precision("tensorfloat32") if tf32 else nullcontext():
+            return cost(*data)
+
+    compiled = jax.jit(jax.value_and_grad(rounded))
 
     def gradients() -> list[Tensor]:
         _, found = compiled(*data)

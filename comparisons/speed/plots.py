@@ -16,12 +16,16 @@ from numpy.typing import NDArray
 
 from comparisons.speed.arms import (
     AUTOGRAD,
+    AUTOGRAD_GRAPHS,
     COMPILE,
     COMPILE_LOSS,
+    COMPILE_MAX,
     EXACT,
     FAST,
+    FAST_GRAPHS,
     JAX,
     ONE_PASS,
+    ONE_PASS_GRAPHS,
     SKLEARN,
 )
 from comparisons.speed.grid import coordinate
@@ -30,11 +34,15 @@ from comparisons.speed.results import Result, present
 # Ours in blue and green, others warm or grey: told apart without colours by their markers.
 STYLE: dict[str, tuple[str, str]] = {
     AUTOGRAD: ("#555555", "s"),
+    AUTOGRAD_GRAPHS: ("#8a8a8a", "d"),
     COMPILE: ("#f2b46d", "v"),
     COMPILE_LOSS: ("#d9731a", "^"),
+    COMPILE_MAX: ("#a34a00", "<"),
     EXACT: ("#8cc0e8", "o"),
     FAST: ("#1f77b4", "D"),
     ONE_PASS: ("#0b7a5b", "P"),
+    FAST_GRAPHS: ("#0d3f66", "p"),
+    ONE_PASS_GRAPHS: ("#63b99b", "h"),
     JAX: ("#a05fb0", "X"),
     SKLEARN: ("#b5b5b5", "*"),
 }
@@ -46,11 +54,12 @@ def figures(results: Sequence[Result], footnote: str) -> dict[str, Figure]:
     """By file name; only those that something was measured for."""
     by_part = {
         part: [result for result in results if result.part == part]
-        for part in ("rows", "batch", "depth", "width")
+        for part in ("rows", "gpu", "batch", "depth", "width")
     }
     found: dict[str, Figure] = {}
-    if by_part["rows"]:
-        found["rows.png"] = bars(by_part["rows"], footnote)
+    for part in ("rows", "gpu"):
+        if by_part[part]:
+            found[f"{part}.png"] = bars(by_part[part], footnote)
     if by_part["batch"]:
         found["batch.png"] = panels(by_part["batch"], speed_up, footnote)
         found["memory.png"] = panels(by_part["batch"], megabytes, footnote)

@@ -5,11 +5,16 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
-from comparisons.speed.arms import ARMS, AUTOGRAD, COMPILED, JAX, OURS
+from comparisons.speed.arms import ARMS, AUTOGRAD, AUTOGRAD_GRAPHS, COMPILED, JAX, OURS
+from comparisons.speed.floor import PRODUCTS, Rates
 from comparisons.speed.grid import Row
+
+OTHERS = {
+    "autograd": (AUTOGRAD,), "compile": COMPILED, "graphs": (AUTOGRAD_GRAPHS,), "JAX": (JAX,),
+}  # fmt: skip
 
 
 class Ratio(NamedTuple):
@@ -39,13 +44,18 @@ def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
 
 @dataclass(frozen=True)
 class Result:
-    """One cell: seconds per step of every arm and round, bytes per arm, seconds of the floor."""
+    """One cell: seconds per step of every arm and round, bytes per arm, seconds of the floors."""
 
     part: str
     row: Row
     times: Mapping[str, list[float]]
     memory: Mapping[str, int]
-    floor: float | None = None
+    floors: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def floor(self) -> float | None:
+        """Seconds of the larger one."""
+        return max(self.floors.values(), default=None)
 
     def median(self, arm: str) -> float:
         """Seconds per step."""
@@ -66,7 +76,7 @@ class Result:
         return self.ratio(self.fastest(arms), self.fastest(OURS))
 
     def over_floor(self, arm: str | None) -> float | None:
-        """How many times its products a step takes."""
+        """How many times its floor a step takes."""
         if arm is None or arm not in self.times or self.floor is None:
             return None
         return self.median(arm) / self.floor
@@ -79,11 +89,11 @@ def present(results: Iterable[Result]) -> list[str]:
 
 
 def geometric_means(results: Sequence[Result]) -> str:
-    """Over the rows of each step: autograd, torch.compile and JAX over each of ours."""
+    """Over the rows of each step: autograd, torch.compile, graphs and JAX over each of ours."""
     lines = []
     for step in dict.fromkeys(result.row.step for result in results):
         of_step = [result for result in results if result.row.step == step]
-        for words, others in (("autograd", (AUTOGRAD,)), ("compile", COMPILED), ("JAX", (JAX,))):
+        for words, others in OTHERS.items():
             each = [f"{ours} {mean:.2f}" for ours in OURS if (mean := _mean(of_step, others, ours))]
             if each:
                 lines.append(f"{step}: {words} / ours, geometric mean: {', '.join(each)}")
@@ -99,13 +109,17 @@ def _mean(results: Sequence[Result], others: Sequence[str], ours: str) -> float 
 def record(
     results: Sequence[Result],
     machine: Mapping[str, str | int],
-    rates: Mapping[str, float],
+    rates: Rates | None,
     notes: Sequence[str],
 ) -> dict[str, Any]:
-    """Everything, as it is written to speed.json; times in seconds, memory in bytes."""
+    """Everything, as it is written to speed.json; times in seconds, memory in bytes.
+
+    ``rates`` is None where the run ended before they were measured.
+    """
     return {
         "machine": dict(machine),
-        "operations_per_second": dict(rates),
+        "operations_per_second": dict(rates.operations) if rates else {},
+        "bytes_per_second": rates.bytes if rates else None,
         "notes": list(notes),
         "cells": [_cell(result) for result in results],
     }
@@ -128,8 +142,10 @@ def _cell(result: Result) -> dict[str, Any]:
         **asdict(result.row),
         "widths": list(result.row.widths),
         "floor_seconds": result.floor,
+        "floors": dict(result.floors),
         "fastest_of_ours": result.fastest(OURS),
         "compile_over_ours": _pair(result.against_ours(COMPILED)),
+        "graphs_over_ours": _pair(result.against_ours([AUTOGRAD_GRAPHS])),
         "jax_over_ours": _pair(result.against_ours([JAX])),
         "arms": arms,
     }
@@ -149,10 +165,17 @@ def from_record(written: Mapping[str, Any]) -> list[Result]:
             {arm: found["seconds"] for arm, found in cell["arms"].items()},
             {arm: found["peak_bytes"] for arm, found in cell["arms"].items()
              if found["peak_bytes"] is not None},
-            cell["floor_seconds"],
+            _floors(cell),
         )
         for cell in written["cells"]
     ]  # fmt: skip
+
+
+def _floors(cell: Mapping[str, Any]) -> dict[str, float]:
+    """Records of before there were two have that of the products."""
+    if "floors" in cell or cell["floor_seconds"] is None:
+        return dict(cell.get("floors", {}))
+    return {PRODUCTS: cell["floor_seconds"]}
 
 
 def text(written: Mapping[str, Any]) -> str:

@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
-from comparisons.speed.arms import ARMS, AUTOGRAD, COMPILED, JAX, OURS, SKLEARN
+from comparisons.speed.arms import ARMS, AUTOGRAD, OURS, SKLEARN
+from comparisons.speed.floor import BYTES, PRODUCTS
 from comparisons.speed.grid import TABLE
-from comparisons.speed.results import Ratio, Result, present
+from comparisons.speed.results import OTHERS, Ratio, Result, present
 
 
 class Table(NamedTuple):
@@ -24,6 +25,7 @@ SWEEPS = {
     "depth": "Depth sweep, hidden layers of one width",
     "width": "Width sweep",
     "dtype": "Other dtypes",
+    "gpu": "What a GPU is for, and what leaves it idle",
 }
 
 
@@ -64,19 +66,20 @@ def ratios(results: Sequence[Result]) -> Table:
 
 
 def against(results: Sequence[Result]) -> Table:
-    """The fastest of ours against the others, and against the floor."""
-    others = {"compile": COMPILED, JAX: (JAX,), SKLEARN: (SKLEARN,)}
+    """The fastest of ours against the others, and against the larger of the floors."""
+    others = {k: v for k, v in OTHERS.items() if k != AUTOGRAD} | {SKLEARN: (SKLEARN,)}
     there = {name: arms for name, arms in others.items() if set(arms) & set(present(results))}
     return Table(
-        "The fastest of ours: above 1 it is faster; a floor is the step's products alone",
+        "The fastest of ours: above 1 it is faster; the floor is the larger of a step's products "
+        "alone and its bytes alone",
         ["widths", "batch", "fastest\nof ours", *(f"{name} /\nfastest" for name in there),
-         "floor,\nms", "autograd\nover floor", "fastest\nover floor"],
+         "products,\nms", "bytes,\nms", "autograd\nover floor", "fastest\nover floor"],
         [
             [
                 *_names(result)[:2],
                 result.fastest(OURS) or "-",
                 *(_ratio(result.against_ours(arms)) for arms in there.values()),
-                _number(None if result.floor is None else 1e3 * result.floor),
+                *(_floor(result, name) for name in (PRODUCTS, BYTES)),
                 *_over_floor(result),
             ]
             for result in results
@@ -139,6 +142,14 @@ def _least_of_ours(result: Result) -> str:
 def _over_floor(result: Result) -> list[str]:
     found = (result.over_floor(arm) for arm in (AUTOGRAD, result.fastest(OURS)))
     return ["-" if value is None else f"{value:.{2 if value < 10 else 0}f}" for value in found]
+
+
+def _floor(result: Result, name: str) -> str:
+    """Milliseconds, however few."""
+    if name not in result.floors:
+        return "-"
+    value = 1e3 * result.floors[name]
+    return _number(value) if value >= 0.1 else f"{value:.2g}"
 
 
 def _ratio(found: Ratio | None) -> str:

@@ -62,7 +62,13 @@ def clock_of(device: torch.device) -> Clock:
 
 
 class CudaClock:
-    """Seconds by the GPU's events: reading it waits for the work before, and counts all of it."""
+    """Seconds by the GPU's events: reading it waits for the work before, and counts all of it.
+
+    Between two readings passes what the work took or Python's launches of it, whichever was longer:
+    a reading returns when its event has happened, to a GPU that is idle; the next event stands on
+    the stream behind the last kernel, after every pause in which the GPU waited for a launch. Work
+    on another stream (JAX's) counts since the step waits for it before it returns.
+    """
 
     def __init__(self) -> None:
         self._now, self._last = 0.0, self._event()

@@ -30,7 +30,7 @@ from torch import Tensor
 
 from manualbp.kernels import errors, functions
 from manualbp.kernels.errors import cross_entropy, elementwise
-from manualbp.kernels.functions import f, slope
+from manualbp.kernels.functions import f, through
 from manualbp.kernels.launch import on, power_of_2, precision
 from manualbp.kernels.tiles import cast, load, product, store
 
@@ -83,7 +83,7 @@ def _down(
     rows, columns, below = tl.arange(0, ROWS), tl.arange(0, WIDE), tl.arange(0, BELOW)
     if F != "none":
         read = load(known, rows, columns, WIDE, 1, ROWS, WIDE)
-        delta *= slope(read.to(tl.float32), F, p, q)
+        delta = through(delta, read.to(tl.float32), F, p, q)
     store(at, delta, rows, columns, WIDE, ROWS, WIDE)
     tl.debug_barrier()
     if NEED_B:

@@ -76,9 +76,10 @@ def cross_entropy(o, y, columns, O: tl.constexpr, smoothing: tl.constexpr):
     largest = tl.max(tl.where(real, o, float("-inf")), 1)[:, None]
     powers = tl.where(real, exp(o - largest), 0.0)
     total = tl.sum(powers, 1)[:, None]
-    total = tl.where(((y >= 0) & (y < O))[:, None], total, float("nan"))
+    known = (y >= 0) & (y < O)
+    total = tl.where(known[:, None], total, float("nan"))
     hit = (columns[None, :] == y[:, None]).to(tl.float32)
     q = tl.where(real, (1.0 - smoothing) * hit + smoothing / O, 0.0)
     log_p = o - largest - log(total)
     cost = tl.sum(tl.where(q > 0, -q * log_p, 0.0), 1)  # a class that does not count may have p = 0
-    return cost, powers / total - q
+    return tl.where(known, cost, float("nan")), powers / total - q

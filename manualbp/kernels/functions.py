@@ -66,7 +66,7 @@ def f(z, F: tl.constexpr, p: tl.constexpr, q: tl.constexpr):
     elif F == "gelu":
         a = 0.5 * z * (1.0 + tl.erf(z * 0.7071067811865476))
     elif F == "gelu_tanh":
-        a = 0.5 * z * (1.0 + tanh(0.7978845608028654 * (z + 0.044715 * z * z * z)))
+        a = z * sigmoid(1.5957691216057308 * (z + 0.044715 * z * z * z))
     elif F == "softplus":
         y = z * p
         a = tl.where(y > q, z, (tl.where(y > 0, y, 0.0) + log1p(exp(-tl.abs(y)))) / p)
@@ -96,11 +96,21 @@ def slope(c, F: tl.constexpr, p: tl.constexpr, q: tl.constexpr):
         density = exp(-0.5 * c * c) * 0.3989422804014327
         d = 0.5 * (1.0 + tl.erf(c * 0.7071067811865476)) + c * density
     elif F == "gelu_tanh":
-        t = tanh(0.7978845608028654 * (c + 0.044715 * c * c * c))
-        du = 0.7978845608028654 * (1.0 + 3 * 0.044715 * c * c)
-        d = 0.5 * (1.0 + t) + 0.5 * c * (1.0 - t * t) * du
+        # f = c s(u), s the sigmoid: s' = e / (1 + e)^2, e = e^-|u|, with all digits on both sides
+        u = 1.5957691216057308 * (c + 0.044715 * c * c * c)
+        du = 1.5957691216057308 * (1.0 + 3 * 0.044715 * c * c)
+        e = exp(-tl.abs(u))
+        r = 1.0 / (1.0 + e)
+        d = tl.where(u > 0, r, e * r) + c * (e * r * r) * du
     elif F == "softplus":
         d = tl.where(c * p > q, 1.0, sigmoid(c * p))
     elif F == "hardtanh":
         d = tl.where((c <= p) | (c >= q), 0.0, 1.0)
     return d
+
+
+@triton.jit
+def through(delta, c, F: tl.constexpr, p: tl.constexpr, q: tl.constexpr):
+    """delta f'. Where f is flat that is 0, as in autograd also for a delta of infinity or NaN."""
+    d = slope(c, F, p, q)
+    return tl.where(d == 0.0, 0.0, delta) if F == "relu" or F == "hardtanh" else delta * d

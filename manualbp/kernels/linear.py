@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from manualbp.kernels.functions import Code, f, slope
+from manualbp.kernels.functions import Code, f, through
 from manualbp.kernels.launch import on, power_of_2, precision
 from manualbp.kernels.tiles import load, product, store
 
@@ -56,7 +56,7 @@ def _input_gradient(
     total = product(delta, rows, d_row, d_column, N, w, columns, w_row, w_column, I,
                     total, O, tl.int64, STEP, PRECISION)  # fmt: skip
     known = load(cache, rows, columns, c_row, c_column, N, I).to(tl.float32)
-    total *= slope(known, F, p, q)
+    total = through(total, known, F, p, q)
     store(below, total, rows, columns, I, N, I)
     if SUMS:
         inside = tl.where((rows < N)[:, None], total, 0.0)

@@ -37,6 +37,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.setattr(speed, "QUICK", {})
     monkeypatch.setattr(speed, "SWEEP_QUICK", Budget(0.001, 2, 2))
     monkeypatch.setattr(floor, "SHAPES", ((16, 16, 16),))
+    monkeypatch.setattr(floor, "COPIED", 2**20)
     monkeypatch.setattr(plots, "DPI", 40)
     monkeypatch.setattr(cells.peers, "_prepare_jax", without_jax)
     return tmp_path
@@ -68,6 +69,7 @@ def test_a_whole_run(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert [(c["part"], c["batch"]) for c in written["cells"] if c["part"] == "batch"] == [
         ("batch", 8), ("batch", 32)] * 2  # fmt: skip
     assert written["machine"]["threads"] and written["operations_per_second"]["float32"] > 0
+    assert written["bytes_per_second"] > 0 and "| copy, read and written |" in page
 
 
 def test_rounds_are_as_many_as_asked_for(tiny: Path) -> None:
@@ -123,14 +125,15 @@ def test_ctrl_c_before_anything_leaves_nothing(tiny: Path, monkeypatch: pytest.M
     def interrupted(*args: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(floor, "rates", interrupted)
+    monkeypatch.setattr(floor, "measured", interrupted)
     assert main(["speed"]) == 130
     assert not list(tiny.iterdir())
 
 
 def test_what_is_too_large_is_left_out(tiny: Path, monkeypatch: pytest.MonkeyPatch,
                                        capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
-    monkeypatch.setattr(floor, "rates", lambda *_: {"float32": 1.0})  # an operation a second
+    slow = floor.Rates({"float32": 1.0}, 1e9)  # an operation a second
+    monkeypatch.setattr(floor, "measured", lambda *_: slow)
     assert main(["speed", "--quick", "--only", "width"]) == 0
     assert (
         "left out of width: 2-7-7-1, batch 8, float32: a step would take" in capsys.readouterr().out
@@ -146,6 +149,7 @@ REFUSED = [
         "expected a part that has the step Laplacian, got --only rows",
     ),
     ("--device cuda:99", "use --device cpu"),
+    ("--only gpu", "expected --device cuda for --only gpu, got cpu; leave out one of the two"),
     ("--run-name taken", "expected a new run name, got 'taken'"),
     ("--output runs", "expected a new folder, got runs, which is there; choose another --output"),
     ("--output /dev/null/speed", "choose another --output"),

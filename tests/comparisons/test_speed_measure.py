@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import replace
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from comparisons.speed import floor, grid, memory
+from comparisons.speed import dtypes, floor, grid, memory
 from comparisons.speed.arms import AUTOGRAD, problem, torch_arms
+from comparisons.speed.floor import Rates
 from comparisons.speed.grid import Row
-from comparisons.speed.results import ratio
+from comparisons.speed.results import Result, ratio
 from comparisons.speed.steps import LAPLACIAN, TRAINING
 from comparisons.speed.timing import Budget, CudaClock, measure
 
@@ -82,7 +87,21 @@ def test_a_gpu_is_timed_and_its_memory_counted() -> None:
     times = measure({n: a.step for n, a in arms.items()}, Budget(0.1, 3, 3), CudaClock())
     assert all(len(found) == 3 and min(found) > 0 for found in times.values())
     assert memory.peak(lambda: torch.empty(MEGABYTE, device=device), device) == 2**20
-    assert floor.rates(["float32"], device, 0.0)["float32"] > 0
+    found = floor.measured(["float32", "tf32"], device, 0.0)
+    assert min(*found.operations.values(), found.bytes) > 0
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_the_gpus_clock_counts_launches() -> None:
+    """A step that leaves the GPU idle for 10 ms takes 10 ms."""
+    x = torch.ones(8, device="cuda")
+
+    def step() -> None:
+        x.add_(1)
+        time.sleep(0.01)
+
+    times = measure({"a": step}, Budget(0.1, 3, 3), CudaClock())["a"]
+    assert 0.01 <= min(times) < 0.03
 
 
 def test_memory_of_known_allocations() -> None:
@@ -137,9 +156,33 @@ def test_operations_by_hand() -> None:
     """N = 5 rows, layers 2-3 and 3-4: forward and dC/dW 6 + 12 each, dC/dh of the second alone."""
     row = Row(TRAINING, (2, 3, 4), 5, "relu")
     assert floor.operations(row) == 2 * 5 * (18 + 18 + 12)
-    assert floor.seconds(row, {"float32": 48.0}) == 10.0
     assert floor.operations(Row(LAPLACIAN, (2, 3, 1), 5, "tanh")) is None
-    assert floor.seconds(Row(LAPLACIAN, (2, 3, 1), 5, "tanh"), {"float32": 48.0}) is None
+
+
+def test_bytes_by_hand() -> None:
+    """N = 5 rows of 2 and of 4 numbers; 6 + 3 and 12 + 4 parameters, read once, written once."""
+    row = Row(TRAINING, (2, 3, 4), 5, "relu")
+    assert floor.moved(row) == 4 * (5 * 2 + 5 * 4 + 2 * (9 + 16))
+    halves = [replace(row, dtype=dtype) for dtype in ("float16", "tf32", "float64")]
+    assert [floor.moved(each) for each in halves] == [160, 320, 640]
+    assert floor.moved(Row(LAPLACIAN, (2, 3, 1), 5, "tanh")) is None
+
+
+def test_the_larger_floor_counts() -> None:
+    """480 operations and 320 bytes: 10 s and 5 s, or 10 s and 20 s."""
+    row, none = Row(TRAINING, (2, 3, 4), 5, "relu"), Row(LAPLACIAN, (2, 3, 1), 5, "tanh")
+    found = floor.floors(row, Rates({"float32": 48.0}, 64.0))
+    assert found == {"products": 10.0, "bytes": 5.0}
+    assert Result("rows", row, {}, {}, found).floor == 10.0
+    slower = floor.floors(row, Rates({"float32": 48.0}, 16.0))
+    assert Result("rows", row, {}, {}, slower).floor == 20.0
+    assert floor.floors(none, Rates({"float32": 48.0}, 64.0)) == {}
+    assert Result("rows", none, {}, {}).floor is None
+
+
+def test_tf32_has_a_rate_of_its_own() -> None:
+    row = Row(TRAINING, (2, 3, 4), 5, "relu", "tf32")
+    assert floor.floors(row, Rates({"float32": 48.0, "tf32": 96.0}, 64.0))["products"] == 5.0
 
 
 def test_operations_by_pytorchs_own_count() -> None:
@@ -159,18 +202,57 @@ def test_the_rate_is_of_the_shortest_time() -> None:
         now[0] += next(costs)
         return torch.empty(0)
 
-    assert floor.rate(product, (10, 20, 30), 10.0, lambda: now[0]) == 2 * 10 * 20 * 30 / 2.0
+    assert floor.rate(product, 12000, 10.0, lambda: now[0]) == 12000 / 2.0
+
+
+def test_the_rate_is_of_every_call_between_two_readings() -> None:
+    """Of 12, 6 and 6 seconds for 3 calls of 100 operations each, after one call of 2."""
+    now, costs = [0.0], iter([2.0, 4.0, 4.0, 4.0, *[2.0] * 6])
+
+    def product() -> torch.Tensor:
+        now[0] += next(costs)
+        return torch.empty(0)
+
+    assert floor.rate(product, 100, 24.0, lambda: now[0], calls=3) == 300 / 6.0
 
 
 def test_the_higher_rate_counts() -> None:
-    before, after = {"float32": 2.0, "float64": 1.0}, {"float32": 1.5, "float64": 1.2}
-    assert floor.raised(before, after) == {"float32": 2.0, "float64": 1.2}
+    before = Rates({"float32": 2.0, "float64": 1.0}, 7.0)
+    after = Rates({"float32": 1.5, "float64": 1.2}, 8.0)
+    assert before.raised(after) == Rates({"float32": 2.0, "float64": 1.2}, 8.0)
 
 
 def test_rates_of_every_dtype(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(floor, "SHAPES", ((32, 16, 8),))
-    found = floor.rates(["float32", "float64", "bfloat16", "float32"], CPU, 0.0)
-    assert list(found) == ["float32", "float64", "bfloat16"] and min(found.values()) > 0
+    monkeypatch.setattr(floor, "COPIED", 2**16)
+    found = floor.measured(["float32", "float64", "bfloat16", "tf32", "float32"], CPU, 0.0)
+    assert list(found.operations) == ["float32", "float64", "bfloat16", "tf32"]
+    assert min(*found.operations.values(), found.bytes) > 0
+
+
+def test_the_bandwidth_counts_what_is_read_and_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A copy of 1000 bytes in half a second, whatever the processor takes for it."""
+    readings = iter(range(100))
+    monkeypatch.setattr(floor, "clock_of", lambda _: lambda: next(readings) / 2)
+    monkeypatch.setattr(floor, "COPIED", 1000)
+    assert floor.measured([], CPU, 0.0).bytes == 2000 / 0.5
+
+
+def test_tf32_is_a_flag_for_its_rows_alone() -> None:
+    matmul = torch.backends.cuda.matmul
+    before = matmul.allow_tf32
+    for outside in (False, True):
+        matmul.allow_tf32 = outside
+        try:
+            seen = []
+            for name in ("tf32", "float32"):
+                with dtypes.products(name):
+                    seen.append(matmul.allow_tf32)
+            with pytest.raises(KeyError), dtypes.products("tf32"):
+                raise KeyError
+            assert seen == [True, False] and matmul.allow_tf32 is outside
+        finally:
+            matmul.allow_tf32 = before
 
 
 def test_too_large() -> None:
@@ -181,3 +263,18 @@ def test_too_large() -> None:
     assert grid.too_large("batch", row, 0.05, quick=True) is not None
     wide = Row(TRAINING, (64, 8191, 1), 262144, "relu")
     assert "a step would take about 26.0 GB" in str(grid.too_large("batch", wide, 0.1))
+    assert grid.too_large("batch", wide, 0.1, most=27e9) is None
+
+
+def test_a_gpus_memory_says_what_is_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """80 GB, of which several arms hold a step's each."""
+    known = SimpleNamespace(total_memory=80e9)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: known)
+    assert grid.largest(torch.device("cuda")) == 16e9 and grid.largest(CPU) == grid.LARGEST
+
+
+def test_a_graphs_memory_is_all_that_its_pool_reserved(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = [((0, 1), 2), ((0, 2), 3), ((0, 1), 20), ((0, 0), 50)]
+    snapshot = [{"segment_pool_id": pool, "total_size": size} for pool, size in sizes]
+    monkeypatch.setattr(torch.cuda, "memory_snapshot", lambda: snapshot)
+    assert memory.reserved((0, 1)) == 22

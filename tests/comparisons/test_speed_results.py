@@ -18,6 +18,7 @@ from comparisons.speed.arms import (
     ONE_PASS,
     SKLEARN,
 )
+from comparisons.speed.floor import BYTES, PRODUCTS, Rates
 from comparisons.speed.grid import BATCH, ROWS, SECOND_ORDER
 from comparisons.speed.results import Result
 
@@ -28,7 +29,8 @@ TIMES = {
     COMPILE: [0.003, 0.003, 0.003],
     COMPILE_LOSS: [0.002, 0.002, 0.002],
 }
-CELL = Result("rows", ROWS[0], TIMES, {AUTOGRAD: 2_000_000, EXACT: 1_500_000}, 0.0005)
+FLOORS = {PRODUCTS: 0.0005, BYTES: 0.0001}
+CELL = Result("rows", ROWS[0], TIMES, {AUTOGRAD: 2_000_000, EXACT: 1_500_000}, FLOORS)
 
 
 def test_ratio_and_spread() -> None:
@@ -55,7 +57,7 @@ def test_geometric_means() -> None:
         {AUTOGRAD: [4.0], ONE_PASS: [1.0], JAX: [0.5], COMPILE: [9.0], COMPILE_LOSS: [2.0]},
         {AUTOGRAD: [1.0], ONE_PASS: [1.0], JAX: [0.5]},
     ]
-    found = [Result("rows", row, t, {}, None) for row, t in zip(ROWS, times, strict=False)]
+    found = [Result("rows", row, t, {}) for row, t in zip(ROWS, times, strict=False)]
     assert results.geometric_means(found).splitlines() == [
         "training: autograd / ours, geometric mean: one pass 2.00",
         "training: compile / ours, geometric mean: one pass 2.00",
@@ -64,8 +66,10 @@ def test_geometric_means() -> None:
 
 
 def test_the_record_comes_back() -> None:
-    second = Result("second-order", SECOND_ORDER[0], {AUTOGRAD: [1.0], EXACT: [2.0]}, {}, None)
-    written = results.record([CELL, second], {"threads": 2}, {"float32": 1e11}, ["a note"])
+    second = Result("second-order", SECOND_ORDER[0], {AUTOGRAD: [1.0], EXACT: [2.0]}, {})
+    written = results.record(
+        [CELL, second], {"threads": 2}, Rates({"float32": 1e11}, 2e10), ["a note"]
+    )
     read = json.loads(results.text(written))
     assert results.from_record(read) == [CELL, second] and read == written
     arm = read["cells"][0]["arms"][EXACT]
@@ -76,15 +80,15 @@ def test_the_record_comes_back() -> None:
 
 
 def test_a_record_that_differs_is_noticed() -> None:
-    written = results.record([CELL], {}, {}, [])
+    written = results.record([CELL], {}, None, [])
     written["cells"][0]["arms"][EXACT]["seconds"][0] *= 2
     assert results.from_record(written) != [CELL]
 
 
 def test_nan_is_no_json() -> None:
-    broken = Result("rows", ROWS[0], {AUTOGRAD: [math.nan]}, {}, None)
+    broken = Result("rows", ROWS[0], {AUTOGRAD: [math.nan]}, {})
     with pytest.raises(ValueError, match="not JSON compliant"):
-        results.text(results.record([broken], {}, {}, []))
+        results.text(results.record([broken], {}, None, []))
 
 
 def test_the_tables() -> None:
@@ -100,14 +104,14 @@ def test_the_tables() -> None:
     )
     ratios = dict(zip(found["Speed-up,"].columns, found["Speed-up,"].rows[0], strict=True))
     assert ratios["exact"] == "2.00 ±1.75" and "JAX" not in ratios
-    assert found["The"].rows[0][2:] == [EXACT, "2.00 ±0.92", "0.500", "8.00", "2.00"]
+    assert found["The"].rows[0][2:] == [EXACT, "2.00 ±0.92", "0.500", "0.100", "8.00", "2.00"]
     assert found["Peak"].rows[0][-2:] == ["2.000", "1.500"]
 
 
 def test_a_sweeps_table_has_a_dash_where_an_arm_is_absent() -> None:
     cells = [
-        Result("batch", BATCH[0], TIMES, {}, 0.001),
-        Result("batch", BATCH[1], {**TIMES, SKLEARN: [0.004, 0.008, 0.012]}, {}, 0.001),
+        Result("batch", BATCH[0], TIMES, {}, FLOORS),
+        Result("batch", BATCH[1], {**TIMES, SKLEARN: [0.004, 0.008, 0.012]}, {}, FLOORS),
     ]
     (table,) = tables.of(cells)
     column = table.columns.index("scikit-\nlearn")

@@ -14,7 +14,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from comparisons import data, training
+from comparisons import data, machine, training
 from comparisons.cli import main
 from manualbp.layers import Linear
 from manualbp.parity.options import Parser
@@ -81,6 +81,21 @@ def test_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert curves[0] == curves[1] and len(curves[0]) in (3, 90)
     page = events["parity"].Tensors("verdict/text_summary")[0].tensor_proto.string_val[0].decode()
     assert "bit-identical for 90 steps" in page and "| lr | 0.05 |" in page
+
+
+def test_a_run_says_on_which_gpu(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In its folder's name, on its page and where it is printed, with the date."""
+    monkeypatch.setattr(machine, "name", lambda device: "NVIDIA H100 80GB HBM3")
+    assert main(["training", "--epochs", "1", "--log-dir", str(tmp_path)]) == 0
+    (run,) = tmp_path.iterdir()
+    assert run.name.startswith("digits-sgd-nvidia-h100-80gb-hbm3-20")
+    assert "\nNVIDIA H100 80GB HBM3, " in capsys.readouterr().out
+    events = EventAccumulator(str(run / "parity"), {"tensors": 0}).Reload()
+    page = events.Tensors("verdict/text_summary")[0].tensor_proto.string_val[0].decode()
+    assert "| device | NVIDIA H100 80GB HBM3 |" in page and "| date | 20" in page
+    assert "--device cpu" in page.partition("Run it again")[2]
 
 
 def test_the_logged_command_runs_it_again(

@@ -1,17 +1,21 @@
-"""Where the figures come from: processor, caches, threads and versions."""
+"""Where the figures come from: processor or GPU, caches, threads, versions and the date."""
 
 from __future__ import annotations
 
 import os
 import platform
+import re
+from collections.abc import Mapping
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import torch
 
 import manualbp
 from manualbp import gemm
+from manualbp.parity import options
 
 CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 NUMBERS = ("family", "cpu family"), ("model", "model")
@@ -25,13 +29,15 @@ def description(device: torch.device) -> dict[str, str | int]:
         "threads": torch.get_num_threads(),
         "caches": caches(),
         "fast products": "; ".join(f"{kind}: {name}" for kind, name in gemm.policy().items()),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "device": name(device),
         "system": platform.platform(terse=True),
         "python": platform.python_version(),
         "manualbp": manualbp.__version__,
         "date": f"{datetime.now():%Y-%m-%d %H:%M}",
     }
-    for package in ("torch", "jax", "scikit-learn", "numpy"):
+    if device.type == "cuda":
+        found["CUDA"] = str(torch.version.cuda)
+    for package in ("torch", "triton", "jax", "scikit-learn", "numpy"):
         try:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
@@ -39,15 +45,30 @@ def description(device: torch.device) -> dict[str, str | int]:
     return found
 
 
-def line(known: dict[str, str | int]) -> str:
+def name(device: torch.device) -> str:
+    """A GPU's own; cpu."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
+def stamped(command: str, device: str) -> str:
+    """A run name that is free: what ran, on which GPU if on one, and the time to the second."""
+    words = re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")
+    return options.stamped(command if device == "cpu" else f"{command}-{words}")
+
+
+def place(known: Mapping[str, Any]) -> str:
+    """The GPU of a description, or the processor where it is of none."""
+    return str(known["processor"] if known["device"] == "cpu" else known["device"])
+
+
+def line(known: Mapping[str, str | int]) -> str:
     """The description in one line."""
     packages = [
         f"{name} {known[name]}" for name in ("torch", "jax", "scikit-learn") if name in known
     ]
     threads = f"{known['threads']} thread{'' if known['threads'] == 1 else 's'}"
-    where = known["processor"] if known["device"] == "cpu" else known["device"]
     return ", ".join(
-        [str(where), f"{threads} on {known['cores']} cores", *packages,
+        [place(known), f"{threads} on {known['cores']} cores", *packages,
          f"Python {known['python']}", str(known["date"])]
     )  # fmt: skip
 
