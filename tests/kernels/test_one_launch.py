@@ -12,6 +12,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._dynamo import compiled_autograd
+from torch.utils.checkpoint import checkpoint
 
 import manualbp
 from manualbp import fused, gemm, kernels, narrow, routines
@@ -221,6 +223,60 @@ def test_copies_and_files(launches: list[object]) -> None:
     for twin in (copy.deepcopy(ours), pickle.loads(pickle.dumps(ours))):
         assert unequal(passed(twin, x, y), expected) == ""
     assert len(launches) == 3
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
+def test_compiled_autograd(launches: list[object]) -> None:
+    x, y, _ = batch()
+    found = []
+    for cost in both(model(), nn.MSELoss()):
+        torch._dynamo.reset()
+        loss = cost(x, y)
+        with compiled_autograd._enable(torch.compile(backend="aot_eager", fullgraph=True)):
+            loss.backward()
+        found.append([p.grad for p in cost.parameters()])
+    torch._dynamo.reset()
+    assert unequal(*found, rtol=CLOSE) == "" and len(launches) == 1
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_checkpoint(reentrant: bool) -> None:
+    found = []
+    for cost in both(model(), nn.MSELoss()):
+        x, y, _ = batch()
+        checkpoint(cost, x.requires_grad_(), y, use_reentrant=reentrant).backward()
+        found.append([x.grad, *[p.grad for p in cost.parameters()]])
+    assert unequal(*found, rtol=CLOSE) == ""
+
+
+def test_tied_weights(launches: list[object]) -> None:
+    torch.manual_seed(0)
+    layer = nn.Linear(5, 5).to(DEVICE)
+    x, y, _ = batch()
+    ours, theirs = both(nn.Sequential(layer, nn.Tanh(), layer), nn.MSELoss())
+    assert unequal(passed(ours, y, x[:, :5]), passed(theirs, y, x[:, :5]), rtol=CLOSE) == ""
+    assert len(launches) == 1
+
+
+@pytest.mark.parametrize("how", ["autocast", "vmap", "func.grad", "hooked", "weight norm"])
+def test_what_it_cannot_serve_runs_as_written(how: str, launches: list[object]) -> None:
+    """Bit-exact: that very expression."""
+    x, y, _ = batch()
+    found, net = [], model()
+    if how == "hooked":
+        net[1].register_forward_hook(lambda module, args, o: 2 * o)
+    if how == "weight norm":
+        torch.nn.utils.parametrizations.weight_norm(net[0])
+    for cost in both(net, nn.MSELoss()):
+        if how == "vmap":
+            found.append(torch.func.vmap(cost)(x.view(2, -1, 6), y.view(2, -1, 5)))
+        elif how == "func.grad":
+            found.append(torch.func.grad(cost)(x, y))
+        else:
+            with torch.autocast(DEVICE, torch.bfloat16, enabled=how == "autocast"):
+                loss = cost(x, y)
+            found.append(torch.autograd.grad(loss, [*cost.parameters()]))
+    assert unequal(*found) == "" and launches == []
 
 
 def test_kinds_are_by_what_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
