@@ -5,8 +5,6 @@ Without a GPU and without Triton, of which there are stand-ins.
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -28,6 +26,13 @@ def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     kernels._run.cache_clear()
 
 
+def finding(triton: Any) -> SimpleNamespace:
+    """Stands for importlib in that module alone: nobody else is to meet such a Triton."""
+    return SimpleNamespace(
+        util=SimpleNamespace(find_spec=lambda name: triton), import_module=lambda name: triton
+    )
+
+
 @pytest.fixture
 def interpreted(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """A Triton, and kernels for CPU tensors; what they compute is ``kernel``'s to say."""
@@ -37,8 +42,7 @@ def interpreted(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         triton.tried += 1
         return SimpleNamespace(activated_linear=lambda *args: (triton.kernel(), None))
 
-    monkeypatch.setitem(sys.modules, "triton", triton)
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(kernels, "importlib", finding(triton))
     monkeypatch.setattr(kernels, "_INTERPRETED", True)
     monkeypatch.setattr(kernels, "load", load)
     return triton
@@ -123,10 +127,7 @@ def test_a_triton_that_fails_says_why_once(interpreted: SimpleNamespace) -> None
 
 def test_without_triton(monkeypatch: pytest.MonkeyPatch) -> None:
     """No word of it; who asks for the kernels themselves is told what to install."""
-    right = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name: None if name == "triton" else right(name)
-    )
+    monkeypatch.setattr(kernels, "importlib", finding(None))
     monkeypatch.setattr(kernels, "_INTERPRETED", True)
     assert not kernels.takes(torch.zeros(2))
     with pytest.raises(ImportError, match=r"use `pip install 'manualbp\[triton\]'`"):
