@@ -173,8 +173,8 @@ def test_faults_in_a_loss(monkeypatch: Patch) -> None:
     cross_entropy = right.cross_entropy
     assert wrong(net, loss, 70, "cpu") == []
     for fault in (
-        lambda o, y, columns, O, smoothing: cross_entropy(o, y, columns, O - 1, smoothing),
-        lambda o, y, columns, O, smoothing: cross_entropy(o, y, columns, O, 0.0),
+        lambda o, y, columns, n, e: cross_entropy(o, y, columns, n - 1, e),
+        lambda o, y, columns, n, e: cross_entropy(o, y, columns, n, 0.0),
     ):
         monkeypatch.setattr(chain, "cross_entropy", fault)
         assert wrong(net, loss, 70, "cpu")
