@@ -80,7 +80,7 @@ def test_a_million_rows(launches: Counter[str]) -> None:
 
 
 def test_more_numbers_than_32_bits_count() -> None:
-    """The last rows of 2^31 numbers and more, against the same rows alone: the harness's rule."""
+    """Bit-exact: the last rows of more than 2^31 numbers have the bits of the same rows alone."""
     columns, part = 128, 1000
     rows = 2**31 // columns + part
     if torch.cuda.mem_get_info()[0] < 5 * rows * columns * 2:
