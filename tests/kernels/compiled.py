@@ -1,6 +1,6 @@
 """Kernels compiled for a GPU that is not there: every launch is written down and built to machine
-code by Triton's own compiler and assembler, as `python tests/kernels/compiled.py` in a process of
-its own, since kernels are either interpreted or compiled.
+code by Triton's own compiler and assembler, as `python tests/kernels/compiled.py CAPABILITY` in a
+process of its own, since kernels are either interpreted or compiled.
 """
 
 from __future__ import annotations
@@ -118,20 +118,19 @@ def net(
                [True] * count)  # fmt: skip
 
 
-def main(capability: int) -> None:
-    """Everything for one GPU, a line of JSON for each launch."""
+def main(capability: int, names: Sequence[str]) -> None:
+    """Everything for one GPU, with these activations; a line of JSON for each launch."""
     half, single = torch.bfloat16, torch.float32
     with recorded(capability) as found:
-        for name in ACTIVATIONS:
+        for name in names:
             layers(1000, 64, 100, name, single)
+            net(100, (3, 20, 20, 2), name, losses.Huber(), single)
         for dtype in (single, half, torch.float16):
             layers(4096, 128, 128, "gelu", dtype)
-            net(4096, (64, 128, 128, 128, 1), "relu", losses.MSE(), dtype)
             net(4096, (64, 128, 128, 10), "gelu", CrossEntropy(label_smoothing=0.1), dtype, True)
-        for name in ACTIVATIONS:
-            net(100, (3, 20, 20, 2), name, losses.Huber(), single)
         for loss in (losses.L1(), losses.SmoothL1(), losses.BCEWithLogits()):
             net(100, (3, 20, 2), "tanh", loss, single)
+        net(4096, (64, 128, 128, 128, 1), "relu", losses.MSE(), single)
         torch.backends.cuda.matmul.allow_tf32 = True
         layers(4096, 128, 128, "relu", single)
         net(4096, (64, 128, 128, 128, 1), "relu", losses.MSE(), single)
@@ -141,4 +140,4 @@ def main(capability: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main(int(sys.argv[1]), sys.argv[2:] or list(ACTIVATIONS))
