@@ -160,7 +160,7 @@ def activated(
         a, z = kernels.load().activated_linear(h, weight, bias, *kernels.code(f), keep)
         return a, z if keep else None
 
-    return _faster("forward", h, weight, by_aten, by_triton)
+    return _faster("forward", f, h, weight, by_aten, by_triton)
 
 
 def activated_input_gradient(
@@ -178,15 +178,15 @@ def activated_input_gradient(
         below, sums = kernels.load().activated_input_gradient(*args)
         return below, sums if summed else None
 
-    return _faster("input gradient", g, weight, by_aten, by_triton)
+    return _faster("input gradient", f, g, weight, by_aten, by_triton)
 
 
 def _faster(
-    product: str, x: Tensor, weight: Tensor, by_aten: Callable[[], T], by_triton: Callable[[], T]
-) -> T:
+    product: str, f: Activation, x: Tensor, weight: Tensor,
+    by_aten: Callable[[], T], by_triton: Callable[[], T],
+) -> T:  # fmt: skip
     if not kernels.takes(x):
         return by_aten()
-    runs = {choice.ATEN: by_aten, choice.TRITON: by_triton}
-    return choice.run(
-        choice.Step(product, len(x), weight.shape[0], weight.shape[1], x.dtype), x, runs
-    )
+    (outputs, inputs), name = weight.shape, f"{product} with {type(f).__name__}"
+    step = choice.Step(name, len(x), outputs, inputs, x.dtype)
+    return choice.run(step, x, {choice.ATEN: by_aten, choice.TRITON: by_triton})

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 TESTS = Path(__file__).parents[1]
-FOLDERS = ("dropin", "clients", ".")
+FOLDERS = ("dropin", "clients", "kernels", ".")
 PAGE = (TESTS.parent / "docs" / "drop-in.md").read_text()
 
 

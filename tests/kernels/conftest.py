@@ -75,6 +75,7 @@ def pinned(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(routines, "_policy", None)
     monkeypatch.setattr(choice, "_pinned", {})
     monkeypatch.setattr(choice, "_measured", {})
+    monkeypatch.setattr(choice, "_runs", {})
     monkeypatch.setattr(gemm, "LEAST_WORK", 0)
     monkeypatch.setattr(gemm, "LEAST_WORK_CUDA", 0)
     gemm.pin("Triton")
