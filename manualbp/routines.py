@@ -152,11 +152,14 @@ def pin(choice: Mapping[str, Any] | str) -> None:
         ValueError: an unknown product or routine, or a product without one.
     """
     global _policy
-    if isinstance(choice, str) and choice in (*ROUTINES, *on_gpus.ROUTINES):
+    if isinstance(choice, str):
+        names = dict.fromkeys((*ROUTINES, *on_gpus.ROUTINES))
+        if choice not in names:
+            raise ValueError(f"expected a routine out of {', '.join(names)}, got {choice!r}")
         name = choice if choice in ROUTINES else "ATen"
         choice = {**dict.fromkeys(KINDS, name), **dict.fromkeys(GAINS, 1),
                   on_gpus.ALL: choice if choice in on_gpus.ROUTINES else "ATen"}  # fmt: skip
-    found: dict[str, Any] = dict.fromkeys(KINDS, choice) if isinstance(choice, str) else {**choice}
+    found: dict[str, Any] = {**choice}
     here = {kind: value for kind, value in found.items() if not str(kind).startswith(on_gpus.ALL)}
     there = {kind: value for kind, value in found.items() if kind not in here}
     for kind in dict.fromkeys([*KINDS, *GAINS, *here]):
