@@ -160,7 +160,7 @@ def pin(choice: Mapping[str, Any] | str) -> None:
         choice = {**dict.fromkeys(KINDS, name), **dict.fromkeys(GAINS, 1),
                   on_gpus.ALL: choice if choice in on_gpus.ROUTINES else "ATen"}  # fmt: skip
     found: dict[str, Any] = {**choice}
-    here = {kind: value for kind, value in found.items() if not str(kind).startswith(on_gpus.ALL)}
+    here = {kind: v for kind, v in found.items() if str(kind).split(" ")[0] != on_gpus.ALL}
     there = {kind: value for kind, value in found.items() if kind not in here}
     for kind in dict.fromkeys([*KINDS, *GAINS, *here]):
         value = here.get(kind)

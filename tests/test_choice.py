@@ -224,6 +224,7 @@ def test_bad_pins_change_nothing() -> None:
     for bad in (
         {**found, "cuda": "oneDNN"}, {**found, "cuda": 1}, {**found, str(WIDE): "triton"},
         {**found, "forward, wide": "Triton"}, {"cuda": "ATen"}, {**found, 1: "ATen"}, "triton",
+        {**found, "cudnn forward": "ATen"}, {**found, "cuda:0": "ATen"},
     ):  # fmt: skip
         with pytest.raises(ValueError, match="expected"):
             gemm.pin(bad)  # type: ignore[arg-type]
