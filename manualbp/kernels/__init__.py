@@ -83,9 +83,10 @@ def takes(x: Any) -> bool:
     return _run(x.device)
 
 
-def words(error: BaseException) -> str:
-    """The error in one line."""
-    return " ".join([f"{type(error).__name__}:", *str(error).strip().splitlines()[:1]])
+def warn(what: str, error: Exception) -> None:
+    """Say in one line what went wrong, and what runs instead."""
+    reason = " ".join([f"{type(error).__name__}:", *str(error).strip().splitlines()[:1]])
+    warnings.warn(f"{what}: {reason}; ATen's routines are used instead", stacklevel=3)
 
 
 @lru_cache
@@ -102,11 +103,7 @@ def _run(device: torch.device) -> bool:
         a, _ = load().activated_linear(h, h, None, "relu", 0.0, 0.0, False)
         return bool((a == 3).all())
     except Exception as error:  # compilers, assemblers and drivers have no common class
-        warnings.warn(
-            f"Triton's kernels do not run on {device}: {words(error)}; "
-            "ATen's routines are used instead",
-            stacklevel=2,
-        )
+        warn(f"Triton's kernels do not run on {device}", error)
         return False
 
 

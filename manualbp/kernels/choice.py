@@ -11,7 +11,6 @@ come before is ATen's. So is one for which the kernel fails when it first comes,
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, TypeVar
 
@@ -115,11 +114,7 @@ def _tried(name: str, x: Tensor, run: Callable[[], object]) -> bool:
         torch.cuda.synchronize(x.device)
         return True
     except Exception as error:  # compilers, assemblers and drivers have no common class
-        warnings.warn(
-            f"Triton's kernel for {name!r} failed: {kernels.words(error)}; "
-            "ATen's routine is used instead",
-            stacklevel=2,
-        )
+        kernels.warn(f"Triton's kernel for {name!r} failed", error)
         return False
 
 
