@@ -106,7 +106,7 @@ def _one_line(error: Exception) -> str:
 
 def activation(text: str) -> str:
     """An argparse type: the name of a known activation."""
-    from manualbp.activations import ACTIVATIONS
+    from manualbp.maths.activations import ACTIVATIONS
 
     if text not in ACTIVATIONS:
         raise argparse.ArgumentTypeError(nearest(text, ACTIVATIONS, "an activation"))

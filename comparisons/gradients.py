@@ -21,7 +21,7 @@ import manualbp
 from comparisons import cli, gradient_tables, machine
 from comparisons.gradient_tables import Verdicts
 from manualbp import reference
-from manualbp.activations import ACTIVATIONS
+from manualbp.maths.activations import ACTIVATIONS
 from manualbp.parity import GradientReport, compare_gradients, options
 from manualbp.parity.calls import random_cotangent
 from manualbp.parity.progress import track

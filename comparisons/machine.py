@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 import manualbp
-from manualbp import gemm
+from manualbp.fast.cpu import products as gemm
 from manualbp.parity import options
 
 CACHES = Path("/sys/devices/system/cpu/cpu0/cache")

@@ -13,8 +13,8 @@ from torch.optim import SGD, Optimizer
 import manualbp
 from comparisons.examples import Example
 from manualbp import reference
-from manualbp.activations import ACTIVATIONS, to_module
-from manualbp.layers import Elementwise, Linear, Needs
+from manualbp.maths.activations import ACTIVATIONS, to_module
+from manualbp.maths.layers import Elementwise, Linear, Needs
 
 Numbers = list[NDArray[Any]]
 

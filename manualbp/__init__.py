@@ -25,8 +25,11 @@ Beside it, independent of it: ``reference`` (the same equations node by node in 
 ``parity`` (compares gradients and training of any two modules).
 """
 
-from manualbp.convert import convert, explain
-from manualbp.criterion import (
+from manualbp.conversion.convert import convert, explain
+from manualbp.maths.descent import GradientDescent
+from manualbp.modules.fused_loss import FusedLoss
+from manualbp.modules.gated import GatedMLP
+from manualbp.modules.losses import (
     BCEWithLogitsLoss,
     CrossEntropyLoss,
     HuberLoss,
@@ -34,12 +37,8 @@ from manualbp.criterion import (
     MSELoss,
     SmoothL1Loss,
 )
-from manualbp.descent import GradientDescent
-from manualbp.fused import FusedLoss
-from manualbp.gated import GatedMLP
-from manualbp.gemm import set_mode
-from manualbp.recompute import set_memory
-from manualbp.sequential import MLP, Residual, Sequential
+from manualbp.modules.sequential import MLP, Residual, Sequential
+from manualbp.settings import set_memory, set_mode
 
 __version__ = "0.1.0"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from manualbp.activations import ACTIVATIONS
+from manualbp.maths.activations import ACTIVATIONS
 
 
 @pytest.fixture

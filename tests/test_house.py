@@ -30,7 +30,7 @@ AUTOGRAD = ("torch.autograd.grad", "torch.autograd.backward", "autograd.grad")
 
 
 def imports(source: str) -> set[str]:
-    """Every imported name, dotted: ``from manualbp import losses`` gives manualbp.losses."""
+    """Every imported name, dotted: ``from manualbp import losses`` gives manualbp.maths.losses."""
     found = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):

@@ -26,7 +26,7 @@ from comparisons.speed import memory
 from comparisons.speed.dtypes import DTYPES, TF32
 from comparisons.speed.grid import Row
 from comparisons.speed.steps import STEPS, TRAINING, Cost
-from manualbp import kernels, narrow
+from manualbp.fast.gpu import kernels, narrow
 
 AUTOGRAD, COMPILE, COMPILE_LOSS = "autograd", "compile", "compile, loss"
 COMPILE_MAX, AUTOGRAD_GRAPHS = "compile, max-autotune", "autograd, graphs"

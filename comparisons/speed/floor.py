@@ -30,7 +30,7 @@ from comparisons.speed.dtypes import DTYPES
 from comparisons.speed.grid import Row
 from comparisons.speed.steps import TRAINING
 from comparisons.speed.timing import Clock, clock_of
-from manualbp import routines
+from manualbp.fast.cpu import routines
 
 PRODUCTS, BYTES = "products", "bytes"
 # (rows, inner, columns): square, and long and narrow as in a forward pass and a weight gradient;

@@ -14,9 +14,11 @@ import torch
 from comparisons import gradient_tables, gradients, machine
 from comparisons.cli import main
 from comparisons.gradients import CASES, Case
-from manualbp import activations, losses, reference, reference_functions
-from manualbp.activations import ACTIVATIONS
-from manualbp.layers import Linear
+from manualbp import reference
+from manualbp.maths import activations, losses
+from manualbp.maths.activations import ACTIVATIONS
+from manualbp.maths.layers import Linear
+from manualbp.reference import functions as reference_functions
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)

@@ -38,7 +38,8 @@ from comparisons.speed.arms import (
 )
 from comparisons.speed.grid import BATCH, DEPTH, ROWS, WIDTH, Row
 from comparisons.speed.steps import INPUT_GRADIENT, LAPLACIAN, STEPS, TRAINING
-from manualbp import gemm, kernels
+from manualbp.fast.cpu import products as gemm
+from manualbp.fast.gpu import kernels
 
 CPU = torch.device("cpu")
 

@@ -12,7 +12,7 @@ import manualbp
 from comparisons import trace, walkthrough
 from comparisons.cli import main
 from comparisons.examples import EXAMPLES, MAZUR, Example
-from manualbp import activations
+from manualbp.maths import activations
 
 
 def rows(e: Example) -> dict[str, walkthrough.Row]:

@@ -17,7 +17,7 @@ from torch.export import Dim
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import manualbp
-from manualbp import function
+from manualbp.autograd import chain as function
 from tests.dropin.nets import NAMES, backpropagated, is_by_hand, pair, rows, unequal
 
 # Seconds each; the others are the slow suite's.

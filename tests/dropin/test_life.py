@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune
 
 import manualbp
-from manualbp import layers, run
+from manualbp.maths import layers
+from manualbp.modules import plan as run
 from tests.dropin.nets import NAMES, backpropagated, is_by_hand, pair, rows, unequal
 
 Net = Any  # a module whose children are looked at

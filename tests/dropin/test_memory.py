@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import manualbp
 from comparisons.speed.memory import peak
-from manualbp.layers import Linear, RMSNorm
+from manualbp.maths.layers import Linear, RMSNorm
 from tests.dropin.nets import Gate, Skip
 from tests.helpers import hand_twin, kept_bytes
 

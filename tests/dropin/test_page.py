@@ -7,7 +7,6 @@ import re
 from pathlib import Path
 
 TESTS = Path(__file__).parents[1]
-FOLDERS = ("dropin", "clients", "kernels", ".")
 PAGE = (TESTS.parent / "docs" / "drop-in.md").read_text()
 
 
@@ -15,8 +14,7 @@ def missing(page: str) -> list[str]:
     """The tests a page names that are nowhere."""
     wrong = []
     for file, name in re.findall(r"`(test_\w+\.py)::(\w+)", page):
-        paths = [p for p in (TESTS / folder / file for folder in FOLDERS) if p.exists()]
-        tree = [node for path in paths for node in ast.parse(path.read_text()).body]
+        tree = [node for path in TESTS.rglob(file) for node in ast.parse(path.read_text()).body]
         if name not in [node.name for node in tree if isinstance(node, ast.FunctionDef)]:
             wrong.append(f"{file}::{name}")
     return wrong

@@ -358,11 +358,11 @@ def test_reloaded_package(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_single_file_reload() -> None:
     """importlib.reload of one module after the other, as notebooks do."""
     ours, theirs = pair("deep")
-    saved = dict(vars(manualbp.sequential))
+    saved = dict(vars(manualbp.modules.sequential))
     try:
-        importlib.reload(manualbp.sequential)
-        made = manualbp.sequential.Sequential(*ours)
+        importlib.reload(manualbp.modules.sequential)
+        made = manualbp.modules.sequential.Sequential(*ours)
         assert unequal(backpropagated(made), backpropagated(theirs)) == ""
     finally:
-        vars(manualbp.sequential).update(saved)
-    assert Path(manualbp.sequential.__file__).exists()
+        vars(manualbp.modules.sequential).update(saved)
+    assert Path(manualbp.modules.sequential.__file__).exists()

@@ -13,9 +13,9 @@ from torch import Tensor, func, nn
 from torch.autograd import forward_ad
 
 import manualbp
-from manualbp.activations import Tanh
-from manualbp.function import Chain
-from manualbp.layers import Linear
+from manualbp.autograd.chain import Chain
+from manualbp.maths.activations import Tanh
+from manualbp.maths.layers import Linear
 from tests.dropin.nets import NAMES, is_by_hand, pair, rows, unequal
 
 # fp64: second and third orders come from formulas that agree to a few units in the last place,

@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import manualbp
-from manualbp import fused, gemm, tiles
-from manualbp.activations.sigmoids import Tanh
-from manualbp.layers.linear import Linear
+from manualbp.fast.cpu import products as gemm
+from manualbp.fast.cpu import tiles
+from manualbp.maths.activations.sigmoids import Tanh
+from manualbp.maths.layers.linear import Linear
+from manualbp.modules import fused_loss as fused
 from manualbp.parity import compare_gradients, load_parameters
 from tests.helpers import autograd_twin
 

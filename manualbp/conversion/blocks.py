@@ -1,0 +1,159 @@
+"""Hand-made blocks by hand: a class of PyTorch's or of a user's, with another ``forward``.
+
+``by_hand(cls)`` is a subclass of ``cls`` that differs in ``forward`` alone, which runs what
+``forward_source`` has read. So isinstance, parameters and state_dict keys stay, and where a
+Function cannot serve the class's own forward runs.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from torch import nn
+
+from manualbp.autograd.torch_internals import unhooked, unobserved
+from manualbp.conversion.read_forward import Reading, Steps, module_of, read
+from manualbp.modules.gated import gated
+from manualbp.modules.plan import call
+from manualbp.settings import fast, low
+
+
+class Block:
+    """Marks a class that ``by_hand`` made."""
+
+    original: type[nn.Module]
+    as_read: Callable[..., Any]  # the original's forward when this class was made
+
+    def __init_subclass__(cls) -> None:
+        """Nothing: the original's own would meet a class that nobody has written."""
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """By the original class, since this one has no name to be found by."""
+        state = getattr(self, "__getstate__", None)  # every object has one from Python 3.11 on
+        return _restore, (self.original,), state() if state else self.__dict__
+
+    def __prepare_scriptable__(self) -> Any:
+        """For TorchScript, which compiles the class's own forward."""
+        own = copy.copy(self)
+        own.__class__ = self.original  # type: ignore[assignment]
+        return own
+
+
+def by_hand(cls: type[nn.Module]) -> type[nn.Module]:
+    """``cls`` with a forward by hand.
+
+    Raises:
+        ValueError: what its forward computes is not understood.
+    """
+    if cls not in _MADE:
+        reading = SEQUENTIAL if is_sequential(cls) else read(cls.forward)
+        if isinstance(reading, str):
+            raise ValueError(f"{cls.__name__} cannot be done by hand: {reading}")
+        _MADE[cls] = _made(cls, reading)
+    return _MADE[cls]
+
+
+SEQUENTIAL = Reading("input", ())  # stands for: the children in order
+_MADE: dict[type[nn.Module], type[nn.Module]] = {}
+
+
+def is_sequential(cls: type[nn.Module]) -> bool:
+    """Whether its forward is nn.Sequential's own."""
+    return issubclass(cls, nn.Sequential) and cls.forward is nn.Sequential.forward
+
+
+def resolve(block: nn.Module, steps: Steps) -> list[nn.Module] | None:
+    """The modules that the steps stand for at the moment; None where one is no module."""
+    found: list[nn.Module] = []
+    for step in steps:
+        module = _of_function(_attribute(block, step) if isinstance(step, str) else step)
+        if not isinstance(module, nn.Module):
+            return None
+        found.extend(_inner(module))
+    return found
+
+
+def _attribute(block: nn.Module, name: str) -> Any:
+    """None for a property: to ask it may do something."""
+    computed = isinstance(getattr(type(block), name, None), property)
+    return None if computed else getattr(block, name, None)
+
+
+def _made(cls: type[nn.Module], reading: Reading) -> type[nn.Module]:
+    as_read = cls.forward
+
+    @functools.wraps(as_read)
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if not args and list(kwargs) == [reading.argument]:
+            args, kwargs = (kwargs[reading.argument],), {}
+        patched = cls.forward is not as_read or not reading.holds()
+        if len(args) != 1 or kwargs or patched or not unobserved(args[0]):
+            return cls.forward(self, *args, **kwargs)
+        if reading is SEQUENTIAL:
+            return call(self, args[0], fast=fast(self), low=low(self))
+        return _run(self, reading, cls, args[0])
+
+    # torch.compile counts recompilations per code object: each class has its own.
+    code: Any = forward
+    code.__code__ = code.__code__.replace(co_name=f"forward_of_{cls.__name__}")
+    own = {
+        "forward": forward,
+        "original": cls,
+        "as_read": staticmethod(as_read),
+        "__module__": cls.__module__,
+        "__qualname__": cls.__qualname__,
+        "__doc__": cls.__doc__,
+    }
+    return type(cls.__name__, (Block, cls), own)
+
+
+def _run(block: nn.Module, reading: Reading, cls: Any, x: Any) -> Any:
+    """What the reading says, with today's children."""
+    steps = resolve(block, reading.steps)
+    if steps is not None and reading.gate is None:
+        return call(steps, x, reading.residual, fast(block), low(block))
+    left, right = (resolve(block, side) for side in reading.gate or ((), ()))
+    output = None
+    if steps is not None and left is not None and right is not None:
+        output = gated(left, right, steps, x)
+    return cls.forward(block, x) if output is None else output
+
+
+def _of_function(step: Any) -> Any:
+    """A module for a known function that a block holds as an attribute."""
+    options = {}
+    if type(step) is functools.partial and not step.args:
+        step, options = step.func, step.keywords
+    if isinstance(step, nn.Module):
+        return step
+    try:
+        known = module_of(step)
+        return known(**options) if known else None
+    except TypeError:  # the module has no such option
+        return None
+
+
+def _inner(module: nn.Module) -> Iterator[nn.Module]:
+    """The module, or for one whose forward is but a known function, a module for that."""
+    leaf = not type(module).__module__.startswith("torch.") and not list(module.children())
+    if leaf and unhooked(module):
+        reading = read(type(module).forward)
+        if (
+            not isinstance(reading, str)
+            and not (reading.gate or reading.residual)
+            and reading.holds()
+        ):
+            yield from resolve(module, reading.steps) or [module]
+            return
+    yield module
+
+
+def _restore(cls: type[nn.Module]) -> nn.Module:
+    try:
+        kind = by_hand(cls)
+    except ValueError:  # its forward is another one by now
+        kind = cls
+    return kind.__new__(kind)

@@ -1,0 +1,236 @@
+"""The routines that can run a matrix product, ATen's and oneDNN's, and which of them is faster.
+
+That depends on the processor (ATen's runs AVX2 code on AMD's), so it is measured: the first product
+that is large enough has both timed on small samples, in 0.2 s. The choice then stands for the
+process, since other routines round differently. ``policy()`` shows it, and ``pin`` takes one
+instead, for runs that are to be repeated to the bit.
+
+oneDNN is reached through ``torch.ops.mkldnn._linear_pointwise``, as PyTorch's own compiler does. It
+is private, so it is tried once here; where it is missing, all products are ATen's. Weight gradients
+of long batches are oneDNN's as those of a convolution.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from manualbp.fast.gpu import choice as on_gpus
+
+OVER_Z = {"relu": torch.relu_, "tanh": torch.tanh_, "sigmoid": torch.sigmoid_}
+
+
+class Routines(NamedTuple):
+    """Whose products: ``linear`` f(X Y^T + b) of X, Y, b and the name of f; and g^T h."""
+
+    linear: Callable[[Tensor, Tensor, Tensor | None, str], Tensor]
+    weight_gradient: Callable[[Tensor, Tensor], Tensor]
+
+
+def _onednn(x: Tensor, y: Tensor, b: Tensor | None, activation: str) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise.default(x, y, b, activation, [], "")
+
+
+def _onednn_linear(x: Tensor, y: Tensor, b: Tensor | None, activation: str) -> Tensor:
+    """Longer sums in pieces: at most MOST_TERMS round as well as ATen's."""
+    pieces = -(-x.shape[1] // MOST_TERMS)
+    if pieces <= 1:
+        return _onednn(x, y, b, activation)
+    # Of other layouts it has no more than a plain loop.
+    left = [part.contiguous() for part in x.chunk(pieces, 1)]
+    right = [w if w.t().is_contiguous() else w.contiguous() for w in y.chunk(pieces, 1)]
+    z = _onednn(left[0], right[0], b, "none")
+    for part, w in zip(left[1:], right[1:], strict=True):
+        z += _onednn(part, w, None, "none")
+    return z if activation == "none" else OVER_Z[activation](z)
+
+
+def _aten(x: Tensor, y: Tensor, b: Tensor | None, activation: str) -> Tensor:
+    z = F.linear(x, y, b)
+    return z if activation == "none" else OVER_Z[activation](z)
+
+
+def _aten_weight_gradient(g: Tensor, h: Tensor) -> Tensor:
+    return g.t().mm(h)
+
+
+def _onednn_weight_gradient(g: Tensor, h: Tensor) -> Tensor:
+    """As that of a 1 x 1 convolution over images of POSITIONS rows each.
+
+    Nothing is transposed for it, and images are summed one by one, so that long sums round well.
+    """
+    if len(g) <= SHORT:
+        return _onednn(g.t(), h.t(), None, "none")
+    rest = len(g) % POSITIONS
+    even = slice(0, len(g) - rest)
+    shape = (g.shape[1], h.shape[1], 1, 1)
+    found: Tensor = torch.ops.aten.convolution_backward.default(
+        _images(g[even]), _images(h[even]), h.new_empty(shape), None,
+        [1, 1], [0, 0], [1, 1], False, [0, 0], 1, [False, True, False],
+    )[1].view(shape[:2])  # fmt: skip
+    return found.addmm_(g[-rest:].t(), h[-rest:]) if rest else found
+
+
+def _images(x: Tensor) -> Tensor:
+    """(N, I) as a batch of images with I channels, in the memory format of channels_last."""
+    return x.view(-1, POSITIONS, 1, x.shape[1]).permute(0, 3, 1, 2)
+
+
+def _works() -> bool:
+    """Whether the operator is there and computes what it should."""
+    try:
+        x, w, b = torch.ones(2, 3), torch.ones(4, 3), torch.ones(4)
+        return bool((_onednn(x, w, b, "relu") == 4).all())
+    except (AttributeError, RuntimeError, NotImplementedError):
+        return False
+
+
+AVAILABLE = torch.backends.mkldnn.is_available() and _works()  # type: ignore[no-untyped-call]
+ROUTINES = {
+    "ATen": Routines(_aten, _aten_weight_gradient),
+    "oneDNN": Routines(_onednn_linear, _onednn_weight_gradient),
+}
+
+# The kinds of products, for h (N, I), W (O, I), b (O,) and g (N, O). Some f cost more than a narrow
+# product, so they are a kind of their own.
+PRODUCTS: dict[str, Callable[[Routines, Tensor, Tensor, Tensor, Tensor], Tensor]] = {
+    "forward": lambda by, h, w, b, g: by.linear(h, w, b, "none"),
+    "forward with tanh": lambda by, h, w, b, g: by.linear(h, w, b, "tanh"),
+    "input gradient": lambda by, h, w, b, g: by.linear(g, w.t(), None, "none"),
+    "weight gradient": lambda by, h, w, b, g: by.weight_gradient(g, h),
+}
+# N, I, O of what is timed, and from where on a layer counts as one of them.
+SAMPLES = {"wide": (512, 512, 512), "medium": (2048, 128, 128), "narrow": (4096, 64, 64)}
+WIDE, MEDIUM = 256, 96
+KINDS = [f"{product}, {shape}" for shape in SAMPLES for product in PRODUCTS]
+GAINS = [f"gain, {shape}" for shape in SAMPLES]
+
+# Terms up to which oneDNN's sums were measured to round as well as the tests demand.
+MOST_TERMS = 1024
+# Rows of an image, and up to which a weight gradient is rather X Y^T of two transposed factors.
+POSITIONS, SHORT = 256, 512
+# How often a sample is timed, and how much faster a routine must be to be taken for it.
+TURNS, LEAST_GAIN = 7, 1.05
+# The seconds that a step by hand saves with ATen's routines, for a multiplication of its forward
+# pass; how much of what others save in the samples remains in the short products that decide; and
+# the most that a gain may be.
+SAVED, REMAINS, MOST_GAIN = 1.1e-12, {"wide": 1 / 2, "medium": 1 / 4, "narrow": 1 / 4}, 16
+
+Policy = dict[str, Any]
+_policy: Policy | None = None
+
+
+def policy() -> Policy:
+    """The routine of every kind of product, {"forward, wide": "oneDNN", ...}, and what it gains.
+
+    "gain, wide": 8 says that a step by hand is worth it for 8 times less work than with ATen's.
+    Kinds that begin with "cuda" are those of GPUs that have been measured, or pinned, so far.
+    """
+    return {**known(), **on_gpus.policy()}
+
+
+def known() -> Policy:
+    """The policy itself, measured where there is none yet."""
+    global _policy
+    if _policy is None:
+        _policy = _measured()
+    return _policy
+
+
+def pin(choice: Mapping[str, Any] | str) -> None:
+    """Take these routines from now on: one name for all, or what ``policy()`` returned.
+
+    Where there is no routine of that name (oneDNN's on GPUs, Triton's elsewhere), ATen's is taken.
+
+    Raises:
+        ValueError: an unknown product or routine, or a product without one.
+    """
+    global _policy
+    if isinstance(choice, str):
+        names = dict.fromkeys((*ROUTINES, *on_gpus.ROUTINES))
+        if choice not in names:
+            raise ValueError(f"expected a routine out of {', '.join(names)}, got {choice!r}")
+        name = choice if choice in ROUTINES else "ATen"
+        choice = {**dict.fromkeys(KINDS, name), **dict.fromkeys(GAINS, 1),
+                  on_gpus.ALL: choice if choice in on_gpus.ROUTINES else "ATen"}  # fmt: skip
+    found: dict[str, Any] = {**choice}
+    here = {kind: v for kind, v in found.items() if str(kind).split(" ")[0] != on_gpus.ALL}
+    there = {kind: value for kind, value in found.items() if kind not in here}
+    for kind in dict.fromkeys([*KINDS, *GAINS, *here]):
+        value = here.get(kind)
+        if not (value in ROUTINES if kind in KINDS else kind in GAINS and _positive(value)):
+            raise ValueError(
+                f"expected a routine out of {', '.join(ROUTINES)} for each of {'; '.join(KINDS)} "
+                f"and a number above 0 for each of {'; '.join(GAINS)}, "
+                f"got {value!r} for {kind!r}; policy() returns a complete choice"
+            )
+    on_gpus.pin(there)
+    _policy = here
+
+
+def _positive(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0
+
+
+def shape_of(inputs: int, outputs: int) -> str:
+    """The shape of a layer, by its narrower side."""
+    side = min(inputs, outputs)
+    return "wide" if side >= WIDE else "medium" if side >= MEDIUM else "narrow"
+
+
+def chosen(product: str, x: Tensor, y: Tensor) -> str:
+    """The routine for this product of h and W, of g and W, or of g and h."""
+    if product == "weight gradient":
+        (rows, outputs), inputs = x.shape, y.shape[1]
+        columns = min(inputs, outputs)
+    else:
+        rows, (outputs, inputs) = x.shape[0], y.shape
+        columns = inputs if product == "input gradient" else outputs
+    least = 2**14 * inputs if product == "forward with tanh" else 2**21
+    if rows * inputs * outputs < least or columns < 16 or not _known_to_onednn(x, y):
+        return "ATen"
+    routine: str = known()[f"{product}, {shape_of(inputs, outputs)}"]
+    return routine
+
+
+def _known_to_onednn(x: Tensor, y: Tensor) -> bool:
+    """Other dtypes it has not; for other layouts it has no more than a plain loop."""
+    plain = x.is_contiguous() and y.is_contiguous()
+    return AVAILABLE and plain and x.dtype is torch.float32 and x.device.type == "cpu"
+
+
+def _measured() -> Policy:
+    found: Policy = {}
+    for shape, size in SAMPLES.items():
+        saved = 0.0  # seconds in the three products of a step
+        for product in PRODUCTS:
+            seconds = _timed(product, *size) if AVAILABLE else {}
+            faster = AVAILABLE and seconds["oneDNN"] * LEAST_GAIN < seconds["ATen"]
+            found[f"{product}, {shape}"] = "oneDNN" if faster else "ATen"
+            if faster and product != "forward with tanh":
+                saved += seconds["ATen"] - seconds["oneDNN"]
+        gain = 1 + REMAINS[shape] * saved / math.prod(size) / SAVED
+        # A power of 2: so it is seldom another one in another process.
+        found[f"gain, {shape}"] = min(2 ** round(math.log2(gain)), MOST_GAIN)
+    return found
+
+
+def _timed(product: str, rows: int, inputs: int, outputs: int) -> dict[str, float]:
+    """The shortest of several runs of each routine, which take turns, in seconds."""
+    # No random numbers: the user's are not ours to draw.
+    sizes = (rows, inputs), (outputs, inputs), (outputs,), (rows, outputs)
+    h, w, b, g = (torch.full(s, 0.5, device="cpu", dtype=torch.float32) for s in sizes)
+    best = dict.fromkeys(ROUTINES, float("inf"))
+    for turn in range(1 + TURNS):
+        for name, routine in ROUTINES.items():
+            start = time.perf_counter()
+            PRODUCTS[product](routine, h, w, b, g)
+            if turn:  # the first one also warms up
+                best[name] = min(best[name], time.perf_counter() - start)
+    return best

@@ -1,0 +1,110 @@
+"""Activations z times a gate between 0 and 1: GELU, its tanh form, SiLU."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from manualbp.maths.activations.base import Activation, kernel
+
+aten = torch.ops.aten
+
+
+def _density(z: Tensor) -> Tensor:
+    """phi(z) = e^(-z^2 / 2) / sqrt(2 pi)."""
+    return torch.exp(-0.5 * z * z) / math.sqrt(2 * math.pi)
+
+
+def _tanh_u(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """t = tanh u, u' and u'' for u = k (z + c z^3)."""
+    k, c = math.sqrt(2 / math.pi), 0.044715
+    return torch.tanh(k * (z + c * z * z * z)), k * (1 + 3 * c * z * z), 6 * k * c * z
+
+
+@dataclass(frozen=True)
+class GELU(Activation):
+    """f(z) = z Phi(z),  f' = Phi(z) + z phi(z),  f'' = (2 - z^2) phi(z).
+
+    Phi and phi are the normal distribution function and its density:
+    Phi(z) = (1 + erf(z / sqrt 2)) / 2,  phi(z) = e^(-z^2 / 2) / sqrt(2 pi).
+    """
+
+    needs = "z"
+    r_operator_from = 2**18
+
+    def f(self, z: Tensor) -> Tensor:
+        return F.gelu(z)
+
+    def derivative(self, z: Tensor) -> Tensor:
+        cdf = 0.5 * (1 + torch.erf(z * math.sqrt(0.5)))
+        return cdf + z * _density(z)
+
+    def second_derivative(self, z: Tensor) -> Tensor:
+        return (2 - z * z) * _density(z)
+
+    def backward(self, delta: Tensor, z: Tensor, into: Tensor | None = None) -> Tensor:
+        return kernel(aten.gelu_backward, into, delta, z, approximate="none")
+
+
+@dataclass(frozen=True)
+class GELUTanh(Activation):
+    """f(z) = z (1 + t) / 2,  f' = (1 + t) / 2 + z (1 - t^2) u' / 2.
+
+    f'' = (1 - t^2) [u' + z (u'' - 2 t u'^2) / 2] with
+    t = tanh u,  u = k (z + c z^3),  u' = k (1 + 3 c z^2),  k = sqrt(2 / pi),  c = 0.044715.
+    """
+
+    needs = "z"
+    r_operator_from = 2**16
+
+    def f(self, z: Tensor) -> Tensor:
+        return F.gelu(z, approximate="tanh")
+
+    def derivative(self, z: Tensor) -> Tensor:
+        t, du, _ = _tanh_u(z)
+        return 0.5 * (1 + t) + 0.5 * z * (1 - t * t) * du
+
+    def second_derivative(self, z: Tensor) -> Tensor:
+        t, du, ddu = _tanh_u(z.clamp(-30, 30))  # where t is -1 or 1, before u' overflows
+        return (1 - t * t) * (du + 0.5 * z * (ddu - 2 * t * du * du))
+
+    def backward(self, delta: Tensor, z: Tensor, into: Tensor | None = None) -> Tensor:
+        return kernel(aten.gelu_backward, into, delta, z, approximate="tanh")
+
+
+@dataclass(frozen=True)
+class SiLU(Activation):
+    """f(z) = z s,  f' = s (1 + z (1 - s)),  f'' = s (1 - s) (2 + z (1 - 2 s)),  s = sigmoid(z)."""
+
+    needs = "z"
+
+    def f(self, z: Tensor) -> Tensor:
+        return F.silu(z)
+
+    def derivative(self, z: Tensor) -> Tensor:
+        s = torch.sigmoid(z)
+        return s * (1 + z * (1 - s))
+
+    def second_derivative(self, z: Tensor) -> Tensor:
+        s = torch.sigmoid(z)
+        return s * (1 - s) * (2 + z * (1 - 2 * s))
+
+    def backward(self, delta: Tensor, z: Tensor, into: Tensor | None = None) -> Tensor:
+        return kernel(aten.silu_backward, into, delta, z)
+
+    @property
+    def recorded(self) -> Activation:
+        return RecordedSiLU()
+
+
+@dataclass(frozen=True)
+class RecordedSiLU(SiLU):
+    """SiLU under ``create_graph=True``, where PyTorch runs an expression instead of its kernel."""
+
+    def backward(self, delta: Tensor, z: Tensor, into: Tensor | None = None) -> Tensor:
+        s = torch.sigmoid(z)
+        return delta * s * (1 + z * (1 - s))

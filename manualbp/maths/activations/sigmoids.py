@@ -1,0 +1,94 @@
+"""Activations that level off: sigmoid, tanh, Hardtanh, and Softplus, whose slope is a sigmoid."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from manualbp.maths.activations.base import Activation, kernel
+
+aten = torch.ops.aten
+
+
+@dataclass(frozen=True)
+class Sigmoid(Activation):
+    """f(z) = 1 / (1 + e^-z),  f' = a (1 - a),  slope of f' in a: 1 - 2 a."""
+
+    needs = "a"
+
+    def f(self, z: Tensor) -> Tensor:
+        return torch.sigmoid(z)
+
+    def derivative(self, a: Tensor) -> Tensor:
+        return (1 - a) * a
+
+    def second_derivative(self, a: Tensor) -> Tensor:
+        return 1 - 2 * a
+
+    def backward(self, delta: Tensor, a: Tensor, into: Tensor | None = None) -> Tensor:
+        return kernel(aten.sigmoid_backward, into, delta, a)
+
+
+@dataclass(frozen=True)
+class Tanh(Activation):
+    """f(z) = tanh z,  f' = 1 - a^2,  slope of f' in a: -2 a."""
+
+    needs = "a"
+
+    def f(self, z: Tensor) -> Tensor:
+        return torch.tanh(z)
+
+    def derivative(self, a: Tensor) -> Tensor:
+        return 1 - a * a
+
+    def second_derivative(self, a: Tensor) -> Tensor:
+        return -2 * a
+
+    def backward(self, delta: Tensor, a: Tensor, into: Tensor | None = None) -> Tensor:
+        return kernel(aten.tanh_backward, into, delta, a)
+
+
+@dataclass(frozen=True)
+class Hardtanh(Activation):
+    """f(z) = min(max(z, lo), hi),  f' = 1 where lo < z < hi, else 0."""
+
+    min_val: float = -1.0
+    max_val: float = 1.0
+    needs = "z"
+
+    def f(self, z: Tensor) -> Tensor:
+        return F.hardtanh(z, self.min_val, self.max_val)
+
+    def derivative(self, z: Tensor) -> Tensor:
+        return ((z > self.min_val) & (z < self.max_val)).to(z.dtype)
+
+    def backward(self, delta: Tensor, z: Tensor, into: Tensor | None = None) -> Tensor:
+        return kernel(aten.hardtanh_backward, into, delta, z, self.min_val, self.max_val)
+
+
+@dataclass(frozen=True)
+class Softplus(Activation):
+    """f(z) = log(1 + e^(beta z)) / beta,  f' = s = sigmoid(beta z),  f'' = beta s (1 - s).
+
+    Linear where beta z > threshold.
+    """
+
+    beta: float = 1.0
+    threshold: float = 20.0
+    needs = "z"
+
+    def f(self, z: Tensor) -> Tensor:
+        return F.softplus(z, self.beta, self.threshold)
+
+    def derivative(self, z: Tensor) -> Tensor:
+        return torch.where(self.beta * z > self.threshold, 1.0, torch.sigmoid(self.beta * z))
+
+    def second_derivative(self, z: Tensor) -> Tensor:
+        s = torch.sigmoid(self.beta * z)
+        return torch.where(self.beta * z < self.threshold, self.beta * s * (1 - s), 0.0)
+
+    def backward(self, delta: Tensor, z: Tensor, into: Tensor | None = None) -> Tensor:
+        return kernel(aten.softplus_backward, into, delta, z, self.beta, self.threshold)

@@ -1,0 +1,131 @@
+"""Drop-in shells: ``Sequential`` for nn.Sequential, ``MLP`` to build one, ``convert`` for a model.
+
+The children stay real torch.nn modules, so state_dict, indexing, repr, ``.to`` and optimizers are
+nn.Sequential's own. Only ``forward`` differs: every run of Linear and activation children goes
+through one hand-written Function (function.py); every other child is called as it is.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import nn
+
+from manualbp.maths import activations
+from manualbp.modules.plan import call
+from manualbp.settings import fast, low
+
+
+class Sequential(nn.Sequential):
+    """nn.Sequential whose Linear and activation runs are differentiated by hand.
+
+    Takes what nn.Sequential takes and returns what it returns; on CPU the outputs and all
+    gradients are bit-identical. Where a hand-written Function cannot serve (torch.compile,
+    torch.func, forward-mode AD, autocast, hooks on a child, tensor subclasses, ...)
+    nn.Sequential's own forward runs, and its errors are the ones you see.
+    """
+
+    # No annotations: TorchScript reads them, and a bare argument is a Tensor to it.
+    def forward(self, input):  # type: ignore[no-untyped-def]
+        """The children in order, as nn.Sequential.forward."""
+        if torch.jit.is_scripting():  # type: ignore[attr-defined]
+            for module in self:
+                input = module(input)
+            return input
+        return self._by_hand(input)
+
+    @torch.jit.unused
+    def _by_hand(self, input):  # type: ignore[no-untyped-def]
+        return call(self, input, fast=fast(self), low=low(self))
+
+    def __add__(self, other):  # type: ignore[no-untyped-def]
+        return _as_ours(super().__add__(other))
+
+    def __mul__(self, other):  # type: ignore[no-untyped-def]
+        return _as_ours(super().__mul__(other))
+
+
+def _as_ours(chain: nn.Sequential) -> nn.Sequential:
+    """nn.Sequential names itself in these operators."""
+    chain.__class__ = Sequential
+    return chain
+
+
+class Residual(Sequential):
+    """o = x + f(x), f the children in order;  dC/dx = dC/do + what comes down through f.
+
+    A block of a residual network. f's output must have the shape of x, or broadcast with it.
+    """
+
+    def forward(self, input):  # type: ignore[no-untyped-def]
+        """input + the children in order."""
+        if torch.jit.is_scripting():  # type: ignore[attr-defined]
+            output = input
+            for module in self:
+                output = module(output)
+            return input + output
+        return self._by_hand(input)
+
+    @torch.jit.unused
+    def _by_hand(self, input):  # type: ignore[no-untyped-def]
+        return call(self, input, True, fast(self), low(self))
+
+
+class MLP(Sequential):
+    """a_l = f(a_{l-1} W_l^T + b_l): Linear layers with an activation between them.
+
+    Args:
+        widths: features of the input, of every hidden layer and of the output: ``(64, 128, 10)``.
+        activation: the hidden layers' f, a key of ``activations.ACTIVATIONS``.
+        output_activation: the output layer's f; none by default.
+        bias: whether every layer has a bias.
+        device: device of the parameters.
+        dtype: floating dtype of the parameters.
+
+    Raises:
+        ValueError: fewer than two widths, a width below 1, an unknown activation.
+    """
+
+    def __init__(
+        self,
+        widths: Sequence[int],
+        activation: str = "relu",
+        output_activation: str | None = None,
+        bias: bool = True,
+        device: torch.device | str | int | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        _check_widths(widths)
+        hidden = activations.by_name(activation)
+        last = None if output_activation is None else activations.by_name(output_activation)
+        layers: list[nn.Module] = []
+        for i, (fan_in, fan_out) in enumerate(pairwise(widths), start=1):
+            layers.append(nn.Linear(fan_in, fan_out, bias=bias, device=device, dtype=dtype))
+            f = hidden if i < len(widths) - 1 else last
+            if f is not None:
+                layers.append(activations.to_module(f))
+        super().__init__(*layers)
+
+    def __getitem__(self, idx: slice | int) -> Any:
+        """A child, or for a slice a Sequential: widths no longer describe a part of the chain."""
+        if isinstance(idx, slice):
+            return Sequential(OrderedDict(list(self._modules.items())[idx]))
+        return super().__getitem__(idx)
+
+
+def _check_widths(widths: Sequence[int]) -> None:
+    valid = (
+        isinstance(widths, Sequence)
+        and not isinstance(widths, str)
+        and len(widths) >= 2
+        and all(isinstance(w, int) and not isinstance(w, bool) and w >= 1 for w in widths)
+    )
+    if not valid:
+        raise ValueError(
+            f"widths must be two or more integers >= 1, got {widths!r}; "
+            "for 64 inputs, 128 hidden nodes and 10 outputs pass (64, 128, 10)"
+        )

@@ -1,0 +1,116 @@
+"""A choice for the whole process, for a ``with`` block or for one model."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import ClassVar
+
+from torch import nn
+
+
+class Setting:
+    """``setting(choice)``, or ``setting(choice, model)`` for the modules of a model.
+
+    A subclass is one setting: it says its name, its choices, and holds the process's one.
+    """
+
+    name: ClassVar[str]
+    choices: ClassVar[tuple[str, ...]]
+    now: ClassVar[str]
+    key: ClassVar[str]  # of a module's own choice
+
+    def __init_subclass__(cls) -> None:
+        cls.key = f"manualbp_{cls.name}"
+
+    def __init__(self, choice: str, model: nn.Module | None = None) -> None:
+        if choice not in self.choices:
+            choices = ", ".join(self.choices)
+            raise ValueError(f"{self.name} must be one of {choices}, got {choice!r}")
+        if not isinstance(model, (nn.Module, type(None))):
+            kind = type(model).__name__
+            raise TypeError(f"model must be an nn.Module, got {kind}; pass the model itself")
+        self._before = self.now
+        if model is None:
+            type(self).now = choice
+            return
+        for module in model.modules():
+            module.__dict__[self.key] = choice  # so that copies and files keep it
+
+    def __enter__(self) -> None:
+        """Nothing: the choice is made already."""
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        type(self).now = self._before
+
+    @classmethod
+    def of(cls, module: nn.Module) -> str:
+        """The module's choice, or where it has none the process's."""
+        return module.__dict__.get(cls.key) or cls.now
+
+
+class set_mode(Setting):  # a function to its users, like torch.set_grad_enabled
+    """How products are computed from now on; as a context manager, until its end.
+
+        manualbp.set_mode("fast")             for the whole process
+        with manualbp.set_mode("fast"): ...   for a while
+        manualbp.set_mode("fast", model)      for the modules of this model, whatever else is set
+
+    Args:
+        mode: "exact" has autograd's bits; "fast" is held to autograd's own distance from float64.
+        model: None, or a model whose modules keep the mode.
+
+    Raises:
+        ValueError: an unknown mode.
+        TypeError: ``model`` is no nn.Module.
+    """
+
+    name = "mode"
+    choices = ("exact", "fast")
+    now = "exact"
+
+    def __init__(self, mode: str, model: nn.Module | None = None) -> None:
+        super().__init__(mode, model)
+
+
+def fast(module: nn.Module) -> bool:
+    """Whether the module is to be computed by the fastest routines."""
+    return set_mode.of(module) == "fast"
+
+
+class set_memory(Setting):  # a function to its users, like set_mode
+    """What waits for backward from now on; as a context manager, until its end.
+
+        manualbp.set_memory("low")             for the whole process
+        with manualbp.set_memory("low"): ...   for a while
+        manualbp.set_memory("low", model)      for the modules of this model, whatever else is set
+
+    Args:
+        memory: "full" keeps what backward reads. "low" keeps of every chain its input and its
+            parameters alone, and computes forward once more in backward: exact all of one chain at
+            a time, fast a tile of rows.
+        model: None, or a model whose modules keep the choice.
+
+    Chains with randomness or statistics of the batch (Dropout in training, BatchNorm1d), the gate
+    of a GatedMLP, and all where training is distributed keep what they keep with "full".
+
+    Raises:
+        ValueError: an unknown choice.
+        TypeError: ``model`` is no nn.Module.
+    """
+
+    name = "memory"
+    choices = ("full", "low")
+    now = "full"
+
+    def __init__(self, memory: str, model: nn.Module | None = None) -> None:
+        super().__init__(memory, model)
+
+
+def low(module: nn.Module) -> bool:
+    """Whether the module is to keep as little as it can."""
+    return set_memory.of(module) == "low"

@@ -1,0 +1,151 @@
+"""The fast mode: other routines, held by float64; and the choice between the modes."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import manualbp
+from manualbp.fast.cpu import products as gemm
+from manualbp.fast.cpu import routines
+from manualbp.fast.cpu.layers import FastLinear
+from manualbp.maths.activations import ACTIVATIONS
+from tests.helpers import autograd_twin
+
+SHAPES = [(4096, 64), (8, 512, 64), (1, 64), (0, 64), (64,)]
+
+
+@pytest.fixture(autouse=True)
+def every_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also chains that are too small to win anything."""
+    monkeypatch.setattr(gemm, "LEAST_WORK", 0)
+
+
+def gradients(net: nn.Module, x: Tensor, g: Tensor) -> list[Tensor]:
+    x = x.detach().requires_grad_()
+    output = net(x)
+    return [output.detach(), *torch.autograd.grad(output, [x, *net.parameters()], g)]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_error_against_float64(activation: str, shape: tuple[int, ...]) -> None:
+    """At most 1.5 times autograd's own distance, root mean square, and half an ulp of the size."""
+    torch.manual_seed(0)
+    model = manualbp.MLP((64, 128, 128, 16), activation)
+    twin, double = autograd_twin(model), autograd_twin(model).double()
+    manualbp.set_mode("fast", model)
+    x, g = torch.randn(shape), torch.randn(*shape[:-1], 16)
+    exact = gradients(double, x.double(), g.double())
+    for ours, theirs, e in zip(gradients(model, x, g), gradients(twin, x, g), exact, strict=True):
+        errors = [float((t.double() - e).norm()) for t in (ours, theirs)]
+        assert errors[0] <= 1.5 * errors[1] + 6e-8 * float(e.norm())
+        assert ours.shape == e.shape and torch.isfinite(ours).all()
+
+
+@pytest.mark.parametrize("activation", ["relu", "tanh", "sigmoid", "gelu"])
+def test_nan_and_infinity_where_autograd_has_them(activation: str) -> None:
+    torch.manual_seed(0)
+    model = manualbp.MLP((64, 128, 16), activation)
+    twin = autograd_twin(model)
+    manualbp.set_mode("fast", model)
+    x, g = torch.randn(2048, 64), torch.randn(2048, 16)
+    x[0, 0], x[1, 0], x[2, 0], x[3] = torch.inf, torch.nan, 1e38, 1e-42
+    for ours, theirs in zip(gradients(model, x, g), gradients(twin, x, g), strict=True):
+        assert torch.equal(ours.isfinite(), theirs.isfinite())
+
+
+@pytest.mark.parametrize("activation", ["relu", "tanh", "sigmoid", "silu"])
+def test_second_order(activation: str) -> None:
+    """fp64, where fast and exact are the same products: relative 1e-12."""
+    torch.manual_seed(0)
+    model = manualbp.MLP((6, 16, 16, 1), activation, dtype=torch.float64)
+    twin = autograd_twin(model)
+    manualbp.set_mode("fast", model)
+    x = torch.randn(7, 6, dtype=torch.float64, requires_grad=True)
+    found = []
+    for net in (model, twin):
+        (g,) = torch.autograd.grad(net(x).sum(), x, create_graph=True)
+        found.append(torch.autograd.grad(g.pow(2).sum(), list(net.parameters())[:-1]))
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("onednn", [True, False])
+def test_backward_inside_autocast(onednn: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Products of bfloat16, as autograd's are then: relative 3 % of each tensor's norm."""
+    monkeypatch.setattr(routines, "AVAILABLE", routines.AVAILABLE and onednn)
+    torch.manual_seed(0)
+    twin = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.LayerNorm(128), nn.Linear(128, 16))
+    model = manualbp.Sequential(*copy.deepcopy(list(twin)))
+    manualbp.set_mode("fast", model)
+    x, found = torch.randn(2048, 64, requires_grad=True), []
+    for net in (model, twin):
+        output = net(x).square().sum()
+        with torch.autocast("cpu", torch.bfloat16):
+            found.append(torch.autograd.grad(output, [x, *net.parameters()]))
+    for ours, theirs in zip(*found, strict=True):
+        assert ours.dtype is theirs.dtype and (ours - theirs).norm() < 0.03 * theirs.norm()
+
+
+def runs_fast(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> bool:
+    seen = []
+    right = FastLinear.forward
+    with monkeypatch.context() as patch:
+        patch.setattr(FastLinear, "forward", lambda self, *a: seen.append(1) or right(self, *a))
+        model(torch.randn(3, 4))
+    return bool(seen)
+
+
+def test_modes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For the process, for a while, for a model; copies and files keep a model's mode."""
+    model, other = manualbp.MLP((4, 4, 2)), manualbp.MLP((4, 4, 2))
+    assert not runs_fast(model, monkeypatch)
+    with manualbp.set_mode("fast"):
+        assert runs_fast(model, monkeypatch)
+        with manualbp.set_mode("exact"):
+            assert not runs_fast(model, monkeypatch)
+        manualbp.set_mode("exact", other)
+        assert runs_fast(model, monkeypatch) and not runs_fast(other, monkeypatch)
+    assert not runs_fast(model, monkeypatch)
+    manualbp.set_mode("fast", model)
+    assert runs_fast(copy.deepcopy(model), monkeypatch) and not runs_fast(other, monkeypatch)
+    with pytest.raises(ValueError, match="mode must be one of exact, fast, got 'fastest'"):
+        manualbp.set_mode("fastest")
+    with pytest.raises(TypeError, match=r"model must be an nn\.Module, got list"):
+        manualbp.set_mode("fast", [model])
+    assert manualbp.set_mode.now == "exact"
+
+
+def test_small_chains_run_as_pytorchs_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gemm, "LEAST_WORK", 2**27)
+    model = manualbp.MLP((64, 64, 1))
+    manualbp.set_mode("fast", model)
+    assert type(model(torch.randn(32, 64)).grad_fn).__name__ != "ChainBackward"
+    by_hand = ("ChainBackward", "RecomputedBackward")
+    assert type(model(torch.randn(2**15, 64)).grad_fn).__name__ in by_hand
+
+
+def test_without_onednn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ATen's products in its place: bit-exact for ReLU."""
+    monkeypatch.setattr(routines, "AVAILABLE", False)
+    torch.manual_seed(0)
+    model = manualbp.MLP((64, 128, 16))
+    twin = autograd_twin(model)
+    manualbp.set_mode("fast", model)
+    x, g = torch.randn(2048, 64), torch.randn(2048, 16)
+    for ours, theirs in zip(gradients(model, x, g), gradients(twin, x, g), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_planted_low_precision_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Products of bfloat16: the comparison with float64 must see them."""
+    right = gemm.input_gradient
+    monkeypatch.setattr(
+        gemm, "input_gradient", lambda g, w: right(g.bfloat16().float(), w.bfloat16().float())
+    )
+    with pytest.raises(AssertionError):
+        test_error_against_float64("tanh", (4096, 64))

@@ -1,0 +1,290 @@
+"""Fast mode: low memory runs by tiles of rows, and f with the Linear behind it keeps h alone."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import manualbp
+from manualbp.autograd import recomputed as recompute
+from manualbp.fast.cpu import products as gemm
+from manualbp.fast.cpu import routines, steps, tiles
+from manualbp.fast.cpu.layers import ActivatedLinear, FastLinear
+from manualbp.maths.activations import ACTIVATIONS
+from manualbp.modules.plan import Run, gather
+from tests.dropin.nets import Skip
+from tests.helpers import autograd_twin, hand_twin, kept_bytes
+
+READ_Z = [name for name, f in ACTIVATIONS.items() if f.needs == "z"]
+SHAPES = [(1300, 16), (3, 400, 16), (1, 16), (0, 16), (16,)]
+
+
+@pytest.fixture(autouse=True)
+def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three tiles, the last one uneven."""
+    monkeypatch.setattr(gemm, "LEAST_WORK", 0)
+    monkeypatch.setattr(tiles, "LEAST_ROWS", 512)
+    monkeypatch.setattr(tiles, "TILE_BYTES", 2**10)
+
+
+Pair = tuple[nn.Sequential, nn.Sequential]
+
+
+def ours_of(theirs: nn.Sequential, memory: str) -> nn.Sequential:
+    """In fast mode."""
+    ours = hand_twin(theirs)
+    manualbp.set_mode("fast", ours)
+    manualbp.set_memory(memory, ours)
+    return ours
+
+
+def nets(activation: str, memory: str, dtype: torch.dtype = torch.float64) -> Pair:
+    """Ours with norms in it, and PyTorch's own."""
+    torch.manual_seed(0)
+    f = [manualbp.MLP((1, 1, 1), activation)[1] for _ in range(3)]
+    theirs = nn.Sequential(
+        nn.Linear(16, 48), f[0], nn.Linear(48, 32), f[1], nn.LayerNorm(32), nn.Linear(32, 24),
+        nn.RMSNorm(24), f[2], nn.Linear(24, 5),
+    ).to(dtype)  # fmt: skip
+    return ours_of(theirs, memory), theirs
+
+
+def gradients(net: nn.Module, x: Tensor, g: Tensor) -> list[Tensor | None]:
+    x = x.detach().requires_grad_(x.requires_grad)
+    output = net(x)
+    wanted = [t for t in (x, *net.parameters()) if t.requires_grad]
+    return [output.detach(), *torch.autograd.grad(output, wanted, g)]
+
+
+def check(ours: nn.Module, theirs: nn.Module, x: Tensor, g: Tensor) -> None:
+    """At most 1.5 times autograd's own distance from float64, and half an ulp of the size."""
+    ulp = torch.finfo(x.dtype).eps / 2
+    wide = [t.detach().double().requires_grad_(t.requires_grad) for t in (x, g)]
+    exact = gradients(copy.deepcopy(theirs).double(), *wide)
+    arms = gradients(ours, x, g), gradients(theirs, x, g), exact
+    for a, b, e in zip(*arms, strict=True):
+        assert a is not None and b is not None and e is not None
+        assert a.shape == b.shape and a.dtype is b.dtype and a.isfinite().all()
+        mine, autograd = (float((t.double() - e).norm()) for t in (a, b))
+        assert mine <= 1.5 * autograd + ulp * float(e.norm())
+
+
+@pytest.mark.parametrize("memory", ["full", "low"])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_error_against_float64(activation: str, memory: str) -> None:
+    for shape, dtype in itertools.product(SHAPES, (torch.float32, torch.bfloat16)):
+        if dtype is torch.bfloat16:
+            ours, theirs = (
+                nn.Sequential(*list(net)[:4]) for net in nets(activation, memory, dtype)
+            )
+            ours = manualbp.Sequential(*ours)
+            manualbp.set_mode("fast", ours)
+            manualbp.set_memory(memory, ours)
+        else:
+            ours, theirs = nets(activation, memory, dtype)
+        x = torch.randn(shape, dtype=dtype, requires_grad=True)
+        check(ours, theirs, x, torch.randn_like(theirs(x)))
+
+
+@pytest.mark.parametrize("memory", ["full", "low"])
+@pytest.mark.parametrize("activation", ["relu", "tanh", *READ_Z])
+def test_extreme_values(activation: str, memory: str) -> None:
+    """NaN and infinities where autograd has them, rows beside them untouched."""
+    torch.manual_seed(0)
+    theirs = autograd_twin(manualbp.MLP((16, 48, 32, 5), activation))
+    ours = ours_of(theirs, memory)
+    x, g = torch.randn(1300, 16, requires_grad=True), torch.randn(1300, 5)
+    with torch.no_grad():
+        x[0], x[1, 0], x[600, 0], x[1200, 0] = 1e-40, 1e30, torch.inf, torch.nan
+    for end in (1, 600, 1300):  # only the last has infinities in the sums over rows
+        arms = [
+            gradients(net, x[:end].detach().requires_grad_(), g[:end]) for net in (ours, theirs)
+        ]
+        for a, b in zip(*arms, strict=True):
+            assert a is not None and b is not None and torch.equal(a.isfinite(), b.isfinite())
+
+
+@pytest.mark.parametrize("memory", ["full", "low"])
+@pytest.mark.parametrize("activation", ["tanh", "gelu", "elu"])
+def test_frozen_parts(activation: str, memory: str) -> None:
+    """fp64, another order of sums: relative 1e-12; None where autograd has None."""
+    names = [name for name, _ in nets(activation, memory)[1].named_parameters()]
+    for name, wants_x in itertools.product(names, (True, False)):
+        found = []
+        for net in nets(activation, memory):
+            net.get_parameter(name).requires_grad_(False)
+            x = torch.randn(1300, 16, generator=torch.Generator().manual_seed(1)).double()
+            x.requires_grad_(wants_x)
+            net(x).sin().sum().backward()
+            found.append([x.grad, *[p.grad for p in net.parameters()]])
+        for a, b in zip(*found, strict=True):
+            assert (a is None) == (b is None)
+            if a is not None:
+                torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12 * float(b.abs().max()))
+
+
+@pytest.mark.parametrize("memory", ["full", "low"])
+@pytest.mark.parametrize("activation", [a for a in ACTIVATIONS if a not in ("relu", "leaky_relu")])
+def test_second_order(activation: str, memory: str) -> None:
+    """fp64: relative 1e-11 of each tensor's largest."""
+    found = []
+    for net in nets(activation, memory):
+        x = torch.randn(1300, 16, generator=torch.Generator().manual_seed(1)).double()
+        x.requires_grad_()
+        (g,) = torch.autograd.grad(net(x).sin().sum(), x, create_graph=True)
+        g.pow(2).sum().backward()
+        found.append([g.detach(), x.grad, *[p.grad for p in net.parameters()]])
+    for a, b in zip(*found, strict=True):
+        assert (a is None) == (b is None)
+        if a is not None:
+            torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-11 * float(b.abs().max()))
+
+
+@pytest.mark.parametrize("memory", ["full", "low"])
+@pytest.mark.parametrize("activation", ["tanh", "silu", "relu"])
+def test_second_order_by_onednn(
+    activation: str, memory: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """fp32, large enough for its products, which have no derivatives: relative 1e-5."""
+    monkeypatch.setattr(routines, "_policy", None)
+    gemm.pin("oneDNN")
+    torch.manual_seed(0)
+    theirs = autograd_twin(manualbp.MLP((32, 64, 64, 32), activation))
+    found = []
+    for net in (ours_of(theirs, memory), theirs):
+        x = torch.randn(2048, 32, generator=torch.Generator().manual_seed(1), requires_grad=True)
+        (g,) = torch.autograd.grad(net(x).sin().sum(), x, create_graph=True)
+        g.pow(2).sum().backward()
+        found.append([g.detach(), x.grad, *[p.grad for p in net.parameters()]])
+    for a, b in zip(*found, strict=True):
+        assert a is not None and b is not None and (a - b).norm() <= 1e-5 * b.norm()
+
+
+def test_residual_and_batched_cotangents() -> None:
+    """fp64, relative 1e-12; is_grads_batched runs whole."""
+    torch.manual_seed(0)
+    theirs = Skip(nn.Linear(16, 24), nn.GELU(), nn.Linear(24, 16)).double()
+    ours = manualbp.Residual(*copy.deepcopy(list(theirs)))
+    manualbp.set_mode("fast", ours)
+    x = torch.randn(1300, 16, dtype=torch.float64, requires_grad=True)
+    for memory in ("full", "low"):
+        manualbp.set_memory(memory, ours)
+        for g, batched in ((torch.randn(1300, 16), False), (torch.randn(3, 1300, 16), True)):
+            arms = []
+            for net in (ours, theirs):
+                o, wanted = net(x), [x, *net.parameters()]
+                grads = torch.autograd.grad(o, wanted, g.double(), is_grads_batched=batched)
+                arms.append([o, *grads])
+            for a, b in zip(*arms, strict=True):
+                torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+
+
+def test_many_tiles() -> None:
+    """Sums of 128 tiles, of biases too, are held by float64 as above."""
+    torch.manual_seed(0)
+    theirs = nn.Sequential(nn.Linear(16, 24), nn.SiLU(), nn.LayerNorm(24), nn.Linear(24, 5))
+    x = torch.randn(2**16, 16, requires_grad=True)
+    check(ours_of(theirs, "low"), theirs, x, torch.rand(2**16, 5))
+
+
+def test_exact_mode_never_tiles() -> None:
+    """Bit-exact: one sum over all rows."""
+    ours, theirs = nets("tanh", "low", torch.float32)
+    manualbp.set_mode("exact", ours)
+    x, g = torch.randn(1300, 16, requires_grad=True), torch.randn(1300, 5)
+    for a, b in zip(*[gradients(net, x, g) for net in (ours, theirs)], strict=True):
+        assert a is not None and b is not None and torch.equal(a, b)
+
+
+def test_backward_inside_autocast() -> None:
+    """Products of bfloat16, as autograd's are then: 3 % of each tensor's norm, in its dtype."""
+    for memory in ("full", "low"):
+        found = []
+        for net in nets("gelu", memory, torch.float32):
+            x = torch.randn(1300, 16, generator=torch.Generator().manual_seed(1))
+            output = net(x.requires_grad_()).square().sum()
+            with torch.autocast("cpu", torch.bfloat16):
+                found.append(torch.autograd.grad(output, [x, *net.parameters()]))
+        for a, b in zip(*found, strict=True):
+            assert a.dtype is b.dtype and (a - b).norm() < 0.03 * b.norm()
+
+
+def largest(net: nn.Module, monkeypatch: pytest.MonkeyPatch, wants_x: bool = True) -> int:
+    """Rows of the longest product."""
+    seen: list[int] = []
+    right = gemm.linear
+    with monkeypatch.context() as patch:
+        patch.setattr(gemm, "linear", lambda h, *a: seen.append(len(h)) or right(h, *a))
+        x = torch.randn(1300, 16, dtype=next(net.parameters()).dtype, requires_grad=wants_x)
+        net(x).sum().backward()
+    return max(seen, default=0)
+
+
+def test_tiles_run_with_low_memory_and_where_they_are_faster(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Faster are narrow chains with large activations; 1300 rows of up to 48 columns here."""
+    low, full = (nets("tanh", memory, torch.float32)[0] for memory in ("low", "full"))
+    assert [largest(net, monkeypatch) for net in (low, full)] == [434, 1300]
+    half = ours_of(nets("tanh", "low", torch.bfloat16)[1][:4], "low")  # few digits for a long sum
+    assert largest(half, monkeypatch) == 1300
+    monkeypatch.setattr(recompute, "LARGE_BYTES", 1300 * 48 * 4)
+    assert [largest(full, monkeypatch, wants_x) for wants_x in (True, False)] == [1300, 434]
+    monkeypatch.setattr(recompute, "FRESH_BYTES", 1300 * 48 * 4)
+    assert largest(full, monkeypatch) == 434
+    manualbp.set_mode("exact", full)
+    assert largest(full, monkeypatch) == 0  # no tiles, and none of gemm's products
+    manualbp.set_mode("fast", full)
+    monkeypatch.setattr(recompute, "WIDEST", 47)
+    assert largest(full, monkeypatch) == 1300
+
+
+@pytest.mark.parametrize("activation", READ_Z)
+def test_fast_keeps_one_of_two(activation: str) -> None:
+    """z_l alone, in a network as deep as you like; the last layer's z and a as autograd."""
+    torch.manual_seed(0)
+    model = manualbp.MLP([16] * 9, activation)
+    manualbp.set_mode("fast", model)
+    x = torch.randn(64, 16, requires_grad=True)
+    kept, theirs = kept_bytes(model, x)[1], kept_bytes(autograd_twin(model), x)[1]
+    assert kept == 7 * x.nbytes and theirs == 14 * x.nbytes
+
+
+def test_which_layers_are_put_together() -> None:
+    """f before a Linear, an activation that can write over z behind it; no other pairs."""
+    chain = [nn.GELU(), nn.Linear(4, 4), nn.SiLU(), nn.Linear(4, 4), nn.ReLU(), nn.ELU(),
+             nn.LayerNorm(4), nn.GELU(), nn.Linear(4, 4), nn.GELU()]  # fmt: skip
+    (run,) = gather(chain, fast=True)
+    assert isinstance(run, Run)
+    names = [type(layer).__name__ for layer in run.layers]
+    linear = "ActivatedLinear"
+    assert names == [linear, linear, "Elementwise", "LayerNorm", linear, "Elementwise"]
+    torch.manual_seed(0)
+    theirs = nn.Sequential(*chain).double()
+    ours = ours_of(theirs, "full")
+    x = torch.randn(1300, 4, dtype=torch.float64, requires_grad=True)
+    arms = [gradients(net, x, torch.ones_like(x)) for net in (ours, theirs)]
+    for a, b in zip(*arms, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("fault", ["tile lost", "f forgotten", "half a sum"])
+def test_planted_faults_are_caught(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last tile, f' of a recomputed activation, digits of a sum over tiles."""
+    if fault == "tile lost":
+        right = tiles.slices
+        monkeypatch.setattr(tiles, "slices", lambda n, tile: right(n, tile)[:-1] or right(n, tile))
+    elif fault == "f forgotten":
+        monkeypatch.setattr(ActivatedLinear, "_products", FastLinear._products)
+    else:
+        add = steps.Step.add
+        monkeypatch.setattr(
+            steps.Step, "add",
+            lambda s, i, g: add(s, i, None if g is None else g.bfloat16().to(g.dtype)),
+        )  # fmt: skip
+    with pytest.raises((AssertionError, RuntimeError)):
+        test_error_against_float64("gelu", "low" if fault != "f forgotten" else "full")
