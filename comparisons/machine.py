@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 import manualbp
-from manualbp.fast.cpu import products as gemm
+from manualbp import fast
 from manualbp.parity import options
 
 CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
@@ -28,7 +28,7 @@ def description(device: torch.device) -> dict[str, str | int]:
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else cores(),
         "threads": torch.get_num_threads(),
         "caches": caches(),
-        "fast products": "; ".join(f"{kind}: {name}" for kind, name in gemm.policy().items()),
+        "fast products": "; ".join(f"{kind}: {name}" for kind, name in fast.policy().items()),
         "device": name(device),
         "system": platform.platform(terse=True),
         "python": platform.python_version(),

@@ -14,7 +14,7 @@ import manualbp
 from comparisons.examples import Example
 from manualbp import reference
 from manualbp.maths.activations import ACTIVATIONS, to_module
-from manualbp.maths.layers import Elementwise, Linear, Needs
+from manualbp.maths.layers import LINEAR, Elementwise, Needs, Tape
 
 Numbers = list[NDArray[Any]]
 
@@ -57,22 +57,21 @@ def by_hand(e: Example) -> Trace:
     """z, a and delta by the tensor formulas; gradients by the Function, update by our optimizer."""
     model = manualbp.Sequential(*modules(e))
     h, y = sample(e)
-    z, a, caches = [], [], []
+    z, a = [], []
+    tape: Tape = []
     for linear, f in zip(linears(model), _activations(e), strict=True):
         theta = (linear.weight.detach(), None if linear.bias is None else linear.bias.detach())
         needs = Needs(True, (True, linear.bias is not None))
-        z_l, linear_cache = Linear().forward(h, theta, needs)  # z = h W^T + b
-        h, cache = Elementwise(f).forward(z_l, (), Needs(True))  # a = f(z)
-        z.append(z_l)
+        z.append(LINEAR.forward(h, theta, needs, tape))  # z = h W^T + b
+        h = Elementwise(f).forward(z[-1], (), Needs(True), tape)  # a = f(z)
         a.append(h)
-        caches.append((f, linear_cache, cache))
     deltas: list[Any] = []
     upstream: Any = 2 * (h - y) / y.numel()  # dC/do of the mean of (o - y)^2
-    for f, linear_cache, cache in reversed(caches):
+    for f in reversed(list(_activations(e))):
         # delta = dC/da * f'(z) by the written formula, and dC/da = delta W of the layer below
-        delta: Any = Elementwise(f).formula(upstream, cache, Needs(True))[0]
+        delta = Elementwise(f).backward(upstream, Needs(True), tape, [], "formula")
         deltas.insert(0, delta)
-        upstream = Linear().backward(delta, linear_cache, Needs(True, (False, False)))[0]
+        upstream = LINEAR.backward(delta, Needs(True, (False, False)), tape, [])
     optimizer = manualbp.GradientDescent(trained(e, model), e.epsilon)
     step = _step(e, model, manualbp.MSELoss(), optimizer)
     return Trace(_rows(z), _rows(a), _rows(deltas), *step)

@@ -47,11 +47,6 @@ class Setting:
     ) -> None:
         type(self).now = self._before
 
-    @classmethod
-    def of(cls, module: nn.Module) -> str:
-        """The module's choice, or where it has none the process's."""
-        return module.__dict__.get(cls.key) or cls.now
-
 
 class set_mode(Setting):  # a function to its users, like torch.set_grad_enabled
     """How products are computed from now on; as a context manager, until its end.
@@ -75,11 +70,6 @@ class set_mode(Setting):  # a function to its users, like torch.set_grad_enabled
 
     def __init__(self, mode: str, model: nn.Module | None = None) -> None:
         super().__init__(mode, model)
-
-
-def fast(module: nn.Module) -> bool:
-    """Whether the module is to be computed by the fastest routines."""
-    return set_mode.of(module) == "fast"
 
 
 class set_memory(Setting):  # a function to its users, like set_mode
@@ -111,6 +101,17 @@ class set_memory(Setting):  # a function to its users, like set_mode
         super().__init__(memory, model)
 
 
-def low(module: nn.Module) -> bool:
+def choices_of(module: nn.Module) -> tuple[str, str]:
+    """Mode and memory of a module: its own choices, or else the process's."""
+    own = module.__dict__
+    return own.get(set_mode.key) or set_mode.now, own.get(set_memory.key) or set_memory.now
+
+
+def in_fast_mode(module: nn.Module) -> bool:
+    """Whether the module is to be computed by the fastest routines."""
+    return choices_of(module)[0] == "fast"
+
+
+def in_low_memory(module: nn.Module) -> bool:
     """Whether the module is to keep as little as it can."""
-    return set_memory.of(module) == "low"
+    return choices_of(module)[1] == "low"

@@ -26,7 +26,7 @@ from comparisons.speed import memory
 from comparisons.speed.dtypes import DTYPES, TF32
 from comparisons.speed.grid import Row
 from comparisons.speed.steps import STEPS, TRAINING, Cost
-from manualbp.fast.gpu import kernels, narrow
+from manualbp.fast.gpu import kernels, one_launch
 
 AUTOGRAD, COMPILE, COMPILE_LOSS = "autograd", "compile", "compile, loss"
 COMPILE_MAX, AUTOGRAD_GRAPHS = "compile, max-autotune", "autograd, graphs"
@@ -88,7 +88,7 @@ def torch_arms(problem: Problem) -> dict[str, Arm]:
 def fused(problem: Problem) -> nn.Module | None:
     """FusedLoss of equal weights; None where it would run the model's own step."""
     row = problem.row
-    launched = kernels.takes(problem.x) and max(row.widths) <= narrow.WIDEST
+    launched = kernels.takes(problem.x) and max(row.widths) <= one_launch.WIDEST
     if row.step != TRAINING or not (row.dtype in ONE_PASS_DTYPES or launched):
         return None
     return manualbp.FusedLoss(copy.deepcopy(problem.model), manualbp.MSELoss())

@@ -1,15 +1,15 @@
 """Backpropagation as torch.autograd.Functions with explicit gradients.
 
-``Chain`` is the chain of layers. What it keeps for backward is what each layer's cache holds: h_l
-only if dC/dW_l is wanted, W_l only if something below layer l wants a gradient, z_l or a_l as f'
-needs, a bias never. So memory, and the edits in place that raise, are those of autograd.
+``Chain`` is a chain of layers. It keeps what each layer keeps: h_l only if dC/dW_l is wanted, W_l
+only if something below layer l wants a gradient, z_l or a_l as f' needs, a bias never. So memory,
+and which edits in place raise an error, are those of autograd.
 
-Double backward: whatever is kept of the activations leaves the Function as an output of its own,
-beside o, though nobody sees it. So, kept, it carries its graph: where autograd records the backward
-pass (``create_graph=True``), the recursion depends on x, W and b through it, right to any order and
-with nothing computed twice. Kept as plain tensors, activations would count as constants, silently
-wrong. From there the recursion's own operators have derivatives. ``Recursion`` has one written by
-hand, the R-operator of ``backprop.double_backward``; it runs where it was measured to be faster.
+Double backward: every activation that is kept leaves the Function as an output beside o, though no
+user sees it. So what is kept carries its graph. Where autograd records the backward pass
+(``create_graph=True``), the recursion depends on x, W and b through it: right to any order, with
+nothing computed twice. Kept as plain tensors, activations would count as constants, silently wrong.
+The operators of the recursion have derivatives themselves. ``Recursion`` has one written by hand,
+the R-operator of ``backprop.double_backward``. It runs where it was measured to be faster.
 """
 
 from __future__ import annotations
@@ -19,199 +19,180 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
-from manualbp.fast.gpu import pairs
+from manualbp.autograd import torch_internals
+from manualbp.autograd.segment import Segment
+from manualbp.autograd.torch_internals import asked_for, batched, wanted
 from manualbp.maths import backprop
-from manualbp.maths.backprop import Gradients
-from manualbp.maths.layers import Cache, Layer, Linear, Needs, Theta, own, total
+from manualbp.maths.backprop import Gradients, Step
+from manualbp.maths.layers import Linear, Needs, Tape, own, total
 
 
 class Chain(torch.autograd.Function):
     """o = f_L(... f_1(x; theta_1) ...; theta_L), with dC/dx and every dC/dtheta by hand.
 
-    ``Chain.apply(layers, paired, skip, *flat(layers, thetas), x)[0]``; x (..., I), o (..., O).
-    ``paired`` has the recursion of pairs.py run. With ``skip``, which is x once more, o = skip +
-    that; skip comes first because autograd adds up the gradients of x in that order. The other
-    outputs are what backward reads.
+    ``apply_chain(segment, skip, *segment.parameters, x)[0]``; x (..., I), o (..., O).
+    With ``skip``, which is x once more, o = skip + that. skip comes first because autograd adds up
+    the gradients of x in that order. The other outputs are activations that backward reads.
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, layers: Sequence[Layer], paired: bool, skip: Tensor | None, *tensors: Any
-    ) -> Any:
-        x, wants = tensors[-1], ctx.needs_input_grad
-        needs = backprop.needs_of(wants[-1], by_layer(layers, wants[3:-1]))
-        recursion = pairs if paired else backprop
-        o, caches = recursion.forward(x, layers, by_layer(layers, tensors[:-1]), needs)
-        ctx.save_for_backward(*[t for cache in caches for t in cache.tensors()])
-        ctx.layers, ctx.paired = layers, paired
-        ctx.caches = [cache.emptied() for cache in caches]
-        ctx.present = [t is not None for t in (skip, *tensors)]
-        ctx.hidden, activities = _hidden(caches, skip is not None)
+    def forward(ctx: Any, segment: Segment, skip: Tensor | None, *tensors: Any) -> Any:
+        task = segment.task(ctx.needs_input_grad[2:])
+        o, tape = backprop.forward(tensors[-1], task.steps)
+        ctx.save_for_backward(*tape)
+        # o itself leaves anyway, unless it is added to skip.
+        end = len(task.steps) - (skip is None)
+        hidden = [(i, tape[at]) for i, at in task.activations if i < end and tape[at] is not None]
+        ctx.segment, ctx.task = segment, task
+        ctx.skips, ctx.hidden = skip is not None, [i for i, _ in hidden]
         ctx.set_materialize_grads(False)
-        return (o if skip is None else skip + o, *activities)
+        return (o if skip is None else skip + o, *[a for _, a in hidden])
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Any) -> Any:
-        caches = _filled(ctx)
-        grad_output, *grad_hidden = grad_outputs
-        wants = wanted(ctx, ctx.needs_input_grad[2:], ctx.present)
-        needs = backprop.needs_of(wants[-1], by_layer(ctx.layers, wants[1:-1]))
-        injected = [None] * (len(caches) - 1) + [grad_output]
-        for i, grad in zip(ctx.hidden, grad_hidden, strict=True):
-            if grad is not None:
-                injected[i] = total(injected[i], grad)
+    def backward(ctx: Any, grad_output: Tensor | None, *grad_hidden: Tensor | None) -> Any:
+        tape = list(ctx.saved_tensors)  # raises autograd's error if freed, or edited in place
+        task, segment, wants_skip = ctx.task, ctx.segment, False
+        if torch.compiler.is_compiling() or not _all_wanted(ctx):
+            present = ctx.skips, *segment.present, True
+            wants_skip, *wants = wanted(ctx, ctx.needs_input_grad[1:], present)
+            task = segment.task(tuple(wants))
+        steps = task.steps
+        injected = {i: g for i, g in zip(ctx.hidden, grad_hidden, strict=True) if g is not None}
         if torch.is_grad_enabled():
-            trained = by_layer(ctx.layers, ctx.needs_input_grad[3:-1])
-            weights = [theta[0] if theta else False for theta in trained]
-            caches = list(map(as_at_forward, ctx.layers, caches, weights))
-            grad_input, thetas, _ = _recorded(injected, ctx.layers, caches, needs)
-        elif torch.compiler.is_compiling():
-            grad_input, thetas, _ = backprop.backward(injected, ctx.layers, caches, needs)
+            tape = with_graphs(ctx.task.steps, tape)
+            found = _recorded(grad_output, steps, tape, injected)
         else:
-            ctx.maybe_clear_saved_tensors()  # each is freed when its layer is done
-            recursion = pairs if ctx.paired else backprop
-            grad_input, thetas, _ = recursion.backward(injected, ctx.layers, caches, needs)
-        grad_skip = grad_output if wants[0] else None
-        return None, None, grad_skip, *flat(ctx.layers, thetas), grad_input
+            if not torch.compiler.is_compiling():
+                ctx.maybe_clear_saved_tensors()  # each is freed when its layer is done
+            over = not (
+                grad_output is None or torch.compiler.is_compiling() or batched(grad_output)
+            )
+            found = backprop.backward(grad_output, steps, tape, "kernel", over, injected)
+        return None, grad_output if wants_skip else None, *found.thetas, found.input
 
 
-def _filled(ctx: Any) -> list[Cache]:
-    """The caches with their tensors; an error of autograd's if freed or edited in place."""
-    saved = iter(ctx.saved_tensors)
-    return [cache.filled(saved) for cache in ctx.caches]
+apply_chain = torch_internals.applied(Chain)
 
 
-def as_at_forward(layer: Layer, cache: Cache, trained: bool) -> Cache:
-    """With the requires_grad that W had at forward: autograd's linear keeps W^T, made back then."""
-    weight = cache.theta[0] if isinstance(layer, Linear) else None
-    if weight is None or weight.requires_grad == trained:
-        return cache
-    if trained:
+def _all_wanted(ctx: Any) -> bool:
+    """Whether this very backward pass wants all that forward did, as far as that is quickly known.
+
+    The nodes of parameters are looked up in each pass. Kept, they would outlive their graph.
+    """
+    if ctx.task.ends is None:
+        return False
+    nodes = ctx.next_functions
+    return all(asked_for(nodes[ctx.skips + end][0]) for end in ctx.task.ends)
+
+
+def with_graphs(steps: Sequence[Step], tape: Tape) -> Tape:
+    """The tape with every W that carries a graph, for a backward pass that is recorded.
+
+    W has the requires_grad that it had at forward: autograd's linear keeps W^T, made back then.
+
+    Raises:
+        RuntimeError: a weight was frozen, or its data was exchanged, since forward.
+    """
+    found, start = list(tape), 0
+    for layer, theta, needs in steps:
+        values = tape[start + 1] if isinstance(layer, Linear) else None
+        if values is not None and needs.theta[0]:
+            found[start + 1] = as_at_forward(theta[0], values)
+        start += layer.keeps
+    return found
+
+
+def as_at_forward(weight: Any, values: Tensor) -> Tensor:
+    """The weight with its graph, if it still is what forward read."""
+    if not weight.requires_grad:
         raise RuntimeError(
             "a weight was frozen between forward and a backward with create_graph=True; "
             "run forward again after requires_grad_(False)"
         )
-    return cache._replace(theta=(weight.detach(), None))
+    if not weight.is_set_to(values):
+        raise RuntimeError(
+            "a weight's data was exchanged between forward and a backward with "
+            "create_graph=True; run forward again"
+        )
+    return weight
 
 
 def _recorded(
-    injected: Sequence[Tensor | None], layers: Sequence[Layer], caches: list[Cache],
-    needs: Sequence[Needs],
-) -> Gradients:  # fmt: skip
+    delta: Tensor | None, steps: Sequence[Step], tape: Tape, injected: dict[int, Tensor]
+) -> Gradients:
     """The backward pass in a graph that is being recorded."""
-    if (
-        not any(layer.prefers_r_operator(c) for layer, c in zip(layers, caches, strict=True))
-        or not all(layer.by_r_operator for layer in layers)
-        or torch._C._are_functorch_transforms_active()  # these look inside a program
-        or forward_ad._current_level >= 0
-    ):
-        return backprop.backward(injected, layers, caches, needs, "recorded")
-    tensors = (t for cache in caches for t in cache.tensors())
-    empty = [cache.emptied() for cache in caches]
-    grad_input, *rest = Recursion.apply(layers, empty, needs, *injected, *tensors)  # type: ignore[no-untyped-call]
-    count = sum(layer.parameters for layer in layers)
-    return Gradients(grad_input, by_layer(layers, rest[:count]), [])
+    if not _by_r_operator(steps, tape):
+        return backprop.backward(delta, steps, tape, "recorded", injected=injected)
+    incoming = [injected.get(i) for i in range(len(steps))]
+    incoming[-1] = total(delta, incoming[-1])
+    found = Recursion.apply(steps, *incoming, *tape)  # type: ignore[no-untyped-call]
+    count = sum(len(step.theta) for step in steps)
+    return Gradients(found[0], list(found[1 : 1 + count]), [])
+
+
+def _by_r_operator(steps: Sequence[Step], tape: Tape) -> bool:
+    if torch_internals.transforms_active() or torch_internals.forward_mode():
+        return False  # these look inside a program
+    start, faster = 0, False
+    for layer, *_ in steps:
+        if not layer.by_r_operator:
+            return False
+        faster = faster or layer.prefers_r_operator(tape[start : start + layer.keeps])
+        start += layer.keeps
+    return faster
 
 
 class Recursion(torch.autograd.Function):
     """The backward pass of a ``Chain`` as a function that has derivatives itself.
 
-    ``Recursion.apply(layers, caches, needs, *injected, *tensors of the caches)``; returns dC/dx,
-    every dC/dtheta, and the deltas that its own backward reads.
+    ``Recursion.apply(steps, *incoming, *tape)``, incoming the delta that comes in at each layer.
+    Returns dC/dx, every dC/dtheta in the order of ``backprop.flat``, and the deltas that its own
+    backward reads.
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, layers: Sequence[Layer], caches: Sequence[Cache], needs: Sequence[Needs],
-        *tensors: Any,
-    ) -> Any:  # fmt: skip
-        injected, kept = tensors[: len(layers)], tensors[len(layers) :]
-        each = iter(kept)
-        filled = [cache.filled(each) for cache in caches]
-        grad_input, thetas, deltas = backprop.backward(injected, layers, filled, needs, "recorded")
-        deltas = list(map(own, deltas))
-        # A delta that is no sum is what came in; the others leave, so as to carry their graph.
-        found = [i for i, d in enumerate(deltas) if d is not None and d is not injected[i]]
-        ctx.save_for_backward(*kept, *deltas)
-        ctx.layers, ctx.caches, ctx.found = layers, caches, found
+    def forward(ctx: Any, steps: Sequence[Step], *tensors: Any) -> Any:
+        incoming, tape = tensors[: len(steps)], tensors[len(steps) :]
+        injected = {i: t for i, t in enumerate(incoming) if t is not None}
+        grad_input, thetas, deltas = backprop.backward(
+            None, steps, list(tape), "recorded", injected=injected
+        )
+        # A delta that is no sum is what came in. The others leave, so that they carry their graph.
+        found = [i for i, d in enumerate(deltas) if d is not None and d is not incoming[i]]
+        for i in found:
+            deltas[i] = own(deltas[i])  # type: ignore[arg-type]
+        ctx.save_for_backward(*tape, *deltas)
+        ctx.steps, ctx.found = steps, found
         ctx.present = [t is not None for t in tensors]
         ctx.set_materialize_grads(False)
-        gradients = [grad_input, *flat(layers, thetas)]
-        return (*map(own, gradients), *[deltas[i] for i in found])
+        outputs = [None if g is None else own(g) for g in (grad_input, *thetas)]
+        return (*outputs, *[deltas[i] for i in found])
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> Any:
-        layers, count = ctx.layers, len(ctx.layers)
-        saved = iter(ctx.saved_tensors)
-        caches = [cache.filled(saved) for cache in ctx.caches]
-        deltas = list(saved)
+        steps, count = ctx.steps, len(ctx.steps)
+        tape, deltas = ctx.saved_tensors[:-count], ctx.saved_tensors[-count:]
         v_input, *rest = grad_outputs
+        parameters = sum(len(step.theta) for step in steps)
+        v_thetas = backprop.by_layer([step.layer for step in steps], rest[:parameters])
         v_deltas: list[Tensor | None] = [None] * count
-        for i, v in zip(ctx.found, rest[len(rest) - len(ctx.found) :], strict=True):
+        for i, v in zip(ctx.found, rest[parameters:], strict=True):
             v_deltas[i] = v
-        v_thetas = by_layer(layers, rest[: len(rest) - len(ctx.found)])
-        asked = iter(wanted(ctx, ctx.needs_input_grad[3:], ctx.present)[count:])
-        flags = [cache.filled(asked) for cache in ctx.caches]
-        needs = [Needs(bool(flag.h or flag.a), tuple(map(bool, flag.theta))) for flag in flags]
-        tangents, found = backprop.double_backward(
-            v_input, v_thetas, v_deltas, deltas, layers, caches, needs
+        asked = wanted(ctx, ctx.needs_input_grad[1:], ctx.present)[count:]
+        tangents, grads = backprop.double_backward(
+            v_input, v_thetas, v_deltas, deltas, _asking(steps, asked), tape
         )
-        tensors = (t for c, like in zip(found, ctx.caches, strict=True) for t in c.padded(like))
-        pairs = zip((*tangents, *tensors), ctx.present, strict=True)
-        return None, None, None, *(t if there else None for t, there in pairs)
+        pairs = zip((*tangents, *grads), ctx.present, strict=True)
+        return None, *(t if there else None for t, there in pairs)
 
 
-def _hidden(caches: Sequence[Cache], residual: bool) -> tuple[list[int], list[Tensor]]:
-    """The layers whose output some cache holds, and those outputs; o itself leaves anyway."""
-    read = [cache.h for cache in caches[1:]] + [None]
-    outputs = [h if cache.a is None else cache.a for cache, h in zip(caches, read, strict=True)]
-    if not residual:
-        outputs[-1] = None
-    indices = [i for i, a in enumerate(outputs) if a is not None]
-    return indices, [a for a in outputs if a is not None]
-
-
-def wanted(ctx: Any, needs: Sequence[bool], present: Sequence[bool]) -> list[bool]:
-    """The inputs whose gradient this very backward pass asks for, as autograd prunes its nodes.
-
-    Args:
-        ctx: of a Function whose tensor inputs come last.
-        needs: its ``needs_input_grad`` for those.
-        present: which of those are tensors; the others are None.
-    """
-    if torch.compiler.is_compiling():  # compiled autograd, which cannot ask, prunes by itself
-        return list(needs)
-    nodes = iter(ctx.next_functions)
-    there = [next(nodes)[0] if found else None for found in present]
-    return [need and _runs(node) for need, node in zip(needs, there, strict=True)]
-
-
-def _runs(node: Any) -> bool:
-    try:
-        return torch._C._will_engine_execute_node(node)
-    except RuntimeError:  # how it answers for a leaf that autograd.grad was asked for
-        return True
-
-
-def flat(layers: Sequence[Layer], thetas: Sequence[Theta]) -> list[Any]:
-    """What is per parameter, in the order in which autograd comes back to it.
-
-    That is the last layer first, and of a Linear the bias first: so gradients of a tied weight are
-    added up, and so data-parallel training lays them into its buckets.
-    """
-    found: list[Any] = []
-    for layer, theta in zip(reversed(layers), reversed(thetas), strict=True):
-        found += theta[::-1] if layer.last_first else theta
-    return found
-
-
-def by_layer(layers: Sequence[Layer], values: Sequence[Any]) -> list[Any]:
-    """Back from ``flat``: a tuple for each layer, first layer first."""
-    found, end = [], len(values)
-    for layer in layers:
-        theta = tuple(values[end - layer.parameters : end]) if layer.parameters else ()
-        found.append(theta[::-1] if layer.last_first else theta)
-        end -= len(theta)
+def _asking(steps: Sequence[Step], asked: Sequence[bool]) -> list[Step]:
+    """The steps for the gradients of those tensors on the tape that are asked for."""
+    found, start = [], 0
+    for step in steps:
+        h_or_a, *others = asked[start : start + step.layer.keeps]
+        needs = Needs(h_or_a, tuple(others[: len(step.theta)]))
+        found.append(step._replace(needs=needs))
+        start += step.layer.keeps
     return found

@@ -1,21 +1,62 @@
-"""A gradient rule of one tensor as a Function of its own, for a backward pass that is recorded.
+"""C(o, y) as a torch.autograd.Function with dC/do by hand.
 
-The losses are such rules: under ``create_graph=True`` their gradient gives the kernel's value, so
-that the bits stay autograd's, and is itself differentiated by written formulas.
+Where autograd records the backward pass (``create_graph=True``), a gradient rule runs as a Function
+of its own, ``Backward``. Its value is the kernel's, so that the bits stay autograd's, and it is
+differentiated by written formulas.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
+
+from manualbp.autograd import torch_internals
+from manualbp.maths.layers import total
+from manualbp.maths.losses import Loss
+
+
+class Cost(torch.autograd.Function):
+    """``apply_cost(loss, o, y, *loss.weights)``: C, and log p where the loss is a function of it.
+
+    log p is what backward reads. It leaves as an output so that it carries its graph (chain.py).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, loss: Loss, o: Tensor, y: Tensor, *weights: Any) -> Any:
+        x = o if loss.before is None else loss.before.forward(o)
+        cost, kept = loss.forward(x, y)
+        ctx.save_for_backward(x, y, *kept, *weights)
+        ctx.loss = loss
+        ctx.set_materialize_grads(False)
+        return cost if loss.before is None else (cost, x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None, grad_x: Tensor | None = None) -> Any:
+        loss, (x, y, *kept) = ctx.loss, ctx.saved_tensors
+        weights = [kept.pop() for _ in loss.weights]
+        recorded = torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
+        delta = None
+        if grad is not None and recorded:
+            delta = recorded_gradient(loss, grad, x, y, *kept, watched=weights)
+        elif grad is not None:
+            delta = loss.backward(grad, x, y, *kept)
+        if grad_x is not None:
+            delta = total(delta, grad_x)
+        if loss.before is not None and delta is not None:
+            through = partial(recorded_gradient, loss.before) if recorded else loss.before.backward
+            delta = through(delta, x)
+        return None, delta, None, *[None] * len(weights)
+
+
+apply_cost = torch_internals.applied(Cost)
 
 
 class Rule(Protocol):
-    """A gradient rule, as losses are: its value, and the value's own gradients."""
+    """A gradient rule of one tensor, as losses are: its value, and the value's own gradients."""
 
     def backward(self, delta: Tensor, x: Tensor, /, *constants: Any) -> Tensor:
         """The gradient by x, from delta, the gradient of the result; rounded like autograd."""
@@ -29,32 +70,32 @@ class Rule(Protocol):
         """The gradients of sum(v * backward(delta, x)) by delta and by x."""
 
 
+def recorded_gradient(
+    rule: Rule, delta: Tensor, x: Tensor, *constants: Any, watched: Sequence[Tensor] = ()
+) -> Tensor:
+    """The rule's gradient while autograd records: one that can be differentiated again."""
+    if torch_internals.transforms_active() or torch_internals.forward_mode():
+        return rule.formula(delta, x, *constants)  # these look inside a program
+    return Backward.apply(rule, watched, delta, x, *constants)  # type: ignore[no-untyped-call]
+
+
 class Backward(torch.autograd.Function):
     """rule.backward(delta, x, *constants), to be differentiated once more by written formulas.
 
-    ``watched`` are tensors the rule holds itself; they are kept here so that an edit is noticed.
+    ``watched`` are tensors that the rule holds itself. They are kept so that an edit is noticed.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, rule: Rule, watched: Sequence[Tensor | None], delta: Tensor, x: Tensor, *rest: Any
+        ctx: Any, rule: Rule, watched: Sequence[Tensor], delta: Tensor, x: Tensor, *constants: Any
     ) -> Tensor:
-        ctx.rule, ctx.rest = rule, len(rest)
-        ctx.save_for_backward(delta, x, *rest, *watched)
-        return rule.backward(delta, x, *rest)
+        ctx.rule, ctx.constants = rule, len(constants)
+        ctx.save_for_backward(delta, x, *constants, *watched)
+        return rule.backward(delta, x, *constants)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> Any:
         delta, x, *rest = ctx.saved_tensors
-        rest = rest[: ctx.rest]
-        gradients = ctx.rule.double_backward(grad_outputs[0], delta, x, *rest)
-        return (None, None, *gradients, *[None] * ctx.rest)
-
-
-def differentiable(
-    rule: Rule, delta: Tensor, x: Tensor, *rest: Any, watched: Sequence[Tensor | None] = ()
-) -> Tensor:
-    """rule.backward(delta, x, *rest) in a graph that is being recorded."""
-    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
-        return rule.formula(delta, x, *rest)  # these look inside a program
-    return Backward.apply(rule, watched, delta, x, *rest)  # type: ignore[no-untyped-call]
+        constants = rest[: ctx.constants]
+        gradients = ctx.rule.double_backward(grad_outputs[0], delta, x, *constants)
+        return (None, None, *gradients, *[None] * ctx.constants)

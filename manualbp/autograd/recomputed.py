@@ -1,144 +1,103 @@
-"""Memory or time: what a chain keeps for backward, and the chain that keeps next to nothing.
+"""A chain that keeps next to nothing: its activations are computed once more in backward.
 
-    full   what backward reads: an activation of every layer
-    low    x and the parameters; backward computes the activations once more
+    full memory   what backward reads: an activation of every layer (chain.py)
+    low memory    x and the parameters
 
-In exact mode they are computed by the same operators over the whole batch, so every bit stays. In
-fast mode long batches go tile by tile (tiles.py), forward and backward: then backward, too, has no
-more than a tile's activations at a time, and where the chain is narrow that is the faster way, so
-that it is taken with full memory, too.
+In exact mode the same operators run again over the whole batch, so every bit stays. In fast mode
+long batches go tile by tile, forward and backward. Then backward too has no more than a tile's
+activations at a time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Literal
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from manualbp.autograd.chain import Chain, by_layer, flat, wanted
-from manualbp.fast.cpu import tiles
+from manualbp.autograd import torch_internals
+from manualbp.autograd.segment import Segment
+from manualbp.autograd.torch_internals import nobody_records, wanted
 from manualbp.maths import backprop
-from manualbp.maths.backprop import Gradients
-from manualbp.maths.layers import (
-    Elementwise,
-    Layer,
-    LayerNorm,
-    Linear,
-    Needs,
-    RMSNorm,
-    Theta,
-    alone,
-)
-
-# Layers that compute the same from the same input every time.
-CONSTANT = (Linear, Elementwise, LayerNorm, RMSNorm)
-# In fast mode a chain this narrow, with an activation this large, is faster by tiles: to compute
-# activations twice costs products, cheap where narrow, and saves memory: dear where malloc takes it
-# from the system each time, and already dear where it does not fit the cache, if products are those
-# of float32 and x wants no gradient, which often is to be differentiated again.
-WIDEST, FRESH_BYTES, LARGE_BYTES = 256, 2**25, 2**23
+from manualbp.maths.backprop import Gradients, Step
+from manualbp.maths.layers import Linear
 
 
-def run_chain(
-    layers: Sequence[Layer], thetas: Sequence[Theta], skip: Tensor | None, x: Tensor,
-    low: bool = False, paired: bool = False,
-) -> Tensor:  # fmt: skip
-    """o by the Function that suits: one that keeps activations, or one that recomputes them.
+class Tiling(Protocol):
+    """A way to run a chain over one tile of rows after the other."""
 
-    ``paired``: by the recursion of pairs.py, where nothing is recomputed.
-    """
-    parameters = flat(layers, thetas)
-    tile = _tile(layers, thetas, x) if low or _large(x, thetas) else 0
-    if tile or (low and all(isinstance(layer, CONSTANT) for layer in layers)):
-        return Recomputed.apply(layers, tile, skip, *parameters, x)  # type: ignore[no-untyped-call]
-    return Chain.apply(layers, paired, skip, *parameters, x)[0]  # type: ignore[no-untyped-call]
+    def forward(self, x: Tensor, skip: Tensor | None, steps: list[Step]) -> Tensor:
+        """o, or skip + o."""
 
-
-def _large(x: Tensor, thetas: Sequence[Theta]) -> bool:
-    """Whether tiles were measured to be faster: several products of few columns, many rows."""
-    widths = [w.shape[0] for theta in thetas for w in theta[:1] if w is not None and w.dim() == 2]
-    widest = max(widths, default=0)
-    least = LARGE_BYTES if x.dtype is torch.float32 and not x.requires_grad else FRESH_BYTES
-    large = x.numel() // max(x.shape[-1], 1) * widest * x.element_size() >= least
-    return large and widest <= WIDEST and len(widths) > 1
-
-
-def _tile(layers: Sequence[Layer], thetas: Sequence[Theta], x: Tensor) -> int:
-    """The rows of a tile; 0 for the whole batch at once."""
-    count = x.numel() // max(x.shape[-1], 1) if x.dim() > 1 else 1
-    if count < 2 * tiles.LEAST_ROWS or not (x.is_cpu and x.dtype in (torch.float32, torch.float64)):
-        return 0  # too few; or a sum of many tiles needs more digits
-    if not tiles.rowwise(layers) or any(type(layer) is Linear for layer in layers):
-        return 0  # the second is the exact mode: one sum over all rows
-    tile = tiles.tile_rows(count, thetas, x.itemsize)
-    return tile if count > tile else 0
+    def backward(self, x: Tensor, delta: Tensor, steps: list[Step]) -> Gradients:
+        """dC/dx and every dC/dtheta from delta = dC/do, with the activations computed again."""
 
 
 class Recomputed(torch.autograd.Function):
-    """A ``Chain`` that keeps x and the parameters, and computes its activations in backward.
+    """``apply_recomputed(segment, tiles, skip, *segment.parameters, x)``: o, or skip + o.
 
-    ``Recomputed.apply(layers, tile, skip, *flat(layers, thetas), x)``; o, by tiles of so many rows,
-    or with 0 whole. Where backward is recorded, they are computed from the x and the parameters
-    that carry their graphs, in that graph: so derivatives are right to any order.
+    ``tiles`` None runs the whole batch at once. Where backward is recorded, the activations are
+    computed from the x and the parameters that carry their graphs, in that graph. So derivatives
+    are right to any order.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, layers: Sequence[Layer], tile: int, skip: Tensor | None, *tensors: Any
+        ctx: Any, segment: Segment, tiles: Tiling | None, skip: Tensor | None, *tensors: Any
     ) -> Any:
         *parameters, x = tensors
-        thetas = by_layer(layers, parameters)
-        if tile:
-            o = tiles.forward(x, skip, layers, thetas, tile)
+        steps = backprop.without_gradients(segment.layers, segment.thetas)
+        if tiles is not None:
+            o = tiles.forward(x, skip, steps)
         else:
-            o, _ = backprop.forward(x, layers, thetas, backprop.nothing(thetas))
+            o, _ = backprop.forward(x, steps)
             o = o if skip is None else skip + o
-        if not layers[-1].reads_forward() and isinstance(layers[-1], Linear):
+        last = segment.layers[-1]
+        if isinstance(last, Linear) and not last.reads_forward():
             parameters[0] = None  # the last bias: nothing but o depends on it
         # Each parameter as it is now, and for a recorded backward with its graph.
         values = [None if t is None else t.detach() for t in parameters]
         trained = ctx.needs_input_grad[3:-1]
         graphs = [t if trains else None for t, trains in zip(parameters, trained, strict=True)]
         ctx.save_for_backward(x, *values, *graphs)
-        ctx.layers, ctx.tile = layers, tile
-        ctx.present = [t is not None for t in (skip, *tensors)]
+        ctx.segment, ctx.tiles = segment, tiles
+        ctx.present = (skip is not None, *segment.present, True)
         ctx.set_materialize_grads(False)
         return o
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> Any:
-        x, *saved = ctx.saved_tensors  # raises, in autograd's words, if freed or edited in place
+        x, *saved = ctx.saved_tensors  # raises autograd's error if freed, or edited in place
         (delta,) = grad_outputs
+        segment: Segment = ctx.segment
         wants_skip, *wants, wants_x = wanted(ctx, ctx.needs_input_grad[2:], ctx.present)
-        needs = backprop.needs_of(wants_x, by_layer(ctx.layers, wants))
-        if delta is None or not any(needs):
-            return None, None, delta if wants_skip else None, *[None] * (len(wants) + 1)
+        grad_skip = delta if wants_skip else None
+        if delta is None or not (wants_x or any(wants)):
+            return None, None, grad_skip, *[None] * (len(wants) + 1)
         values, graphs = saved[: len(wants)], saved[len(wants) :]
         if torch.is_grad_enabled():
             x = x if ctx.needs_input_grad[-1] else x.detach()  # a constant at forward
             values = list(map(_with_graph, values, graphs))
-        thetas = by_layer(ctx.layers, values)
-        if ctx.tile and alone(delta) and not torch.is_autocast_enabled(x.device.type):
-            found = tiles.backward(x, delta, ctx.layers, thetas, needs, ctx.tile)
+        layers = segment.layers
+        thetas, by_layer = (backprop.by_layer(layers, each) for each in (values, wants))
+        steps = backprop.steps(layers, thetas, by_layer, wants_x)
+        if ctx.tiles and nobody_records(delta) and not torch.is_autocast_enabled(x.device.type):
+            found = ctx.tiles.backward(x, delta, steps)
         else:
-            found = _whole(x, delta, ctx.layers, thetas, needs)
-        grad_skip = delta if wants_skip else None
-        return None, None, grad_skip, *flat(ctx.layers, found.thetas), found.input
+            found = _whole(x, delta, steps)
+        return None, None, grad_skip, *found.thetas, found.input
 
 
-def _whole(
-    x: Tensor, delta: Tensor, layers: Sequence[Layer], thetas: Sequence[Theta],
-    needs: Sequence[Needs],
-) -> Gradients:  # fmt: skip
-    """The backward pass over all rows, after a second forward; the first was outside autocast."""
+apply_recomputed = torch_internals.applied(Recomputed)
+
+
+def _whole(x: Tensor, delta: Tensor, steps: list[Step]) -> Gradients:
+    """The backward pass over all rows, after a second forward. The first was outside autocast."""
     with _no_autocast(x.device.type):
-        caches = backprop.caches_of(x, layers, thetas, needs)
-    injected = [None] * (len(layers) - 1) + [delta]
-    by: Literal["recorded", "backward"] = "recorded" if torch.is_grad_enabled() else "backward"
-    return backprop.backward(injected, layers, caches, needs, by)
+        tape = backprop.tape_of(x, steps)
+    by: Any = "recorded" if torch.is_grad_enabled() else "kernel"
+    return backprop.backward(delta, steps, tape, by, over=nobody_records(delta))
 
 
 def _no_autocast(device: str) -> AbstractContextManager[Any]:

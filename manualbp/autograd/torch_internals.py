@@ -1,15 +1,13 @@
-"""When the explicit math may stand in for autograd, and when PyTorch's own code must run.
+"""Every private probe of PyTorch's that this package uses, what it answers, and since when.
 
-Compilers, tracers, function transforms and modes look inside a program. A hand-written Function
-is a black box to them, so wherever one is at work the caller runs PyTorch's modules instead and
-the answer stays the same. The probes below are PyTorch's own, among them private ones: all exist
-from torch 2.6 on.
+All exist in torch 2.6 to 2.13. Where one is younger the fallback stands beside it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,40 +15,46 @@ from torch.autograd import forward_ad
 from torch.nn.modules import module as modules
 from torch.utils._device import DeviceContext
 
-from manualbp.maths.layers import MODULES, from_module, in_place
+_C: Any = torch._C
+F = TypeVar("F", bound=Callable[..., Any])
 
-_PLAIN = (Tensor, nn.Parameter)
-_DEVICES = ("cpu", "cuda")
-_CALL: Any = nn.Module.__call__
-_FORWARDS = {kind: kind.forward for kind in MODULES}  # as they are before anyone patches a class
+# What a call of a module runs, as it is before anyone replaces it.
+CALL: Any = nn.Module.__call__
+# Hooks on every module there is. A call without hooks is a call of forward, and nothing else.
+GLOBAL_HOOKS = (
+    modules._global_forward_hooks,
+    modules._global_forward_pre_hooks,
+    modules._global_backward_hooks,
+    modules._global_backward_pre_hooks,
+)
+# Whether a transform of torch.func is at work, such as vmap or grad.
+transforms_active: Callable[[], bool] = _C._are_functorch_transforms_active
+
+# Whether a tensor was made inside a transform of torch.func that has ended.
+escaped_a_transform: Callable[[Tensor], bool] = _C._functorch.is_dead_tensor_wrapper
+
+# How many torch-function modes watch the program.
+function_modes: Callable[[], int] = _C._len_torch_function_stack
+
+# How many modes watch PyTorch's operators (FakeTensorMode, FlopCounterMode, ...).
+dispatch_modes: Callable[[], int] = _C._len_torch_dispatch_stack
+
+# What torch.jit.trace is at work on; None where it is not.
+tracing: Callable[[], Any] = _C._get_tracing_state
 
 
-def unobserved(x: Any) -> bool:
-    """Whether a graph is being recorded for ``x`` and nothing observes or rewrites the program."""
-    return (
-        not torch.compiler.is_compiling()
-        and torch.is_grad_enabled()
-        and not torch.is_inference_mode_enabled()
-        and type(x) in _PLAIN
-        and x.device.type in _DEVICES
-        and not torch.is_autocast_enabled(x.device.type)
-        and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-        and not torch._C._are_functorch_transforms_active()
-        and forward_ad._current_level < 0
-        and (torch._C._len_torch_function_stack() == 0 or _only_default_devices())
-        and torch._C._len_torch_dispatch_stack() == 0
-        and plain_calls()
-    )
+def forward_mode() -> bool:
+    """Whether a level of forward-mode AD is open."""
+    return forward_ad._current_level >= 0
 
 
-def plain_calls() -> bool:
-    """Whether calling a module without hooks is calling its forward and nothing else."""
-    return nn.Module.__call__ is _CALL and not (
-        modules._global_forward_hooks
-        or modules._global_forward_pre_hooks
-        or modules._global_backward_hooks
-        or modules._global_backward_pre_hooks
-    )
+def only_default_devices() -> bool:
+    """Whether all torch-function modes are ``torch.set_default_device``'s.
+
+    That mode changes factory functions alone.
+    """
+    modes = map(_C._get_function_stack_at, range(function_modes()))
+    return all(type(mode) is DeviceContext for mode in modes)
 
 
 def distributed() -> bool:
@@ -58,58 +62,83 @@ def distributed() -> bool:
     return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
-def _only_default_devices() -> bool:
-    """Whether the modes are those of a default device, which concern factory functions alone."""
-    modes = map(torch._C._get_function_stack_at, range(torch._C._len_torch_function_stack()))
-    return all(type(mode) is DeviceContext for mode in modes)
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
-def alike(tensors: Sequence[Tensor]) -> bool:
-    """Whether all are plain, dense, floating tensors of one dtype on one device."""
-    dtype, device = tensors[0].dtype, tensors[0].device
-    for t in tensors:
-        if t.dtype is not dtype or t.device != device or type(t) not in _PLAIN:
-            return False
-        if t.layout is not torch.strided or t.is_nested or t.is_inference():
-            return False
-    return dtype.is_floating_point
+def hooks(module: nn.Module) -> str | None:
+    """The kind of hooks that the module has, in words; None where it has none."""
+    return next((name[1:].replace("_", " ") for name in HOOKS if getattr(module, name)), None)
 
 
-_HOOKS = ("forward_hooks", "forward_pre_hooks", "backward_hooks", "backward_pre_hooks")
-
-
-def unhooked(module: nn.Module) -> bool:
-    """Whether calling the module is calling its class's forward and nothing else."""
+def own_call(module: nn.Module) -> bool:
+    """Whether to call the module is to call its class's forward, apart from hooks."""
     return not (
-        module._forward_hooks
-        or module._forward_pre_hooks
-        or module._backward_hooks
-        or module._backward_pre_hooks
-        or "forward" in module.__dict__
+        "forward" in module.__dict__
         or module._compiled_call_impl is not None
-        or type(module).__call__ is not _CALL
+        or type(module).__call__ is not CALL
     )
 
 
-def plain_module(module: nn.Module) -> bool:
-    """Whether calling a known module does what torch.nn's does: no hooks, no overrides."""
-    return type(module).forward is _FORWARDS.get(type(module)) and unhooked(module)
+def unhooked(module: nn.Module) -> bool:
+    """Whether to call the module is to call its class's forward, and nothing else."""
+    return hooks(module) is None and own_call(module)
 
 
-def refusal(module: nn.Module) -> str | None:
-    """Why ``plain_module`` is False, in words; None where it is True and the layer is known."""
-    kind, hooks = type(module), [h for h in _HOOKS if getattr(module, f"_{h}")]
-    if kind not in _FORWARDS:
-        known = next((k.__name__ for k in _FORWARDS if isinstance(module, k)), None)
-        return f"a subclass of {known}" if known else "no layer by hand for it"
-    if kind.forward is not _FORWARDS[kind]:
-        return "its class's forward was replaced"
-    if hooks:
-        return f"has {hooks[0].replace('_', ' ')}"
-    if not unhooked(module):
-        return "its forward was replaced or compiled"
-    if from_module(module) is None:
-        return "its options are not covered by hand"
-    if kind is nn.RMSNorm:
-        return "it comes first, and what it reads may be read elsewhere"
-    return "it works in place on what is read elsewhere" if in_place(module) else None
+def scripted_as(forward: Callable[..., Any]) -> Callable[[F], F]:
+    """Has TorchScript compile that forward instead of the decorated one, which it cannot read.
+
+    It takes the source of what ``__wrapped__`` names.
+    """
+    return cast(Callable[[F], F], functools.wraps(forward, assigned=()))
+
+
+def applied(function: type[torch.autograd.Function]) -> Callable[..., Any]:
+    """``function.apply`` without its search for tensors that escaped a transform.
+
+    That search takes 2 us, a tenth of a small forward pass. The caller makes sure that no
+    transform is active and that x has not escaped one.
+    """
+    apply: Callable[..., Any] = super(torch.autograd.Function, function).apply  # type: ignore[misc]
+    return apply
+
+
+def batched(tensor: Tensor) -> bool:
+    """Whether it stands for a batch of tensors, under vmap or ``is_grads_batched``."""
+    return bool(_C._functorch.is_legacy_batchedtensor(tensor)) or transforms_active()
+
+
+def nobody_records(tensor: Tensor) -> bool:
+    """Whether it is one tensor, not a batch under vmap, and no graph or compiler records it."""
+    return not (torch.is_grad_enabled() or torch.compiler.is_compiling() or batched(tensor))
+
+
+def asked_for(node: Any) -> bool:
+    """Whether this very backward pass wants a gradient to arrive at the node."""
+    try:
+        return bool(_C._will_engine_execute_node(node))
+    except RuntimeError:  # so it answers for a leaf that autograd.grad was asked for
+        return True
+
+
+def wanted(ctx: Any, needs: Sequence[bool], present: Sequence[bool]) -> tuple[bool, ...]:
+    """Which inputs this very backward pass asks a gradient of. So autograd prunes its own nodes.
+
+    Args:
+        ctx: of a Function, while its backward runs.
+        needs: ``ctx.needs_input_grad`` of its last inputs.
+        present: which of those are tensors; the others are None.
+    """
+    if torch.compiler.is_compiling():  # compiled autograd cannot be asked, and prunes by itself
+        return tuple(needs)
+    nodes = iter(ctx.next_functions)
+    there = [next(nodes)[0] if found else None for found in present]
+    return tuple(need and asked_for(node) for need, node in zip(needs, there, strict=True))
+
+
+def graph_is_kept() -> bool:
+    """Whether this backward pass may be followed by another over the same graph.
+
+    True where it cannot be known: PyTorch says so since 2.8 or so.
+    """
+    asked = getattr(_C._autograd, "_get_current_graph_task_keep_graph", None)
+    return asked is None or bool(asked())

@@ -14,11 +14,11 @@ from typing import Any
 
 from torch import nn
 
-from manualbp.autograd.torch_internals import unhooked, unobserved
+from manualbp.autograd.torch_internals import unhooked
 from manualbp.conversion.read_forward import Reading, Steps, module_of, read
+from manualbp.modules import refusal
 from manualbp.modules.gated import gated
-from manualbp.modules.plan import call
-from manualbp.settings import fast, low
+from manualbp.modules.plan import KEY, call
 
 
 class Block:
@@ -32,8 +32,11 @@ class Block:
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """By the original class, since this one has no name to be found by."""
-        state = getattr(self, "__getstate__", None)  # every object has one from Python 3.11 on
-        return _restore, (self.original,), state() if state else self.__dict__
+        own: Any = self.original
+        state = own.__getstate__(self)
+        if isinstance(state, dict):
+            state = {key: value for key, value in state.items() if key != KEY}
+        return _restore, (own,), state
 
     def __prepare_scriptable__(self) -> Any:
         """For TorchScript, which compiles the class's own forward."""
@@ -90,10 +93,10 @@ def _made(cls: type[nn.Module], reading: Reading) -> type[nn.Module]:
         if not args and list(kwargs) == [reading.argument]:
             args, kwargs = (kwargs[reading.argument],), {}
         patched = cls.forward is not as_read or not reading.holds()
-        if len(args) != 1 or kwargs or patched or not unobserved(args[0]):
+        if len(args) != 1 or kwargs or patched or refusal.of_call(args[0]) is not None:
             return cls.forward(self, *args, **kwargs)
         if reading is SEQUENTIAL:
-            return call(self, args[0], fast=fast(self), low=low(self))
+            return call(self, self._modules.values(), args[0])
         return _run(self, reading, cls, args[0])
 
     # torch.compile counts recompilations per code object: each class has its own.
@@ -114,11 +117,11 @@ def _run(block: nn.Module, reading: Reading, cls: Any, x: Any) -> Any:
     """What the reading says, with today's children."""
     steps = resolve(block, reading.steps)
     if steps is not None and reading.gate is None:
-        return call(steps, x, reading.residual, fast(block), low(block))
+        return call(block, steps, x, reading.residual)
     left, right = (resolve(block, side) for side in reading.gate or ((), ()))
     output = None
     if steps is not None and left is not None and right is not None:
-        output = gated(left, right, steps, x)
+        output = gated(block, left, right, steps, x)
     return cls.forward(block, x) if output is None else output
 
 
@@ -130,10 +133,16 @@ def _of_function(step: Any) -> Any:
     if isinstance(step, nn.Module):
         return step
     try:
-        known = module_of(step)
-        return known(**options) if known else None
-    except TypeError:  # the module has no such option
+        return _module(step, **options)
+    except TypeError:  # the module has no such option, or one that cannot be compared
         return None
+
+
+@functools.lru_cache
+def _module(function: Any, **options: Any) -> nn.Module | None:
+    """One module for equal calls, so that a plan finds it again."""
+    known = module_of(function)
+    return known(**options) if known else None
 
 
 def _inner(module: nn.Module) -> Iterator[nn.Module]:

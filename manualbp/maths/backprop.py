@@ -8,123 +8,156 @@
 
     double         v_0, V_l: cotangents of dC/dx and of every dC/dtheta_l
     backward       v_l = layer l's forward tangent in the direction (v_{l-1}, V_l)   l = 1 ... L
-                   and what the layer's backward read gets its gradient on the way
+                   and the gradients of what the layer's backward read
 
 delta_l is dC/da_l. For a linear layer followed by an activation the backward lines are Nielsen's
 BP1-BP4 (layers/linear.py, layers/elementwise.py). The double backward is the R-operator: its upward
-sweep computes the tangents z' and a', and it injects gradients into the activations, from where
-``backward``, given them as ``injected``, carries them down again.
+sweep finds the tangents z' and a', and gradients of the activations. ``backward`` takes those as
+``injected`` and carries them down again.
+
+What the layers keep between the two passes lies on one list, the tape. Forward adds to its end,
+backward takes from there. So every tensor is freed as soon as it has been read.
 
 Source: the article's recursion over layers; Nielsen ch. 2; Pearlmutter, *Fast exact multiplication
-by the Hessian*, 1994. Device- and dtype-agnostic; nothing here is differentiated by autograd, and
+by the Hessian*, 1994. For any device and dtype. Nothing here asks autograd for a gradient, and
 nothing prevents autograd from recording it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from manualbp.maths.layers import Cache, Layer, Needs, Theta, total
+from manualbp.maths.layers import By, Kept, Layer, Needs, Tape, Theta, total
 
 
-def needs_of(input: bool, thetas: Sequence[tuple[bool, ...]]) -> list[Needs]:
-    """What each layer has to compute: dC/dh wherever anything below it wants a gradient."""
+class Step(NamedTuple):
+    """One layer of a chain, its parameters, and the gradients that are wanted of it."""
+
+    layer: Layer
+    theta: Theta
+    needs: Needs
+
+
+def steps(
+    layers: Sequence[Layer],
+    thetas: Sequence[Theta],
+    wanted: Sequence[Sequence[bool]] | None = None,
+    input: bool = True,
+) -> list[Step]:
+    """The chain, with dC/dh wanted wherever anything below wants a gradient.
+
+    Args:
+        layers: first layer first.
+        thetas: the parameters of each.
+        wanted: which of them want a gradient; None for all.
+        input: whether dC/dx is wanted.
+    """
     found, below = [], input
-    for theta in thetas:
-        found.append(Needs(below, theta))
-        below = below or any(theta)
+    for i, (layer, theta) in enumerate(zip(layers, thetas, strict=True)):
+        wants = [t is not None for t in theta] if wanted is None else wanted[i]
+        found.append(Step(layer, theta, Needs(below, tuple(wants))))
+        below = below or any(wants)
     return found
 
 
-def everything(thetas: Sequence[Theta]) -> list[Needs]:
-    """Every gradient there is."""
-    return needs_of(True, [tuple([t is not None for t in theta]) for theta in thetas])
+def without_gradients(layers: Sequence[Layer], thetas: Sequence[Theta]) -> list[Step]:
+    """The chain with no gradient wanted: forward keeps nothing."""
+    return steps(layers, thetas, [(False,) * len(theta) for theta in thetas], input=False)
 
 
-def nothing(thetas: Sequence[Theta]) -> list[Needs]:
-    """No gradient at all: so forward keeps nothing."""
-    return [Needs(False, (False,) * len(theta)) for theta in thetas]
+def flat(layers: Sequence[Layer], thetas: Sequence[Sequence[Any]]) -> list[Any]:
+    """What is per parameter, in the order in which autograd comes back to it.
 
-
-def forward(
-    x: Tensor,
-    layers: Sequence[Layer],
-    thetas: Sequence[Theta],
-    needs: Sequence[Needs] | None = None,
-) -> tuple[Tensor, list[Cache]]:
-    """o = f_L(... f_1(x; theta_1) ...; theta_L), and the cache of every layer.
-
-    Args:
-        x: (..., I).
-        layers: the chain.
-        thetas: the parameters of each layer.
-        needs: the gradients that will be wanted, all by default; what none of them reads is not
-            kept.
+    That is the last layer first, and of a Linear the bias first. In that order gradients of a tied
+    weight are added up, and data-parallel training lays them into its buckets.
     """
-    caches = []
-    for layer, theta, need in zip(layers, thetas, needs or everything(thetas), strict=True):
-        x, cache = layer.forward(x, theta, need)
-        caches.append(cache)
-    return x, caches
+    found: list[Any] = []
+    for layer, theta in zip(reversed(layers), reversed(thetas), strict=True):
+        found += theta[::-1] if layer.last_first else theta
+    return found
 
 
-def caches_of(
-    x: Tensor, layers: Sequence[Layer], thetas: Sequence[Theta], needs: Sequence[Needs]
-) -> list[Cache]:
-    """The caches of ``forward`` alone: o is not computed where no backward reads it."""
-    if layers[-1].reads_forward():
-        return forward(x, layers, thetas, needs)[1]
-    h, caches = forward(x, layers[:-1], thetas[:-1], needs[:-1])
-    return [*caches, layers[-1].cache(h, thetas[-1], needs[-1])]
+def by_layer(layers: Sequence[Layer], values: Sequence[Any]) -> list[Any]:
+    """Back from ``flat``: a tuple for each layer, first layer first."""
+    found, end = [], len(values)
+    for layer in layers:
+        theta = tuple(values[end - layer.parameters : end]) if layer.parameters else ()
+        found.append(theta[::-1] if layer.last_first else theta)
+        end -= len(theta)
+    return found
+
+
+def forward(x: Tensor, steps: Sequence[Step]) -> tuple[Tensor, Tape]:
+    """o = f_L(... f_1(x; theta_1) ...; theta_L), and what the gradients in ``needs`` will read."""
+    tape: Tape = []
+    for layer, theta, needs in steps:
+        x = layer.forward(x, theta, needs, tape)
+    return x, tape
+
+
+def tape_of(x: Tensor, steps: Sequence[Step]) -> Tape:
+    """The tape of ``forward`` alone: o is not computed where no backward reads it."""
+    layer, theta, needs = steps[-1]
+    if layer.reads_forward():
+        return forward(x, steps)[1]
+    h, tape = forward(x, steps[:-1])
+    return [*tape, *layer.keep(h, theta, needs)]
 
 
 class Gradients(NamedTuple):
-    """dC/dx and every dC/dtheta, None where not wanted; where recorded, every delta as well."""
+    """dC/dx and every dC/dtheta in the order of ``flat``, None where not wanted.
+
+    Where the pass is recorded, also the delta that each layer's backward read.
+    """
 
     input: Tensor | None
-    thetas: list[Theta]
+    thetas: list[Tensor | None]
     deltas: list[Tensor | None]
 
 
 def backward(
-    injected: Sequence[Tensor | None],
-    layers: Sequence[Layer],
-    caches: list[Cache],
-    needs: Sequence[Needs],
-    by: Literal["backward", "recorded", "formula"] = "backward",
+    delta: Tensor | None,
+    steps: Sequence[Step],
+    tape: Tape,
+    by: By = "kernel",
+    over: bool = False,
+    injected: Mapping[int, Tensor] | None = None,
 ) -> Gradients:
     """delta_{l-1}, dC/dtheta_l from delta_l, last layer first, to where no gradient is wanted.
 
     Args:
-        injected: dC/da_l as far as C reads a_l itself, per layer; None for zeros. In training C
-            reads the output alone, and only the last entry is there.
-        layers: what ``forward`` ran.
-        caches: what ``forward`` returned; a layer's is emptied as soon as it has been read.
-        needs: the gradients wanted.
-        by: the method of each layer that runs: ``backward`` and, where autograd records,
-            ``recorded`` round like autograd, ``formula`` is the written expression.
+        delta: dC/do; None where C does not read o.
+        steps: what ``forward`` ran, or the same with fewer needs.
+        tape: what ``forward`` returned. It is emptied.
+        by: how each layer computes its gradients (layers/base.py).
+        over: whether a layer may write over the delta that the layer above returned.
+        injected: dC/da_i by i, as far as C reads the output a_i of layer i itself. In training it
+            does not. These, and delta as it is given, are never written over.
     """
-    thetas: list[Theta] = [(None,) * len(need.theta) for need in needs]
-    deltas: list[Tensor | None] = [None] * len(layers)
-    delta: Tensor | None = None
-    rule: str = by
-    for i in reversed(range(len(layers))):
-        if not needs[i]:
-            return Gradients(None, thetas, deltas)
-        delta = total(delta, injected[i])
-        if delta is None:
-            continue
+    grads: list[Tensor | None] = []
+    deltas: list[Tensor | None] = []
+    ours = False  # whether delta is a layer's result, or a sum, and nobody else's tensor
+    for i in range(len(steps) - 1, -1, -1):
+        layer, theta, needs = steps[i]
+        if not (needs.h or any(needs.theta)):
+            delta = None  # nor below
+            grads += [None] * sum(len(step.theta) for step in steps[: i + 1])
+            break
+        if injected and i in injected:
+            ours, delta = delta is not None, total(delta, injected[i])
         if by == "recorded":
-            deltas[i] = delta
-        cache, caches[i] = caches[i], Cache()
-        delta, *theta = getattr(layers[i], rule)(delta, cache, needs[i])
-        thetas[i] = tuple(theta)
-        if by == "backward" and delta is not None:
-            rule = "backward_over"  # from here on delta is not the caller's, and not recorded
-    return Gradients(delta, thetas, deltas)
+            deltas.append(delta)
+        if delta is None:
+            del tape[-layer.keeps :]
+            grads += [None] * len(theta)
+            continue
+        delta = layer.backward(delta, needs, tape, grads, by, over and ours)
+        ours = True
+    missing = len(steps) - len(deltas)
+    return Gradients(delta, grads, [*[None] * missing, *reversed(deltas)] if deltas else deltas)
 
 
 def double_backward(
@@ -132,31 +165,30 @@ def double_backward(
     v_thetas: Sequence[Theta],
     v_deltas: Sequence[Tensor | None],
     deltas: Sequence[Tensor | None],
-    layers: Sequence[Layer],
-    caches: Sequence[Cache],
-    needs: Sequence[Needs],
-) -> tuple[list[Tensor | None], list[Cache]]:
-    """The gradients of S = v . dC/dx + sum_l V_l . dC/dtheta_l for injected and caches.
+    steps: Sequence[Step],
+    tape: Sequence[Tensor | None],
+) -> tuple[list[Tensor | None], Tape]:
+    """The gradients of S = v . dC/dx + sum_l V_l . dC/dtheta_l for injected and for the tape.
 
     Args:
         v_input: cotangent of dC/dx; None for zeros.
-        v_thetas: cotangents of every dC/dtheta; None for zeros.
+        v_thetas: cotangents of every dC/dtheta, layer by layer; None for zeros.
         v_deltas: cotangents of the deltas themselves, which a third derivative has.
         deltas: delta_l of ``backward``.
-        layers: as for ``backward``.
-        caches: as for ``backward``.
-        needs: which of dS/dh and dS/dtheta are wanted.
+        steps: as for ``backward``, where ``needs`` are those of dS/dh and dS/dtheta.
+        tape: as for ``backward``. It is left as it is.
     """
     tangents: list[Tensor | None] = []
-    found: list[Cache] = []
+    found: Tape = []
     v = v_input
-    for i, layer in enumerate(layers):
-        delta, cache = deltas[i], Cache()
+    for i, (layer, _, needs) in enumerate(steps):
+        delta, kept = deltas[i], tape[len(found) : len(found) + layer.keeps]
+        grads: Kept = (None,) * layer.keeps
         if delta is None:
             v = None
         else:
-            v, cache = layer.double_backward(v, v_thetas[i], delta, caches[i], needs[i])
+            v, grads = layer.double_backward(v, v_thetas[i], delta, kept, needs)
         v = total(v, v_deltas[i])
         tangents.append(v)
-        found.append(cache)
+        found += grads
     return tangents, found

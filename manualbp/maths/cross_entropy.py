@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from manualbp.maths.losses import Loss
+from manualbp.maths.losses import REDUCTIONS, Loss
 
 aten = torch.ops.aten
 
@@ -40,7 +40,7 @@ class LogSoftmax:
 
     def backward(self, delta: Tensor, log_p: Tensor) -> Tensor:
         """dC/do, with the rounding of autograd."""
-        return aten._log_softmax_backward_data(delta, log_p, -1, log_p.dtype)
+        return torch._log_softmax_backward_data(delta, log_p, -1, log_p.dtype)
 
     def double_backward(self, v: Tensor, delta: Tensor, log_p: Tensor) -> tuple[Tensor, Tensor]:
         """The gradients of sum(v * dC/do): v - sum(v p) for delta, -v p sum(delta) for log p."""
@@ -58,53 +58,60 @@ class CrossEntropy(Loss):
     weight: Tensor | None = None
     ignore_index: int = -100
     label_smoothing: float = 0.0
+    before = LogSoftmax()
 
-    def tensors(self) -> tuple[Tensor | None, ...]:
-        return (self.weight,)
+    @property
+    def weights(self) -> tuple[Tensor, ...]:
+        return () if self.weight is None else (self.weight,)
 
     def count(self, o: Tensor, y: Tensor) -> Tensor | int:
         return _samples(o) if y.is_floating_point() else self._count(y)
 
-    def check(self, o: Tensor, y: Tensor) -> None:
-        indices, probabilities = tuple(o.shape[:-1]), tuple(o.shape)
-        if y.is_floating_point():
-            if y.shape != o.shape:
-                raise ValueError(
-                    f"target of CrossEntropyLoss must be class indices {indices} int64 or class "
-                    f"probabilities {probabilities}, got {tuple(y.shape)} {y.dtype}; use "
-                    "target.long() for indices, or MSELoss for regression"
-                )
-        elif y.dtype not in (torch.int64, torch.uint8) or tuple(y.shape) != indices:
-            classes = o.shape[-1] if o.dim() else 0
-            raise ValueError(
-                f"target of CrossEntropyLoss must be class indices {indices} int64 in 0..."
-                f"{classes - 1}, got {tuple(y.shape)} {y.dtype}; use target.long() and one index "
-                "per sample, or BCEWithLogitsLoss with floating targets for many labels"
-            )
-
-    def serves(self, o: Tensor, y: Tensor) -> bool:
+    def check(self, o: Tensor, y: Tensor) -> bool:
         classes = o.shape[-1] if o.dim() in (1, 2) else 0  # more dimensions: images
-        weight = self.weight is None or self.weight.shape == (classes,)
+        if classes == 0 or not 0 <= self.label_smoothing <= 1:
+            return False
+        if self.weight is not None and self.weight.shape != (classes,):
+            return False
+        if y.dtype is torch.int64 and y.shape == o.shape[:-1]:
+            return True
         if y.is_floating_point():
-            fits = self.ignore_index < 0
-        else:
-            fits = y.dtype is torch.int64 or self.weight is None or self.label_smoothing == 0
-        return classes > 0 and weight and fits and 0 <= self.label_smoothing <= 1
+            return self.ignore_index < 0 and self._check_probabilities(o, y)
+        if y.dtype is torch.uint8 and self.weight is not None and self.label_smoothing > 0:
+            return False
+        if y.dtype not in (torch.int64, torch.uint8) or y.shape != o.shape[:-1]:
+            raise ValueError(
+                f"target of CrossEntropyLoss must be class indices {tuple(o.shape[:-1])} int64 in "
+                f"0...{classes - 1}, got {tuple(y.shape)} {y.dtype}; use target.long() and one "
+                "index per sample, or BCEWithLogitsLoss with floating targets for many labels"
+            )
+        return True
 
-    def forward(self, log_p: Tensor, y: Tensor) -> Tensor:
+    def _check_probabilities(self, o: Tensor, y: Tensor) -> bool:
+        if y.shape != o.shape:
+            raise ValueError(
+                f"target of CrossEntropyLoss must be class indices {tuple(o.shape[:-1])} int64 or "
+                f"class probabilities {tuple(o.shape)}, got {tuple(y.shape)} {y.dtype}; use "
+                "target.long() for indices, or MSELoss for regression"
+            )
+        return True
+
+    def forward(self, log_p: Tensor, y: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         if y.is_floating_point():
             errors = self._weighted(log_p * self._smoothed(y))
             if self.reduction == "none":
-                return -errors.sum(-1)
-            return -errors.sum() / (_samples(log_p) if self.reduction == "mean" else 1)
-        nll = F.nll_loss(log_p, y, self.weight, None, self.ignore_index, None, self.reduction)
+                return -errors.sum(-1), ()
+            return -errors.sum() / (_samples(log_p) if self.reduction == "mean" else 1), ()
+        nll, total_weight = aten.nll_loss_forward.default(
+            log_p, y, self.weight, REDUCTIONS[self.reduction], self.ignore_index
+        )
         if self.label_smoothing == 0:
-            return nll
+            return nll, (total_weight,)
         smooth = -self._weighted(log_p).sum(-1).masked_fill(y == self.ignore_index, 0)
         if self.reduction != "none":
             smooth = smooth.sum() / (self._count(y) if self.reduction == "mean" else 1)
         e = self.label_smoothing
-        return (1 - e) * nll + smooth * (e / log_p.shape[-1])
+        return (1 - e) * nll + smooth * (e / log_p.shape[-1]), (total_weight,)
 
     def gradient(self, log_p: Tensor, y: Tensor) -> Tensor:
         if y.is_floating_point():
@@ -122,26 +129,26 @@ class CrossEntropy(Loss):
     def spread(self, grad: Tensor, o: Tensor) -> Tensor:
         return grad.unsqueeze(-1) if self.reduction == "none" else grad
 
-    def backward(self, grad: Tensor, log_p: Tensor, y: Tensor) -> Tensor:
+    def backward(self, grad: Tensor, log_p: Tensor, y: Tensor, *kept: Tensor) -> Tensor:
         if y.is_floating_point():
             if self.reduction == "mean":
                 grad = grad / _samples(log_p)
             grad = self._weighted(self.spread(-grad, log_p).expand(log_p.shape))
             return grad * self._smoothed(y)
         if self.label_smoothing == 0:
-            return self._nll_backward(grad, log_p, y)
+            return self._nll_backward(grad, log_p, y, *kept)
         smooth = grad * (self.label_smoothing / log_p.shape[-1])
         if self.reduction == "mean":
             smooth = smooth / self._count(y)
         smooth = -smooth.expand(y.shape).masked_fill(y == self.ignore_index, 0)
         smooth = self._weighted(smooth.unsqueeze(-1).expand(log_p.shape))
-        return self._nll_backward(grad * (1 - self.label_smoothing), log_p, y) + smooth
+        return self._nll_backward(grad * (1 - self.label_smoothing), log_p, y, *kept) + smooth
 
-    def _nll_backward(self, grad: Tensor, log_p: Tensor, y: Tensor) -> Tensor:
-        """-w_y / n at the index y, 0 elsewhere, times grad."""
-        args = (log_p, y, self.weight, self._code, self.ignore_index)
-        _, total_weight = aten.nll_loss_forward(*args)
-        return aten.nll_loss_backward(grad, *args, total_weight)
+    def _nll_backward(self, grad: Tensor, log_p: Tensor, y: Tensor, *kept: Tensor) -> Tensor:
+        """-w_y / n at the index y, 0 elsewhere, times grad; kept is n, or found again."""
+        args = log_p, y, self.weight, REDUCTIONS[self.reduction], self.ignore_index
+        n = kept[0] if kept else aten.nll_loss_forward.default(*args)[1]
+        return aten.nll_loss_backward.default(grad, *args, n)
 
     def _count(self, y: Tensor) -> Tensor:
         """n for class indices."""

@@ -4,10 +4,10 @@ o   output of the network, (N, O) or any shape       y   target
 C   the cost: a scalar for reduction "mean" and "sum", one entry per error for "none"
 n   number of errors averaged: all elements; for cross-entropy the samples, or their weights
 
-``gradient(o, y)`` is the mathematics, dC/do as a tensor expression that teaching, the second order
-and the tests run; for "none" it is each error's own derivative. ``backward(grad, o, y)`` is the
-same times the cotangent ``grad``, rounded as autograd rounds it (a fused kernel, or autograd's
-order of operations). ``curvature(o, y)`` is the slope of ``gradient``. Cross-entropy is in
+``gradient(o, y)`` is the mathematics: dC/do as a tensor expression. Teaching, the second order and
+the tests run it; for "none" it is each error's own derivative. ``backward(grad, o, y)`` is the same
+times the cotangent ``grad``, rounded as autograd rounds it (a fused kernel, or autograd's order of
+operations). ``curvature(o, y)`` is the slope of ``gradient``. Cross-entropy is in
 cross_entropy.py. Source: Nielsen ch. 2-3; torch.nn for parameters and reductions. The squared error
 is the mean over N*O without the 1/2 of Nielsen's quadratic cost.
 """
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +24,7 @@ from torch import Tensor
 
 aten = torch.ops.aten
 
-REDUCTIONS = ("none", "mean", "sum")  # in the order of ATen's enum
+REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}  # with the numbers that ATen has for them
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,20 +32,24 @@ class Loss(ABC):
     """C(o, y) with its gradient dC/do. ``reduction``: "mean", "sum" or "none"."""
 
     reduction: str = "mean"
+    before: ClassVar[Any] = None  # what is applied to o first: log softmax, for cross-entropy
 
     def __post_init__(self) -> None:
         if self.reduction not in REDUCTIONS:
-            raise ValueError(
-                f"reduction must be one of {', '.join(REDUCTIONS)}, got {self.reduction!r}"
-            )
+            names = ", ".join(REDUCTIONS)
+            raise ValueError(f"reduction must be one of {names}, got {self.reduction!r}")
 
     @abstractmethod
-    def check(self, o: Tensor, y: Tensor) -> None:
-        """Raise ValueError unless o and y have the shapes and dtypes this loss is defined for."""
+    def check(self, o: Tensor, y: Tensor) -> bool:
+        """Whether the formulas cover these o and y; where they do not, torch.nn's own code runs.
+
+        Raises:
+            ValueError: shapes or dtypes for which this loss is not defined.
+        """
 
     @abstractmethod
-    def forward(self, o: Tensor, y: Tensor) -> Tensor:
-        """C(o, y)."""
+    def forward(self, o: Tensor, y: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """C(o, y), and what ``backward`` reads beside o and y."""
 
     @abstractmethod
     def gradient(self, o: Tensor, y: Tensor) -> Tensor:
@@ -55,15 +60,15 @@ class Loss(ABC):
         return None
 
     @abstractmethod
-    def backward(self, grad: Tensor, o: Tensor, y: Tensor) -> Tensor:
+    def backward(self, grad: Tensor, o: Tensor, y: Tensor, *kept: Tensor) -> Tensor:
         """grad * dC/do, with the rounding of autograd."""
 
-    def formula(self, grad: Tensor, o: Tensor, y: Tensor) -> Tensor:
+    def formula(self, grad: Tensor, o: Tensor, y: Tensor, *kept: Tensor) -> Tensor:
         """grad * dC/do, as it is written."""
         return self.spread(grad, o) * self.gradient(o, y)
 
     def double_backward(
-        self, v: Tensor, grad: Tensor, o: Tensor, y: Tensor
+        self, v: Tensor, grad: Tensor, o: Tensor, y: Tensor, *kept: Tensor
     ) -> tuple[Tensor, Tensor]:
         """The gradients of sum(v * grad * dC/do): v dC/do for grad, and v grad d2C/do^2 for o."""
         spread, curvature = self.spread(grad, o), self.curvature(o, y)
@@ -71,25 +76,18 @@ class Loss(ABC):
         for_o = torch.zeros_like(o) if curvature is None else v * spread * curvature
         return for_grad, for_o
 
-    def serves(self, o: Tensor, y: Tensor) -> bool:
-        """Whether the formulas cover this case; where they do not, torch.nn's own code runs."""
-        return True
-
     def spread(self, grad: Tensor, o: Tensor) -> Tensor:
         """The cotangent of C in a shape that multiplies dC/do."""
         return grad
 
-    def tensors(self) -> tuple[Tensor | None, ...]:
-        """Weights that the gradient reads."""
+    @property
+    def weights(self) -> tuple[Tensor, ...]:
+        """The weights that it holds and the gradient reads."""
         return ()
 
     def count(self, o: Tensor, y: Tensor) -> Tensor | int:
         """n, over how much the mean is taken: everything in o."""
         return o.numel()
-
-    @property
-    def _code(self) -> int:
-        return REDUCTIONS.index(self.reduction)
 
     def _averaged(self, gradient: Tensor) -> Tensor:
         """The 1/n of the mean, n all elements."""
@@ -99,7 +97,9 @@ class Loss(ABC):
 class _Elementwise(Loss):
     """One error per element: o and y have one shape and one floating dtype."""
 
-    def check(self, o: Tensor, y: Tensor) -> None:
+    def check(self, o: Tensor, y: Tensor) -> bool:
+        if o.shape == y.shape and o.dtype is y.dtype:
+            return True
         name = type(self).__name__
         if o.is_floating_point() and not y.is_floating_point():
             raise ValueError(
@@ -112,19 +112,18 @@ class _Elementwise(Loss):
                 f"{tuple(y.shape)}; reshape it, e.g. target.view_as(output), or for class indices "
                 "use CrossEntropyLoss"
             )
-        if o.dtype != y.dtype:
-            raise ValueError(
-                f"target of {name} must be {o.dtype} like the output, got {y.dtype}; "
-                "use target.to(output.dtype)"
-            )
+        raise ValueError(
+            f"target of {name} must be {o.dtype} like the output, got {y.dtype}; "
+            "use target.to(output.dtype)"
+        )
 
 
 @dataclass(frozen=True, eq=False)
 class MSE(_Elementwise):
     """C = mean (o - y)^2,  dC/do = 2 (o - y) / n,  d2C/do^2 = 2 / n."""
 
-    def forward(self, o: Tensor, y: Tensor) -> Tensor:
-        return F.mse_loss(o, y, reduction=self.reduction)
+    def forward(self, o: Tensor, y: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        return F.mse_loss(o, y, reduction=self.reduction), ()
 
     def gradient(self, o: Tensor, y: Tensor) -> Tensor:
         return self._averaged(2 * (o - y))
@@ -132,21 +131,21 @@ class MSE(_Elementwise):
     def curvature(self, o: Tensor, y: Tensor) -> Tensor:
         return self._averaged(torch.full_like(o, 2.0))
 
-    def backward(self, grad: Tensor, o: Tensor, y: Tensor) -> Tensor:
-        return aten.mse_loss_backward(grad, o, y, self._code)
+    def backward(self, grad: Tensor, o: Tensor, y: Tensor, *kept: Tensor) -> Tensor:
+        return aten.mse_loss_backward.default(grad, o, y, REDUCTIONS[self.reduction])
 
 
 @dataclass(frozen=True, eq=False)
 class L1(_Elementwise):
     """C = mean |o - y|,  dC/do = sign(o - y) / n, with sign(0) = 0."""
 
-    def forward(self, o: Tensor, y: Tensor) -> Tensor:
-        return F.l1_loss(o, y, reduction=self.reduction)
+    def forward(self, o: Tensor, y: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        return F.l1_loss(o, y, reduction=self.reduction), ()
 
     def gradient(self, o: Tensor, y: Tensor) -> Tensor:
         return self._averaged(torch.sign(o - y))
 
-    def backward(self, grad: Tensor, o: Tensor, y: Tensor) -> Tensor:
+    def backward(self, grad: Tensor, o: Tensor, y: Tensor, *kept: Tensor) -> Tensor:
         return self._averaged(grad.expand(o.shape)) * torch.sgn(o - y)
 
 
@@ -159,8 +158,8 @@ class Huber(_Elementwise):
 
     delta: float = 1.0
 
-    def forward(self, o: Tensor, y: Tensor) -> Tensor:
-        return F.huber_loss(o, y, reduction=self.reduction, delta=self.delta)
+    def forward(self, o: Tensor, y: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        return F.huber_loss(o, y, reduction=self.reduction, delta=self.delta), ()
 
     def gradient(self, o: Tensor, y: Tensor) -> Tensor:
         e = o - y
@@ -169,8 +168,8 @@ class Huber(_Elementwise):
     def curvature(self, o: Tensor, y: Tensor) -> Tensor:
         return self._averaged(((o - y).abs() < self.delta).to(o.dtype))
 
-    def backward(self, grad: Tensor, o: Tensor, y: Tensor) -> Tensor:
-        return aten.huber_loss_backward(grad, o, y, self._code, self.delta)
+    def backward(self, grad: Tensor, o: Tensor, y: Tensor, *kept: Tensor) -> Tensor:
+        return aten.huber_loss_backward.default(grad, o, y, REDUCTIONS[self.reduction], self.delta)
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,8 +182,8 @@ class SmoothL1(_Elementwise):
 
     beta: float = 1.0
 
-    def forward(self, o: Tensor, y: Tensor) -> Tensor:
-        return F.smooth_l1_loss(o, y, reduction=self.reduction, beta=self.beta)
+    def forward(self, o: Tensor, y: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        return F.smooth_l1_loss(o, y, reduction=self.reduction, beta=self.beta), ()
 
     def gradient(self, o: Tensor, y: Tensor) -> Tensor:
         if self.beta == 0:
@@ -197,10 +196,12 @@ class SmoothL1(_Elementwise):
             return None
         return self._averaged(((o - y).abs() < self.beta).to(o.dtype) / self.beta)
 
-    def backward(self, grad: Tensor, o: Tensor, y: Tensor) -> Tensor:
+    def backward(self, grad: Tensor, o: Tensor, y: Tensor, *kept: Tensor) -> Tensor:
         if self.beta == 0:
             return L1(self.reduction).backward(grad, o, y)
-        return aten.smooth_l1_loss_backward(grad, o, y, self._code, self.beta)
+        return aten.smooth_l1_loss_backward.default(
+            grad, o, y, REDUCTIONS[self.reduction], self.beta
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -216,13 +217,13 @@ class BCEWithLogits(_Elementwise):
     weight: Tensor | None = None
     pos_weight: Tensor | None = None
 
-    def tensors(self) -> tuple[Tensor | None, ...]:
-        return self.weight, self.pos_weight
+    @property
+    def weights(self) -> tuple[Tensor, ...]:
+        return tuple(w for w in (self.weight, self.pos_weight) if w is not None)
 
-    def forward(self, o: Tensor, y: Tensor) -> Tensor:
-        return F.binary_cross_entropy_with_logits(
-            o, y, self.weight, pos_weight=self.pos_weight, reduction=self.reduction
-        )
+    def forward(self, o: Tensor, y: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        options = {"pos_weight": self.pos_weight, "reduction": self.reduction}
+        return F.binary_cross_entropy_with_logits(o, y, self.weight, **options), ()  # type: ignore[arg-type]
 
     def gradient(self, o: Tensor, y: Tensor) -> Tensor:
         return self._averaged(self._weighted(self._per_error(o, y)))
@@ -232,7 +233,7 @@ class BCEWithLogits(_Elementwise):
         positive = 1 if self.pos_weight is None else (self.pos_weight - 1) * y + 1
         return self._averaged(self._weighted(positive * s * (1 - s)))
 
-    def backward(self, grad: Tensor, o: Tensor, y: Tensor) -> Tensor:
+    def backward(self, grad: Tensor, o: Tensor, y: Tensor, *kept: Tensor) -> Tensor:
         # Autograd's own backward is this expression: the cotangent first, then w, then 1/n.
         return self._averaged(self._weighted(self._per_error(o, y) * grad))
 

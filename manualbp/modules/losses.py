@@ -1,99 +1,86 @@
-"""Drop-in losses: torch.nn's signatures over Functions with the gradients of losses.py.
+"""Drop-in losses: torch.nn's signatures over a Function with the gradients of maths/losses.py.
 
     loss = manualbp.CrossEntropyLoss()(model(x), y);  loss.backward()
 
 Value and gradient are bit-identical with torch.nn's on CPU. Where a Function cannot serve
 (torch.compile, torch.func, autocast, a target that wants a gradient, cross-entropy over images)
 torch.nn's own forward runs. One deliberate difference: a target of another shape or dtype is an
-error here, also where torch.nn warns and broadcasts, because the broadcast loss is the wrong one.
+error here. torch.nn warns and broadcasts some of those, and the broadcast loss is the wrong one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
+import torch.nn.functional as F  # noqa: F401  # TorchScript finds torch.nn's names here
 from torch import Tensor, nn
 
-from manualbp.autograd.cost import Rule, differentiable
-from manualbp.autograd.torch_internals import alike, unhooked, unobserved
+from manualbp.autograd.cost import apply_cost
+from manualbp.autograd.torch_internals import scripted_as, unhooked
 from manualbp.maths import losses
-from manualbp.maths.cross_entropy import CrossEntropy, LogSoftmax
-from manualbp.settings import fast
+from manualbp.maths.cross_entropy import CrossEntropy
+from manualbp.modules import refusal
+from manualbp.settings import choices_of
+
+_KNOWN: dict[Any, losses.Loss] = {}
 
 
-class Cost(torch.autograd.Function):
-    """C(o, y), with dC/do by hand: ``Cost.apply(loss, o, y, *loss.tensors())``."""
-
-    @staticmethod
-    def forward(ctx: Any, loss: losses.Loss, o: Tensor, y: Tensor, *weights: Any) -> Tensor:
-        ctx.loss = loss
-        ctx.save_for_backward(o, y, *weights)
-        ctx.set_materialize_grads(False)
-        return loss.forward(o, y)
-
-    @staticmethod
-    def backward(ctx: Any, *grad_outputs: Any) -> Any:
-        (grad,) = grad_outputs
-        o, y, *weights = ctx.saved_tensors
-        grad_o = _through(ctx.loss, grad, o, y, watched=weights)
-        return None, grad_o, *[None] * (1 + len(weights))
+def _shared(kind: Callable[..., losses.Loss], *options: Any) -> losses.Loss:
+    """Equal losses are one, as long as they hold no weights: they are asked for in every call."""
+    found = _KNOWN.get((kind, options))
+    if found is None:
+        found = _KNOWN[kind, options] = kind(*options)
+    return found
 
 
-class LogP(torch.autograd.Function):
-    """log p = log softmax(o), with its gradient by hand: ``LogP.apply(o)``."""
-
-    @staticmethod
-    def forward(ctx: Any, o: Tensor) -> Tensor:
-        log_p = LogSoftmax().forward(o)
-        ctx.save_for_backward(log_p)
-        ctx.set_materialize_grads(False)
-        return log_p
-
-    @staticmethod
-    def backward(ctx: Any, *grad_outputs: Any) -> Any:
-        (delta,) = grad_outputs
-        return _through(LogSoftmax(), delta, *ctx.saved_tensors)
+def _bce(m: Any) -> losses.Loss:
+    if m.weight is None and m.pos_weight is None:
+        return _shared(losses.BCEWithLogits, m.reduction)
+    return losses.BCEWithLogits(m.reduction, m.weight, m.pos_weight)
 
 
-def _through(
-    rule: Rule, grad: Tensor | None, x: Tensor, *rest: Tensor, watched: Sequence[Tensor] = ()
-) -> Tensor | None:
-    """The rule's gradient; where autograd records, one that can be differentiated again."""
-    if grad is None:
-        return None
-    if torch.is_grad_enabled() and not torch.is_inference_mode_enabled():
-        return differentiable(rule, grad, x, *rest, watched=watched)
-    return rule.backward(grad, x, *rest)
+def _cross_entropy(m: Any) -> losses.Loss:
+    # nn.Module's own search for the attribute takes long where it is None.
+    weight = m._buffers["weight"] if "weight" in m._buffers else m.weight  # noqa: SIM401
+    options = m.reduction, weight, m.ignore_index, m.label_smoothing
+    return _shared(CrossEntropy, *options) if weight is None else CrossEntropy(*options)
 
 
-def _cost(
-    module: nn.Module, loss: losses.Loss, own_forward: Callable[[Any, Any], Any], o: Any, y: Any,
-    quick: bool = False,
-) -> Any:  # fmt: skip
+# What a module of torch.nn computes.
+LOSSES: dict[type[nn.Module], Callable[[Any], losses.Loss]] = {
+    nn.MSELoss: lambda m: _shared(losses.MSE, m.reduction),
+    nn.L1Loss: lambda m: _shared(losses.L1, m.reduction),
+    nn.HuberLoss: lambda m: _shared(losses.Huber, m.reduction, m.delta),
+    nn.SmoothL1Loss: lambda m: _shared(losses.SmoothL1, m.reduction, m.beta),
+    nn.BCEWithLogitsLoss: _bce,
+    nn.CrossEntropyLoss: _cross_entropy,
+}
+
+
+def cost(module: Any, original: type[nn.Module], o: Any, y: Any, by_hand: bool = True) -> Any:
     """C by hand where a graph is wanted and nothing observes; else torch.nn's own forward.
 
-    In fast mode, or asked to be quick, that runs as well: it has the same kernels, and no Python
-    between them.
+    That runs in fast mode as well: it has the same kernels, and no Python between them.
     """
-    if isinstance(o, torch.fx.Proxy) or isinstance(y, torch.fx.Proxy):
-        return own_forward(o, y)
     if not (isinstance(o, Tensor) and isinstance(y, Tensor)):
+        if isinstance(o, torch.fx.Proxy) or isinstance(y, torch.fx.Proxy):
+            return original.forward(module, o, y)
         raise TypeError(
             f"input and target must be tensors, got {type(o).__name__} and {type(y).__name__}; "
             "use torch.as_tensor"
         )
-    serves = loss.serves(o, y)
-    if serves:
-        loss.check(o, y)
+    loss = LOSSES[original](module)
+    weights, served = loss.weights, loss.check(o, y)
     try:
-        if serves and not (quick or fast(module)) and _by_hand(loss, o, y):
-            if isinstance(loss, CrossEntropy):
-                o = LogP.apply(o)  # type: ignore[no-untyped-call]
-            return Cost.apply(loss, o, y, *loss.tensors())  # type: ignore[no-untyped-call]
-        return own_forward(o, y)
+        if (
+            not (served and by_hand and choices_of(module)[0] == "exact")
+            or refusal.of_cost(weights, o, y) is not None
+        ):
+            return original.forward(module, o, y)
+        found = apply_cost(loss, o, y, *weights)
+        return found if loss.before is None else found[0]
     except IndexError as error:  # from the CPU kernel; a GPU can only report it later
         if o.dim() == 0:
             raise
@@ -104,119 +91,76 @@ def _cost(
         ) from None
 
 
-def _by_hand(loss: losses.Loss, o: Tensor, y: Tensor) -> bool:
-    weights = [w for w in loss.tensors() if w is not None]
-    return (
-        o.requires_grad
-        and unobserved(o)
-        and alike([o, *weights, *([y] if y.is_floating_point() else [])])
-        and not (y.requires_grad or y.is_inference() or y.device != o.device)
-        and not any(w.requires_grad for w in weights)
-    )
-
-
 def loss_of(module: nn.Module) -> losses.Loss | None:
     """The loss that a module of torch.nn or of ours computes; None for any other."""
-    build = _LOSSES.get(type(module))
+    kind: Any = type(module)
+    build = LOSSES.get(OURS.get(kind, kind))
     return build(module) if build else None
 
 
-def quickly(module: nn.Module, o: Any, y: Any) -> Any:
+def by_operators(module: nn.Module, o: Any, y: Any) -> Any:
     """C, of one of our losses by torch.nn's own forward."""
-    own = _OURS.get(type(module))
-    if own is None or not unhooked(module):
+    original = OURS.get(type(module))
+    if original is None or not unhooked(module):
         return module(o, y)
-    forward = own.forward
-    return _cost(module, _LOSSES[own](module), lambda o, y: forward(module, o, y), o, y, True)
+    return cost(module, original, o, y, by_hand=False)
 
 
 class MSELoss(nn.MSELoss):
     """C = mean (o - y)^2,  dC/do = 2 (o - y) / n: nn.MSELoss by hand."""
 
+    @scripted_as(nn.MSELoss.forward)
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """C(input, target); both of one shape and dtype."""
-        if torch.jit.is_scripting():  # type: ignore[attr-defined]
-            return F.mse_loss(input, target, reduction=self.reduction)
-        else:
-            return _cost(self, _LOSSES[nn.MSELoss](self), super().forward, input, target)
+        return cost(self, nn.MSELoss, input, target)
 
 
 class L1Loss(nn.L1Loss):
     """C = mean |o - y|,  dC/do = sign(o - y) / n: nn.L1Loss by hand."""
 
+    @scripted_as(nn.L1Loss.forward)
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """C(input, target); both of one shape and dtype."""
-        if torch.jit.is_scripting():  # type: ignore[attr-defined]
-            return F.l1_loss(input, target, reduction=self.reduction)
-        else:
-            return _cost(self, _LOSSES[nn.L1Loss](self), super().forward, input, target)
+        return cost(self, nn.L1Loss, input, target)
 
 
 class HuberLoss(nn.HuberLoss):
     """C = mean of e^2 / 2 if |e| <= delta, else delta (|e| - delta / 2): nn.HuberLoss by hand."""
 
+    @scripted_as(nn.HuberLoss.forward)
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """C(input, target); both of one shape and dtype."""
-        if torch.jit.is_scripting():  # type: ignore[attr-defined]
-            return F.huber_loss(input, target, reduction=self.reduction, delta=self.delta)
-        else:
-            return _cost(self, _LOSSES[nn.HuberLoss](self), super().forward, input, target)
+        return cost(self, nn.HuberLoss, input, target)
 
 
 class SmoothL1Loss(nn.SmoothL1Loss):
     """C = mean of e^2 / (2 beta) if |e| < beta, else |e| - beta / 2: nn.SmoothL1Loss by hand."""
 
+    @scripted_as(nn.SmoothL1Loss.forward)
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """C(input, target); both of one shape and dtype."""
-        if torch.jit.is_scripting():  # type: ignore[attr-defined]
-            return F.smooth_l1_loss(input, target, reduction=self.reduction, beta=self.beta)
-        else:
-            return _cost(self, _LOSSES[nn.SmoothL1Loss](self), super().forward, input, target)
+        return cost(self, nn.SmoothL1Loss, input, target)
 
 
 class BCEWithLogitsLoss(nn.BCEWithLogitsLoss):
     """C = -mean w [p y log s + (1 - y) log(1 - s)], s = sigmoid(o), by hand."""
 
+    @scripted_as(nn.BCEWithLogitsLoss.forward)
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """C(input, target); both of one shape and dtype."""
-        if torch.jit.is_scripting():  # type: ignore[attr-defined]
-            return F.binary_cross_entropy_with_logits(
-                input, target, self.weight, pos_weight=self.pos_weight, reduction=self.reduction
-            )
-        else:
-            return _cost(self, _LOSSES[nn.BCEWithLogitsLoss](self), super().forward, input, target)
+        return cost(self, nn.BCEWithLogitsLoss, input, target)
 
 
 class CrossEntropyLoss(nn.CrossEntropyLoss):
     """C = -mean log p_y, p = softmax(o),  dC/do = (p - q) / n: nn.CrossEntropyLoss by hand."""
 
+    @scripted_as(nn.CrossEntropyLoss.forward)
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """C(input, target); target: class indices (N,) int64, or probabilities (N, classes)."""
-        if torch.jit.is_scripting():  # type: ignore[attr-defined]
-            return F.cross_entropy(
-                input, target, weight=self.weight, ignore_index=self.ignore_index,
-                reduction=self.reduction, label_smoothing=self.label_smoothing,
-            )  # fmt: skip
-        else:
-            return _cost(self, _LOSSES[nn.CrossEntropyLoss](self), super().forward, input, target)
+        return cost(self, nn.CrossEntropyLoss, input, target)
 
 
-_LOSSES: dict[type[nn.Module], Callable[[Any], losses.Loss]] = {
-    nn.MSELoss: lambda m: losses.MSE(m.reduction),
-    nn.L1Loss: lambda m: losses.L1(m.reduction),
-    nn.HuberLoss: lambda m: losses.Huber(m.reduction, m.delta),
-    nn.SmoothL1Loss: lambda m: losses.SmoothL1(m.reduction, m.beta),
-    nn.BCEWithLogitsLoss: lambda m: losses.BCEWithLogits(m.reduction, m.weight, m.pos_weight),
-    nn.CrossEntropyLoss: lambda m: CrossEntropy(
-        m.reduction, m.weight, m.ignore_index, m.label_smoothing
-    ),
+OURS: dict[type[nn.Module], type[nn.Module]] = {
+    kind: kind.__bases__[0]
+    for kind in (MSELoss, L1Loss, HuberLoss, SmoothL1Loss, BCEWithLogitsLoss, CrossEntropyLoss)
 }
-_OURS: dict[type[nn.Module], type[nn.Module]] = {
-    MSELoss: nn.MSELoss,
-    L1Loss: nn.L1Loss,
-    HuberLoss: nn.HuberLoss,
-    SmoothL1Loss: nn.SmoothL1Loss,
-    BCEWithLogitsLoss: nn.BCEWithLogitsLoss,
-    CrossEntropyLoss: nn.CrossEntropyLoss,
-}
-_LOSSES |= {ours: _LOSSES[own] for ours, own in _OURS.items()}

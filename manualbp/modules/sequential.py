@@ -1,8 +1,8 @@
-"""Drop-in shells: ``Sequential`` for nn.Sequential, ``MLP`` to build one, ``convert`` for a model.
+"""Drop-in shells: ``Sequential`` for nn.Sequential, ``Residual``, and ``MLP`` to build one.
 
 The children stay real torch.nn modules, so state_dict, indexing, repr, ``.to`` and optimizers are
-nn.Sequential's own. Only ``forward`` differs: every run of Linear and activation children goes
-through one hand-written Function (function.py); every other child is called as it is.
+nn.Sequential's own. Only ``forward`` differs: every stretch of Linear and activation children goes
+through one hand-written Function (autograd/chain.py). Every other child is called as it is.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from manualbp.autograd.torch_internals import scripted_as
 from manualbp.maths import activations
-from manualbp.modules.plan import call
-from manualbp.settings import fast, low
+from manualbp.modules.plan import call, without_plan
 
 
 class Sequential(nn.Sequential):
-    """nn.Sequential whose Linear and activation runs are differentiated by hand.
+    """nn.Sequential whose Linear and activation children are differentiated by hand.
 
     Takes what nn.Sequential takes and returns what it returns; on CPU the outputs and all
     gradients are bit-identical. Where a hand-written Function cannot serve (torch.compile,
@@ -29,18 +29,12 @@ class Sequential(nn.Sequential):
     nn.Sequential's own forward runs, and its errors are the ones you see.
     """
 
-    # No annotations: TorchScript reads them, and a bare argument is a Tensor to it.
+    __getstate__ = without_plan
+
+    @scripted_as(nn.Sequential.forward)
     def forward(self, input):  # type: ignore[no-untyped-def]
         """The children in order, as nn.Sequential.forward."""
-        if torch.jit.is_scripting():  # type: ignore[attr-defined]
-            for module in self:
-                input = module(input)
-            return input
-        return self._by_hand(input)
-
-    @torch.jit.unused
-    def _by_hand(self, input):  # type: ignore[no-untyped-def]
-        return call(self, input, fast=fast(self), low=low(self))
+        return call(self, self._modules.values(), input)
 
     def __add__(self, other):  # type: ignore[no-untyped-def]
         return _as_ours(super().__add__(other))
@@ -55,24 +49,23 @@ def _as_ours(chain: nn.Sequential) -> nn.Sequential:
     return chain
 
 
+def _residual(self, input):  # type: ignore[no-untyped-def]
+    output = input
+    for module in self:
+        output = module(output)
+    return input + output
+
+
 class Residual(Sequential):
     """o = x + f(x), f the children in order;  dC/dx = dC/do + what comes down through f.
 
     A block of a residual network. f's output must have the shape of x, or broadcast with it.
     """
 
+    @scripted_as(_residual)
     def forward(self, input):  # type: ignore[no-untyped-def]
         """input + the children in order."""
-        if torch.jit.is_scripting():  # type: ignore[attr-defined]
-            output = input
-            for module in self:
-                output = module(output)
-            return input + output
-        return self._by_hand(input)
-
-    @torch.jit.unused
-    def _by_hand(self, input):  # type: ignore[no-untyped-def]
-        return call(self, input, True, fast(self), low(self))
+        return call(self, self._modules.values(), input, residual=True)
 
 
 class MLP(Sequential):

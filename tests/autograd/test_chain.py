@@ -13,7 +13,7 @@ import manualbp
 from manualbp.autograd import chain as function
 from manualbp.maths import activations
 from manualbp.maths.activations import ACTIVATIONS
-from manualbp.maths.layers import Cache, Elementwise, Linear
+from manualbp.maths.layers import Elementwise, Linear
 from tests.helpers import autograd_twin
 
 SMOOTH = [a for a in ACTIVATIONS if a not in ("relu", "leaky_relu", "hardtanh")]
@@ -80,11 +80,8 @@ def test_saved_activations_alone_would_be_wrong(monkeypatch: pytest.MonkeyPatch)
     """Planted fault: what is kept taken for constants. The test above must see it."""
     recorded = function._recorded
 
-    def constants(injected, layers, caches, needs):  # type: ignore[no-untyped-def]
-        cut = [
-            c.filled(iter([t if t is None else t.detach() for t in c.tensors()])) for c in caches
-        ]
-        return recorded(injected, layers, cut, needs)
+    def constants(delta, steps, tape, injected):  # type: ignore[no-untyped-def]
+        return recorded(delta, steps, [t if t is None else t.detach() for t in tape], injected)
 
     monkeypatch.setattr(function, "_recorded", constants)
     with pytest.raises((AssertionError, RuntimeError)):  # other numbers, or no graph at all
@@ -100,8 +97,8 @@ def test_planted_fault_in_the_second_order_is_caught(
     right = owner.double_backward
 
     def without_injection(self, *args):  # type: ignore[no-untyped-def]
-        tangent, cache = right(self, *args)
-        return tangent, Cache(None, None, cache.theta, cache.extra)
+        tangent, (_, *others) = right(self, *args)
+        return tangent, (None, *others)
 
     monkeypatch.setattr(owner, "double_backward", without_injection)
     with pytest.raises(RuntimeError):  # GradcheckError is one
@@ -200,9 +197,9 @@ def test_gradients_nobody_asks_for_are_not_computed(monkeypatch: pytest.MonkeyPa
     x = torch.randn(4, 3, dtype=torch.float64, requires_grad=True)
     right = Linear.backward
 
-    def spy(self, delta, cache, needs):  # type: ignore[no-untyped-def]
+    def spy(self, delta, needs, *args):  # type: ignore[no-untyped-def]
         asked.append(tuple(needs))
-        return right(self, delta, cache, needs)
+        return right(self, delta, needs, *args)
 
     monkeypatch.setattr(Linear, "backward", spy)
     torch.autograd.grad(model(x).sum(), x)

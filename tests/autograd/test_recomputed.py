@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import manualbp
 from manualbp.autograd import recomputed as recompute
-from manualbp.fast.cpu import products as gemm
+from manualbp.fast import small
 from manualbp.maths import backprop
 from manualbp.maths.activations import ACTIVATIONS
 from tests.dropin.nets import backpropagated, pair, rows, unequal
@@ -103,7 +103,7 @@ def test_third_order(name: str) -> None:
 @pytest.mark.parametrize("frozen", ["0.weight", "0.bias", "2.weight", "4.weight", "4.bias"])
 def test_frozen_parameters(frozen: str, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """None where autograd has none; the second order to rounding."""
-    monkeypatch.setattr(gemm, "LEAST_WORK", 0)
+    monkeypatch.setattr(small, "LEAST_WORK", 0)
     nets = low_pair("deep")
     manualbp.set_mode(mode, nets[0])
     for wants_x in (True, False):
@@ -297,16 +297,16 @@ def test_trains_to_the_same_bits() -> None:
 @pytest.mark.parametrize("fault", ["constants", "in autocast", "a layer lost"])
 def test_planted_faults_are_caught(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Activations without their graph, computed inside autocast, or of another chain."""
-    right = backprop.caches_of
+    right = backprop.tape_of
 
-    def wrong(x, layers, thetas, needs):  # type: ignore[no-untyped-def]
+    def wrong(x, steps):  # type: ignore[no-untyped-def]
         if fault == "constants":
             x = x.detach()
         if fault == "a layer lost":
             x = x * 1.0001
-        return right(x, layers, thetas, needs)
+        return right(x, steps)
 
-    monkeypatch.setattr(backprop, "caches_of", wrong)
+    monkeypatch.setattr(backprop, "tape_of", wrong)
     if fault == "in autocast":
         monkeypatch.setattr(recompute, "_no_autocast", lambda device: torch.enable_grad())
     with pytest.raises((AssertionError, RuntimeError)):

@@ -18,6 +18,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 import manualbp
 from manualbp.autograd import chain as function
+from manualbp.autograd import torch_internals
 from tests.dropin.nets import NAMES, backpropagated, is_by_hand, pair, rows, unequal
 
 # Seconds each; the others are the slow suite's.
@@ -108,7 +109,7 @@ def test_planted_question_breaks_compiled_autograd(monkeypatch: pytest.MonkeyPat
 
     def wanted(ctx: Any, needs: Any, present: Any) -> list[bool]:
         nodes = [node for node, _ in ctx.next_functions]
-        return [need and function._runs(nodes[0]) for need in needs]
+        return [need and torch_internals.asked_for(nodes[0]) for need in needs]
 
     monkeypatch.setattr(function, "wanted", wanted)
     with pytest.raises(torch._dynamo.exc.Unsupported, match="as_proxy"):

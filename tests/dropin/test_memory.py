@@ -98,9 +98,10 @@ def test_planted_waste_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """r kept where nobody reads it."""
     right = RMSNorm.forward
 
-    def wasteful(self, h, theta, needs):  # type: ignore[no-untyped-def]
-        a, cache = right(self, h, theta, needs)
-        return a, cache._replace(extra=(self._rstd(h),)) if needs else cache
+    def wasteful(self, h, theta, needs, tape):  # type: ignore[no-untyped-def]
+        a = right(self, h, theta, needs, tape)
+        tape[-1] = self._r(h) if needs else None
+        return a
 
     monkeypatch.setattr(RMSNorm, "forward", wasteful)
     assert above("rmsnorm", SOME[:1])
@@ -112,10 +113,10 @@ def test_a_delta_goes_once_it_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     alive: list[int] = []
     right = Linear.backward
 
-    def spy(self, delta, cache, needs):  # type: ignore[no-untyped-def]
+    def spy(self, delta, *args):  # type: ignore[no-untyped-def]
         found.append(weakref.ref(delta))
         alive.append(sum(ref() is not None for ref in found))
-        return right(self, delta, cache, needs)
+        return right(self, delta, *args)
 
     monkeypatch.setattr(Linear, "backward", spy)
     manualbp.MLP([8] * 6, "gelu")(torch.randn(64, 8)).sum().backward()
@@ -170,9 +171,9 @@ def test_planted_hoarding_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """A recursion that holds on to what it has read."""
     right, held = Linear.backward, []
 
-    def hoarding(self, delta, cache, needs):  # type: ignore[no-untyped-def]
-        held.append((delta, cache))
-        return right(self, delta, cache, needs)
+    def hoarding(self, delta, needs, tape, *args):  # type: ignore[no-untyped-def]
+        held.append((delta, list(tape)))
+        return right(self, delta, needs, tape, *args)
 
     monkeypatch.setattr(Linear, "backward", hoarding)
     with pytest.raises(AssertionError):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from manualbp.maths import activations, backprop
 from manualbp.maths.activations import ACTIVATIONS
-from manualbp.maths.layers import Cache, Elementwise, Layer, Linear, Needs, Theta
+from manualbp.maths.layers import Elementwise, Layer, Linear, Theta
 
 Chain = tuple[list[Layer], list[Theta]]
 
@@ -28,22 +28,18 @@ def chain(activation: str, widths: tuple[int, ...] = (4, 4, 4, 3)) -> Chain:
     return built, thetas
 
 
-def from_output(cotangent: Tensor, built: list[Layer]) -> list[Tensor | None]:
-    """C reads the output alone."""
-    return [None] * (len(built) - 1) + [cotangent]
-
-
 def worst_error(built: list[Layer], thetas: list[Theta], by: str) -> float:
     """Largest difference between the recursion and autograd, relative to each tensor's largest."""
     x = torch.randn(5, 4, dtype=torch.float64, requires_grad=True)
-    needs = backprop.everything(thetas)
-    output, caches = backprop.forward(x, built, thetas)
+    steps = backprop.steps(built, thetas)
+    output, tape = backprop.forward(x, steps)
     cotangent = torch.randn_like(output)
-    wanted = [x, *(t for theta in thetas for t in theta if t is not None)]
+    wanted = [x, *backprop.flat(built, thetas)]
     expected = torch.autograd.grad(output, wanted, cotangent)
     with torch.no_grad():
-        got = backprop.backward(from_output(cotangent, built), built, caches, needs, by)
-    ours = [got.input, *(g for theta in got.thetas for g in theta)]
+        got = backprop.backward(cotangent, steps, tape, by)
+    assert tape == []
+    ours = [got.input, *got.thetas]
     if any(g is None for g in ours):
         return float("inf")
     return max(
@@ -53,7 +49,7 @@ def worst_error(built: list[Layer], thetas: list[Theta], by: str) -> float:
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_exact_is_autograd_bit_for_bit(activation: str) -> None:
-    assert worst_error(*chain(activation), "backward") == 0
+    assert worst_error(*chain(activation), "kernel") == 0
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
@@ -67,76 +63,76 @@ def test_device_and_dtype_agnostic() -> None:
     weight = torch.empty(3, 4, device="meta", dtype=torch.bfloat16)
     built, thetas = [Linear(), Elementwise(ACTIVATIONS["gelu"])], [(weight, None), ()]
     x = torch.empty(2, 5, 4, device="meta", dtype=torch.bfloat16)
-    needs = backprop.everything(thetas)
-    output, caches = backprop.forward(x, built, thetas)
-    got = backprop.backward(from_output(output, built), built, caches, needs)
+    steps = backprop.steps(built, thetas)
+    output, tape = backprop.forward(x, steps)
+    got = backprop.backward(output, steps, tape)
     assert got.input is not None and got.input.shape == x.shape
-    assert got.thetas[0][0] is not None and got.thetas[0][0].dtype is torch.bfloat16
-    assert got.thetas[0][1] is None
+    bias, grad_weight = got.thetas
+    assert grad_weight is not None and grad_weight.dtype is torch.bfloat16
+    assert bias is None
 
 
 def test_needs_prune_the_loop() -> None:
     built, thetas = chain("tanh")
-    needs = backprop.needs_of(False, [(False, False), (), (False, True), (), (True, False), ()])
-    assert [need.h for need in needs] == [False, False, False, True, True, True]
-    output, caches = backprop.forward(torch.randn(5, 4, dtype=torch.float64), built, thetas, needs)
-    assert caches[0].tensors() == (None,) * 5 and caches[1].tensors() == (None,) * 2
-    got = backprop.backward(from_output(output.cos(), built), built, caches, needs)
+    wanted = [(False, False), (), (False, True), (), (True, False), ()]
+    steps = backprop.steps(built, thetas, wanted, input=False)
+    assert [step.needs.h for step in steps] == [False, False, False, True, True, True]
+    output, tape = backprop.forward(torch.randn(5, 4, dtype=torch.float64), steps)
+    assert tape[:3] == [None] * 3  # what the first Linear and its activation keep
+    got = backprop.backward(output.cos(), steps, tape)
     assert got.input is None
-    found = [[g is not None for g in theta] for theta in got.thetas if theta]
+    by_layer = backprop.by_layer(built, got.thetas)
+    found = [[g is not None for g in theta] for theta in by_layer if theta]
     assert found == [[False, False], [False, True], [True, False]]
 
 
-def test_missing_cache_is_an_error() -> None:
+def test_an_empty_tape_is_an_error() -> None:
     built, thetas = chain("tanh")
-    output, caches = backprop.forward(torch.randn(5, 4, dtype=torch.float64), built, thetas)
-    empty = [cache.emptied() for cache in caches]
-    with pytest.raises(ValueError, match="run forward again"):
-        backprop.backward(from_output(output, built), built, empty, backprop.everything(thetas))
+    x = torch.randn(5, 4, dtype=torch.float64)
+    output, tape = backprop.forward(x, backprop.without_gradients(built, thetas))
+    assert tape == [None] * sum(layer.keeps for layer in built)
+    for by in ("kernel", "formula"):
+        with pytest.raises(ValueError, match="run it again for these needs"):
+            backprop.backward(output, backprop.steps(built, thetas), list(tape), by)
 
 
 # Faults, each planted into the linear layer's own backward.
-Original = Callable[[Linear, Tensor, Cache, Needs], Theta]
+Fault = Callable[
+    [Tensor, Tensor, list[Tensor]], None
+]  # of delta, h and grads = [..., dC/db, dC/dW]
 
 
-def _missing_bias(original: Original) -> Original:
-    def faulty(self, delta, cache, needs):  # type: ignore[no-untyped-def]
-        h, weight, bias = original(self, delta, cache, needs)
-        return h, weight, torch.zeros_like(bias)
-
-    return faulty
+def _missing_bias(delta: Tensor, h: Tensor, grads: list[Tensor]) -> None:
+    grads[-2] = torch.zeros_like(grads[-2])
 
 
-def _transposed_weight(original: Original) -> Original:
-    def faulty(self, delta, cache, needs):  # type: ignore[no-untyped-def]
-        h, weight, bias = original(self, delta, cache, needs)
-        return h, weight.t() if weight.shape[0] == weight.shape[1] else weight, bias
-
-    return faulty
+def _transposed_weight(delta: Tensor, h: Tensor, grads: list[Tensor]) -> None:
+    if grads[-1].shape[0] == grads[-1].shape[1]:
+        grads[-1] = grads[-1].t()
 
 
-def _last_row_dropped(original: Original) -> Original:
-    def faulty(self, delta, cache, needs):  # type: ignore[no-untyped-def]
-        h, _, bias = original(self, delta, cache, needs)
-        return h, delta[:-1].t().mm(cache.h[:-1]), bias
-
-    return faulty
+def _last_row_dropped(delta: Tensor, h: Tensor, grads: list[Tensor]) -> None:
+    grads[-1] = delta[:-1].t().mm(h[:-1])
 
 
-def _scaled(original: Original) -> Original:
-    def faulty(self, delta, cache, needs):  # type: ignore[no-untyped-def]
-        h, weight, bias = original(self, delta, cache, needs)
-        return h, weight * (1 + 1e-9), bias
-
-    return faulty
+def _scaled(delta: Tensor, h: Tensor, grads: list[Tensor]) -> None:
+    grads[-1] = grads[-1] * (1 + 1e-9)
 
 
 @pytest.mark.parametrize("fault", [_missing_bias, _transposed_weight, _last_row_dropped, _scaled])
 def test_planted_fault_in_the_layer_is_caught(
-    fault: Callable[[Original], Original], monkeypatch: pytest.MonkeyPatch
+    fault: Fault, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Linear, "backward", fault(Linear.backward))
-    assert worst_error(*chain("tanh"), "backward") > 1e-10
+    right = Linear.backward
+
+    def faulty(self, delta, needs, tape, grads, *how):  # type: ignore[no-untyped-def]
+        h = tape[-2]
+        grad_h = right(self, delta, needs, tape, grads, *how)
+        fault(delta, h, grads)
+        return grad_h
+
+    monkeypatch.setattr(Linear, "backward", faulty)
+    assert worst_error(*chain("tanh"), "kernel") > 1e-10
     assert worst_error(*chain("tanh"), "formula") > 1e-10
 
 
@@ -144,9 +140,9 @@ def test_planted_fault_in_the_layer_is_caught(
 def test_planted_derivative_at_a_is_caught(
     activation: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """f'(a) where f'(z) is right: the cache holds a."""
+    """f'(a) where f'(z) is right: the tape holds a."""
     monkeypatch.setattr(type(ACTIVATIONS[activation]), "needs", "a")
-    assert worst_error(*chain(activation), "backward") > 1e-3
+    assert worst_error(*chain(activation), "kernel") > 1e-3
 
 
 def test_planted_wrong_formula_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:

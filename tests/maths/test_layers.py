@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import manualbp
 from comparisons.speed.memory import peak
 from manualbp.maths import layers
-from manualbp.maths.layers import BatchNorm, Cache, Dropout, Layer, LayerNorm, Needs, RMSNorm
+from manualbp.maths.layers import BatchNorm, Dropout, Layer, LayerNorm, Needs, RMSNorm, norms
 from manualbp.parity.tolerance import bit_identical
 from tests.helpers import hand_twin, kept_bytes
 from tests.modules.test_sequential import make_cotangent, make_input
@@ -202,19 +202,22 @@ def alone(kind: str, shape: tuple[int, ...], train: bool = True) -> list[tuple[L
     return found
 
 
-def worst(kind: str, shape: tuple[int, ...], train: bool, by: str = "formula") -> float:
-    """Largest difference between two spellings, relative to each tensor's largest."""
+def worst(kind: str, shape: tuple[int, ...], train: bool) -> float:
+    """Largest difference of the formula from the kernel, relative to each tensor's largest."""
     error = 0.0
     for layer, theta in alone(kind, shape, train):
         h, delta = (torch.randn(shape, dtype=torch.float64) for _ in range(2))
         needs = Needs(True, tuple(t is not None for t in theta))
         with torch.no_grad():
-            _, cache = layer.forward(h, theta, needs)
-            pairs = zip(
-                getattr(layer, by)(delta, cache, needs),
-                layer.backward(delta, cache, needs), strict=True,
-            )  # fmt: skip
-            for a, b in pairs:
+            tape: list[Tensor | None] = []
+            layer.forward(h, theta, needs, tape)
+            assert len(tape) == layer.keeps
+            found = []
+            for by in ("formula", "kernel"):
+                grads: list[Tensor | None] = []
+                grad_h = layer.backward(delta, needs, list(tape), grads, by)
+                found.append([grad_h, *grads])
+            for a, b in zip(*found, strict=True):
                 assert (a is None) == (b is None)
                 if a is not None:
                     error = max(error, float((a - b).abs().max() / b.abs().max()))
@@ -239,19 +242,21 @@ def _without_xhat(delta, xhat, r, gamma, over, rows, needs, centred=True):  # ty
 
 @pytest.mark.parametrize("kind", ["layernorm", "rmsnorm", "batchnorm"])
 def test_planted_missing_xhat_term_is_caught(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("manualbp.maths.layers.norms._formula", _without_xhat)
+    monkeypatch.setattr(norms, "formula", _without_xhat)
+    monkeypatch.setattr(layers.batch_norm, "formula", _without_xhat)
     with pytest.raises(AssertionError):
         test_formula_is_backward_to_rounding(kind, True)
 
 
 @pytest.mark.parametrize("kind", ["layernorm", "batchnorm"])
 def test_planted_missing_mean_term_is_caught(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    right = layers.norms._formula
+    right = norms.formula
 
     def without_mean(*args, centred=True):  # type: ignore[no-untyped-def]
         return right(*args, centred=False)
 
-    monkeypatch.setattr("manualbp.maths.layers.norms._formula", without_mean)
+    monkeypatch.setattr(norms, "formula", without_mean)
+    monkeypatch.setattr(layers.batch_norm, "formula", without_mean)
     with pytest.raises(AssertionError):
         test_formula_is_backward_to_rounding(kind, True)
 
@@ -260,13 +265,18 @@ def test_planted_missing_mean_term_is_caught(kind: str, monkeypatch: pytest.Monk
 def test_planted_faults_in_what_runs_are_caught(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The sweep must see the formula in the place of the kernel: equal but for rounding."""
     owner = LayerNorm if kind == "layernorm" else BatchNorm
-    monkeypatch.setattr(owner, "backward", lambda self, *args: owner.formula(self, *args))
+    right = owner.backward
+
+    def by_formula(self, delta, needs, tape, grads, by, over):  # type: ignore[no-untyped-def]
+        return right(self, delta, needs, tape, grads, "formula", over)
+
+    monkeypatch.setattr(owner, "backward", by_formula)
     assert sweep(kind, torch.float32, [(17, 5)])
 
 
 def test_planted_dropout_without_its_scale_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    def unscaled(self, delta, cache, needs):  # type: ignore[no-untyped-def]
-        return (delta * cache.extra[0].to(delta.dtype),)
+    def unscaled(self, delta, needs, tape, grads, by, over):  # type: ignore[no-untyped-def]
+        return delta * tape.pop().to(delta.dtype)
 
     monkeypatch.setattr(Dropout, "backward", unscaled)
     assert sweep("dropout", torch.float64, [(17, 5)])
@@ -295,10 +305,10 @@ def test_planted_constant_r_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """RMSNorm's r kept as a number: right at first order, wrong at the second."""
     right = RMSNorm.backward
 
-    def constant(self, delta, cache, needs):  # type: ignore[no-untyped-def]
-        frozen = dataclasses.replace(self)
-        object.__setattr__(frozen, "_rstd", lambda h: cache.extra[0])
-        return right(frozen, delta, cache, needs)
+    def constant(self, delta, needs, tape, grads, by, over):  # type: ignore[no-untyped-def]
+        frozen, r = dataclasses.replace(self), tape[-1]
+        object.__setattr__(frozen, "_r", lambda h: r)
+        return right(frozen, delta, needs, tape, grads, by, over)
 
     monkeypatch.setattr(RMSNorm, "backward", constant)
     with pytest.raises(RuntimeError):  # GradcheckError is one
@@ -312,7 +322,7 @@ def test_dropout_in_an_r_operator() -> None:
 
 @pytest.mark.usefixtures("r_operator")
 def test_planted_missing_dropout_tangent_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Dropout, "double_backward", lambda self, *args: (None, Cache()))
+    monkeypatch.setattr(Dropout, "double_backward", lambda self, *args: (None, (None,)))
     with pytest.raises((RuntimeError, AssertionError)):
         test_gradcheck_of_both_orders("dropout")
 

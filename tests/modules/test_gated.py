@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import copy
 import itertools
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 import manualbp
+from manualbp.autograd.gated import Gated
 from manualbp.maths.layers import Elementwise, Linear
 from manualbp.modules import gated
 from tests.helpers import kept_bytes
@@ -248,73 +251,69 @@ def test_unfrozen_between_forward_and_a_recorded_backward() -> None:
 
 def test_planted_missing_derivative_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """dC/dz without f'."""
-    monkeypatch.setattr(Elementwise, "backward", lambda self, delta, cache, needs: (delta,))
+
+    def backward(self, delta, needs, tape, grads, by="kernel", over=False):  # type: ignore[no-untyped-def]
+        tape.pop()
+        return delta
+
+    monkeypatch.setattr(Elementwise, "backward", backward)
     assert sweep("silu", torch.float64, [(17, 5)])
 
 
-def test_planted_other_side_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The gradient of one side multiplied with itself instead of the other."""
-    right = gated.Gated.backward
+class Changed:
+    """A Function's ctx with other saved tensors."""
 
-    class Swapped:
-        def __init__(self, ctx: object) -> None:
-            self.ctx = ctx
+    def __init__(self, ctx: object, change: Callable[[Any], tuple[Tensor | None, ...]]) -> None:
+        self.ctx, self.change = ctx, change
 
-        def __getattr__(self, name: str) -> object:
-            found = getattr(self.ctx, name)
-            if name == "saved_tensors":
-                return (*found[:-3], -found[-3], *found[-2:])
-            return found
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self.ctx, name)
+        return self.change(found) if name == "saved_tensors" else found
 
+
+def plant(
+    monkeypatch: pytest.MonkeyPatch, change: Callable[[Any], tuple[Tensor | None, ...]]
+) -> None:
+    """Changes what ``Gated.backward`` reads."""
+    right = Gated.backward
     monkeypatch.setattr(
-        gated.Gated, "backward", staticmethod(lambda ctx, *grads: right(Swapped(ctx), *grads))
+        Gated, "backward", staticmethod(lambda ctx, *grads: right(Changed(ctx, change), *grads))
     )
+
+
+def test_planted_other_side_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The gradient of one side multiplied with itself instead of the other: z for u."""
+    plant(monkeypatch, lambda kept: (*kept[:-3], kept[-4], *kept[-2:]))  # z, u, a, m come last
     assert sweep("silu", torch.float64, [(17, 5)])
 
 
 def test_planted_product_order_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """dC/dW spelled the other way, (h^T delta)^T: equal but for rounding."""
-    right = Linear.backward
+    right = gated.laid_out
 
-    def other(self, delta, cache, needs):  # type: ignore[no-untyped-def]
-        return right(
-            self, delta, cache._replace(layout=cache.layout._replace(weight_row_major=False)), needs
-        )
+    def other(row, thetas, x):  # type: ignore[no-untyped-def]
+        return [Linear(layer.h_column_major, True) for layer in right(row, thetas, x)]
 
-    monkeypatch.setattr(Linear, "backward", other)
+    monkeypatch.setattr(gated, "laid_out", other)
     assert sweep("silu", torch.float32, [(17, 5)])
 
 
 def test_planted_constants_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """u and z kept as numbers: right at first order, wrong at the second."""
-    right = gated.Gated.backward
-
-    class Cut:
-        def __init__(self, ctx: object) -> None:
-            self.ctx = ctx
-
-        def __getattr__(self, name: str) -> object:
-            found = getattr(self.ctx, name)
-            if name == "saved_tensors":
-                return tuple(t if t is None else t.detach() for t in found)
-            return found
-
-    monkeypatch.setattr(
-        gated.Gated, "backward", staticmethod(lambda ctx, *grads: right(Cut(ctx), *grads))
-    )
+    plant(monkeypatch, lambda kept: tuple(t if t is None else t.detach() for t in kept))
     with pytest.raises(RuntimeError):
         test_gradcheck_of_both_orders("silu")
 
 
 def test_planted_wrong_order_of_sums_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """x_u + x_z handed to autograd in one piece."""
-    right = gated.Gated.backward
+    right = Gated.backward
 
     def in_one_piece(ctx, *grads):  # type: ignore[no-untyped-def]
         found = list(right(ctx, *grads))
         found[6], found[9] = found[6] + found[9], None
         return tuple(found)
 
-    monkeypatch.setattr(gated.Gated, "backward", staticmethod(in_one_piece))
+    monkeypatch.setattr(Gated, "backward", staticmethod(in_one_piece))
     with pytest.raises(AssertionError):
         test_sums_in_autograds_order(Llama)

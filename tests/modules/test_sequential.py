@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import manualbp
 from manualbp.maths import layers
 from manualbp.maths.activations import ACTIVATIONS
+from manualbp.modules import stretch
 from tests.helpers import autograd_twin, differing, gradients, hand_twin
 
 SHAPES = [(5,), (0, 5), (1, 5), (2, 5), (17, 5), (128, 5), (3, 4, 5), (2, 3, 4, 5), (1, 1, 5)]
@@ -78,18 +79,15 @@ def test_bit_identical_everywhere(activation: str, dtype: torch.dtype, threads: 
         torch.set_num_threads(before)
 
 
-def test_planted_product_order_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The sweep must see dC/dW and dC/dh spelled the other way: equal but for rounding."""
-
-    def naive(self, delta, cache, needs):  # type: ignore[no-untyped-def]
-        g = layers.rows(delta)
-        return (
-            g.mm(cache.theta[0]).reshape(cache.layout.shape) if needs.h else None,
-            g.t().mm(layers.rows(cache.h)) if needs.theta[0] else None,
-            g.sum(0) if needs.theta[1] else None,
-        )
-
-    monkeypatch.setattr(layers.Linear, "backward", naive)
+@pytest.mark.parametrize("other_way", [False, True])
+def test_planted_product_order_is_caught(other_way: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sweep must see dC/dW and dC/dh in one spelling for all layouts: other rounding."""
+    linear = layers.Linear(other_way, other_way)
+    monkeypatch.setattr(
+        stretch,
+        "laid_out",
+        lambda row, thetas, x: [linear if layer is layers.LINEAR else layer for layer in row],
+    )
     assert sweep("tanh", torch.float32)
 
 

@@ -1,4 +1,4 @@
-"""Linear layers by the fastest routines: the formulas of linear.py, other roundings."""
+"""Linear layers by the fastest routines: the formulas of maths/layers/linear.py, other digits."""
 
 from __future__ import annotations
 
@@ -7,12 +7,28 @@ from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
-from manualbp.fast.cpu import products as gemm
+from manualbp.autograd.torch_internals import nobody_records
+from manualbp.fast.cpu import products
 from manualbp.fast.cpu.products import NAMES
 from manualbp.maths.activations import Activation
-from manualbp.maths.layers.base import Cache, Layer, Needs, Theta, kept, own
-from manualbp.maths.layers.elementwise import Elementwise
-from manualbp.maths.layers.linear import Layout, Linear, rows
+from manualbp.maths.backprop import Step
+from manualbp.maths.layers import (
+    LINEAR,
+    By,
+    Elementwise,
+    Grads,
+    Kept,
+    Layer,
+    Linear,
+    Needs,
+    Tape,
+    Theta,
+    own,
+    read,
+    rows,
+    taken,
+)
+from manualbp.maths.layers.linear import like_input
 
 
 @dataclass(frozen=True)
@@ -24,59 +40,46 @@ class FastLinear(Linear):
 
     activation: Activation | None = None
     by_r_operator = False
+    keeps = 3
 
-    def forward(self, h: Tensor, theta: Theta, needs: Needs) -> tuple[Tensor, Cache]:
-        weight, f = kept(theta[0]), self.activation
-        name = "none" if f is None else NAMES[type(f)]
-        a = gemm.linear(rows(h), weight, theta[1], name)
-        a = a if h.dim() == 2 else own(a.view(*h.shape[:-1], weight.shape[0]))
-        cache = self.cache(h, theta, needs)
-        return a, cache._replace(a=a) if f is not None and needs else cache
+    def a_at(self) -> int | None:
+        return 2 if self.reads_forward() else None
+
+    def forward(self, h: Tensor, theta: Theta, needs: Needs, tape: Tape) -> Tensor:
+        a = self.output(h, theta)
+        tape += self.keep(h, theta, needs)
+        if self.activation is not None and needs:
+            tape[-1] = a
+        return a
+
+    def output(self, h: Tensor, theta: Theta) -> Tensor:
+        """a."""
+        weight, f = read(theta[0]), self.activation
+        a = products.linear(rows(h), weight, theta[1], "none" if f is None else NAMES[type(f)])
+        return a if h.dim() == 2 else own(a.view(*h.shape[:-1], weight.shape[0]))
 
     def reads_forward(self) -> bool:
         return self.activation is not None
 
-    def cache(self, h: Tensor, theta: Theta, needs: Needs) -> Cache:
-        read, weight = h if needs.theta[0] else None, kept(theta[0])
-        layout = Layout(h.shape, False, True)
-        if not needs.h:
-            return Cache(read, None, (None, None), (None,), layout)
-        return Cache(read, None, (weight, None), (weight.detach(),), layout)
+    def keep(self, h: Tensor, theta: Theta, needs: Needs) -> Kept:
+        return *super().keep(h, theta, needs), None
 
-    def backward(self, delta: Tensor, cache: Cache, needs: Needs) -> Theta:
+    def backward(
+        self, delta: Tensor, needs: Needs, tape: Tape, grads: Grads, by: By = "kernel",
+        over: bool = False,
+    ) -> Tensor | None:  # fmt: skip
+        a = tape.pop()
         if self.activation is not None:
-            delta = self.activation.backward(delta, kept(cache.a))
-        return self._products(delta, cache, needs)
-
-    def backward_over(self, delta: Tensor, cache: Cache, needs: Needs) -> Theta:
-        if self.activation is not None:
-            delta = kept(Elementwise(self.activation).backward_over(delta, cache, needs)[0])
-        return self._products(delta, cache, needs)
-
-    def recorded(self, delta: Tensor, cache: Cache, needs: Needs) -> Theta:
-        if self.activation is not None:
-            delta = self.activation.recorded.backward(delta, kept(cache.a))
-        return self._recorded_products(delta, cache, needs)
-
-    def _products(self, delta: Tensor, cache: Cache, needs: Needs) -> Theta:
+            delta = Elementwise(self.activation).backward(delta, needs, [a], [], by, over)
+        if by != "kernel":  # ATen's products have derivatives
+            return LINEAR.backward(delta, needs, tape, grads, by)
+        weight, h = tape.pop(), tape.pop()
         g = rows(delta)
-        grad_h = None
-        if needs.h:
-            w = kept(cache.extra[0])
-            grad_h = gemm.input_gradient(g, w)
-            if delta.dim() != 2:
-                grad_h = grad_h.view(cache.layout.shape)
-            if grad_h.dtype is not w.dtype:  # by autocast
-                grad_h = grad_h.to(w.dtype)
-        return (
-            grad_h,
-            gemm.weight_gradient(g, rows(kept(cache.h))) if needs.theta[0] else None,
-            g.sum(0) if needs.theta[1] else None,
-        )
-
-    def _recorded_products(self, delta: Tensor, cache: Cache, needs: Needs) -> Theta:
-        """By ATen's, which have derivatives."""
-        return Linear().recorded(delta, cache, needs)
+        grads.append(g.sum(0) if needs.theta[1] else None)
+        grads.append(products.weight_gradient(g, rows(read(h))) if needs.theta[0] else None)
+        if not needs.h:
+            return None
+        return like_input(products.input_gradient(g, read(weight)), delta, read(weight))
 
 
 @dataclass(frozen=True)
@@ -89,40 +92,39 @@ class ActivatedLinear(FastLinear):
 
     before: Activation = field(kw_only=True)  # f
 
-    def forward(self, h: Tensor, theta: Theta, needs: Needs) -> tuple[Tensor, Cache]:
-        a = self.before.f(h)
-        o, found = super().forward(a, theta, needs)
-        return o, self.cache(h, theta, needs)._replace(a=found.a)
+    def forward(self, h: Tensor, theta: Theta, needs: Needs, tape: Tape) -> Tensor:
+        o = self.output(self.before.f(h), theta)
+        tape += self.keep(h, theta, needs)
+        if self.activation is not None and needs:
+            tape[-1] = o
+        return o
 
-    def cache(self, h: Tensor, theta: Theta, needs: Needs) -> Cache:
-        read = h if needs.h or needs.theta[0] else None
-        return super().cache(h, theta, needs)._replace(h=read)
+    def keep(self, h: Tensor, theta: Theta, needs: Needs) -> Kept:
+        _, *others = super().keep(h, theta, needs)
+        return h if needs.h or needs.theta[0] else None, *others
 
-    def _products(self, delta: Tensor, cache: Cache, needs: Needs) -> Theta:
-        """Of the delta of f(h) W^T + b; f' is multiplied over the fresh delta W."""
-        h = cache.h
-        a = self.before.f(kept(h)) if needs.theta[0] else None
-        grad_a, *theta = super()._products(delta, cache._replace(h=a), needs)
+    def backward(
+        self, delta: Tensor, needs: Needs, tape: Tape, grads: Grads, by: By = "kernel",
+        over: bool = False,
+    ) -> Tensor | None:  # fmt: skip
+        h, *others = taken(tape, self.keeps)
+        a = self.before.f(read(h)) if needs.theta[0] else None
+        grad_a = super().backward(delta, needs, [a, *others], grads, by, over)
         if grad_a is None:
-            return None, *theta
-        f = Elementwise(self.before)
-        return *f.backward_over(grad_a, Cache(h=h), Needs(True)), *theta
-
-    def _recorded_products(self, delta: Tensor, cache: Cache, needs: Needs) -> Theta:
-        h = cache.h
-        a = self.before.f(kept(h)) if needs.theta[0] else None
-        grad_a, *theta = super()._recorded_products(delta, cache._replace(h=a), needs)
-        return None if grad_a is None else self.before.recorded.backward(grad_a, kept(h)), *theta
+            return None
+        # f' is multiplied over the fresh delta W.
+        over = by == "kernel" and nobody_records(grad_a)
+        return Elementwise(self.before).backward(grad_a, needs, [h], [], by, over)
 
 
-def fastened(chain: Sequence[Layer], thetas: Sequence[Theta]) -> tuple[list[Layer], list[Theta]]:
+def joined(chain: Sequence[Layer], thetas: Sequence[Theta]) -> tuple[list[Layer], list[Theta]]:
     """The chain of fast layers.
 
-    A Linear together with the activation behind it that can write over z, or with the one before
-    it that cannot, of which z alone is kept then.
+    A Linear joins the activation behind it, if that can write over z. Or it joins the one before
+    it, if that cannot: then z alone is kept.
     """
     found: list[Layer] = []
-    kept_thetas: list[Theta] = []
+    found_thetas: list[Theta] = []
     for layer, theta in zip(chain, thetas, strict=True):
         last = found[-1] if found else None
         f = layer.activation if isinstance(layer, Elementwise) else None
@@ -133,8 +135,21 @@ def fastened(chain: Sequence[Layer], thetas: Sequence[Theta]) -> tuple[list[Laye
             found.append(layer)
         elif isinstance(last, Elementwise) and last.activation.needs == "z":
             found[-1] = ActivatedLinear(before=last.activation)
-            kept_thetas.pop()
+            found_thetas.pop()
         else:
             found.append(FastLinear())
-        kept_thetas.append(theta)
-    return found, kept_thetas
+        found_thetas.append(theta)
+    return found, found_thetas
+
+
+def apart(steps: Sequence[Step]) -> list[Step]:
+    """The steps with every activation before a Linear as a step of its own: both are kept then."""
+    found: list[Step] = []
+    for step in steps:
+        layer, theta, needs = step
+        if isinstance(layer, ActivatedLinear):
+            # The activation's delta is wanted for what is below; the Linear's for the activation.
+            found.append(Step(Elementwise(layer.before), (), Needs(needs.h)))
+            step = Step(FastLinear(activation=layer.activation), theta, needs)
+        found.append(step)
+    return found

@@ -1,27 +1,25 @@
 """The routines that can run a matrix product, ATen's and oneDNN's, and which of them is faster.
 
-That depends on the processor (ATen's runs AVX2 code on AMD's), so it is measured: the first product
+That depends on the processor (ATen runs AVX2 code on AMD's), so it is measured. The first product
 that is large enough has both timed on small samples, in 0.2 s. The choice then stands for the
-process, since other routines round differently. ``policy()`` shows it, and ``pin`` takes one
+process, since other routines round differently. ``fast.policy()`` shows it. ``fast.pin`` takes one
 instead, for runs that are to be repeated to the bit.
 
 oneDNN is reached through ``torch.ops.mkldnn._linear_pointwise``, as PyTorch's own compiler does. It
-is private, so it is tried once here; where it is missing, all products are ATen's. Weight gradients
-of long batches are oneDNN's as those of a convolution.
+is private, so it is tried once here. Where it is missing, all products are ATen's. Weight gradients
+of long batches run in oneDNN as those of a convolution.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-from manualbp.fast.gpu import choice as on_gpus
 
 OVER_Z = {"relu": torch.relu_, "tanh": torch.tanh_, "sigmoid": torch.sigmoid_}
 
@@ -111,28 +109,19 @@ WIDE, MEDIUM = 256, 96
 KINDS = [f"{product}, {shape}" for shape in SAMPLES for product in PRODUCTS]
 GAINS = [f"gain, {shape}" for shape in SAMPLES]
 
-# Terms up to which oneDNN's sums were measured to round as well as the tests demand.
-MOST_TERMS = 1024
-# Rows of an image, and up to which a weight gradient is rather X Y^T of two transposed factors.
-POSITIONS, SHORT = 256, 512
-# How often a sample is timed, and how much faster a routine must be to be taken for it.
-TURNS, LEAST_GAIN = 7, 1.05
-# The seconds that a step by hand saves with ATen's routines, for a multiplication of its forward
-# pass; how much of what others save in the samples remains in the short products that decide; and
-# the most that a gain may be.
-SAVED, REMAINS, MOST_GAIN = 1.1e-12, {"wide": 1 / 2, "medium": 1 / 4, "narrow": 1 / 4}, 16
+MOST_TERMS = 1024  # oneDNN's sums of more terms round worse than the tests allow
+POSITIONS = 256  # rows of an image
+SHORT = 512  # up to so many rows a weight gradient is X Y^T of two transposed factors
+TURNS = 7  # how often a sample is timed
+LEAST_GAIN = 1.05  # a routine must be so much faster to be taken
+# A step by hand saves so many seconds per multiplication of its forward pass, with ATen's routines.
+SAVED = 1.1e-12
+# Short products gain less than the samples: this part of it.
+REMAINS = {"wide": 1 / 2, "medium": 1 / 4, "narrow": 1 / 4}
+MOST_GAIN = 16
 
 Policy = dict[str, Any]
 _policy: Policy | None = None
-
-
-def policy() -> Policy:
-    """The routine of every kind of product, {"forward, wide": "oneDNN", ...}, and what it gains.
-
-    "gain, wide": 8 says that a step by hand is worth it for 8 times less work than with ATen's.
-    Kinds that begin with "cuda" are those of GPUs that have been measured, or pinned, so far.
-    """
-    return {**known(), **on_gpus.policy()}
 
 
 def known() -> Policy:
@@ -143,35 +132,22 @@ def known() -> Policy:
     return _policy
 
 
-def pin(choice: Mapping[str, Any] | str) -> None:
-    """Take these routines from now on: one name for all, or what ``policy()`` returned.
-
-    Where there is no routine of that name (oneDNN's on GPUs, Triton's elsewhere), ATen's is taken.
-
-    Raises:
-        ValueError: an unknown product or routine, or a product without one.
-    """
+def take(policy: Policy) -> None:
+    """This policy from now on."""
     global _policy
-    if isinstance(choice, str):
-        names = dict.fromkeys((*ROUTINES, *on_gpus.ROUTINES))
-        if choice not in names:
-            raise ValueError(f"expected a routine out of {', '.join(names)}, got {choice!r}")
-        name = choice if choice in ROUTINES else "ATen"
-        choice = {**dict.fromkeys(KINDS, name), **dict.fromkeys(GAINS, 1),
-                  on_gpus.ALL: choice if choice in on_gpus.ROUTINES else "ATen"}  # fmt: skip
-    found: dict[str, Any] = {**choice}
-    here = {kind: v for kind, v in found.items() if str(kind).split(" ")[0] != on_gpus.ALL}
-    there = {kind: value for kind, value in found.items() if kind not in here}
-    for kind in dict.fromkeys([*KINDS, *GAINS, *here]):
-        value = here.get(kind)
+    _policy = policy
+
+
+def check(policy: Policy) -> None:
+    """Raise ValueError for an unknown product or routine, or a product without one."""
+    for kind in dict.fromkeys([*KINDS, *GAINS, *policy]):
+        value = policy.get(kind)
         if not (value in ROUTINES if kind in KINDS else kind in GAINS and _positive(value)):
             raise ValueError(
                 f"expected a routine out of {', '.join(ROUTINES)} for each of {'; '.join(KINDS)} "
                 f"and a number above 0 for each of {'; '.join(GAINS)}, "
                 f"got {value!r} for {kind!r}; policy() returns a complete choice"
             )
-    on_gpus.pin(there)
-    _policy = here
 
 
 def _positive(value: Any) -> bool:

@@ -2,7 +2,7 @@
 
 That depends on the GPU and the shape, so it is measured when a shape comes for the first time, on
 the tensors that came: some compiling, and a few runs of both. The choice stands for the process,
-since the two round differently. ``gemm.policy()`` shows it, and ``gemm.pin`` takes one
+since the two round differently. ``fast.policy()`` shows it, and ``fast.pin`` takes one
 instead. Where bits must not depend on a clock (``torch.use_deterministic_algorithms``), the shape
 decides. While a CUDA graph is captured nothing may be measured, nor compiled: a shape that has not
 come before is ATen's. So is one for which the kernel fails when it first comes, with a warning.
@@ -55,7 +55,7 @@ def pin(routines: Mapping[str, str]) -> None:
     _pinned.update(routines)
 
 
-class Step(NamedTuple):
+class Product(NamedTuple):
     """What is chosen for: the product of N rows with W (O, I), and the activation next to it."""
 
     product: str
@@ -72,12 +72,12 @@ class Step(NamedTuple):
         return f"cuda {self.product}, {rows} x {self.inputs} x {self.outputs}, {dtype}"
 
 
-def run(step: Step, x: Tensor, runs: Mapping[str, Callable[[], T]]) -> T:
+def run(step: Product, x: Tensor, runs: Mapping[str, Callable[[], T]]) -> T:
     """The result of the routine that is chosen."""
     return runs[chosen(step, x, runs)]()
 
 
-def chosen(step: Step, x: Tensor, runs: Mapping[str, Callable[[], object]]) -> str:
+def chosen(step: Product, x: Tensor, runs: Mapping[str, Callable[[], object]]) -> str:
     """The routine to take; ``runs`` has each, and to call it changes nothing.
 
     x is on the device where they run.

@@ -1,128 +1,146 @@
-"""The recursion of backprop.py for GPUs: a Linear and the activation next to it in one step.
+"""Layers for GPUs: a Linear and the activation next to it in one step.
 
-    up     a_l = f(a_{l-1} W_l^T + b_l)                 the Linear with the activation behind it
-    down   delta_{l-1} = (delta_l W_l) * f'_{l-1}       the Linear with the activation before it
-           dC/db_{l-1} = sum_n delta_{l-1}              while delta_{l-1} is there
+    up     a_l = f(h W_l^T + b_l)                       the Linear with the activation behind it
+    down   dC/dz_{l-1} = (dC/dz_l W_l) * f'_{l-1}       the Linear with the activation before it
+           dC/db_{l-1} = sum_n dC/dz_{l-1}              while dC/dz_{l-1} is there
 
-Here delta_l is dC/dz_l. Caches are those of backprop.py, so either goes down from what either has
-kept. gemm.py says what runs each step.
+The Linear does not multiply. It hands its factors on, as ``Up`` or ``Down``, and the activation
+does both at once. What is kept is what the plain layers keep. products.py says what runs each step.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from manualbp.fast.cpu import products as gemm
-from manualbp.maths import backprop
-from manualbp.maths.activations import Activation
-from manualbp.maths.backprop import Gradients
+from manualbp.autograd.torch_internals import nobody_records
+from manualbp.fast.gpu import products
 from manualbp.maths.layers import (
-    Cache,
+    By,
     Elementwise,
+    Grads,
     Layer,
     Linear,
     Needs,
+    Tape,
     Theta,
-    alone,
     own,
+    read,
     rows,
-    total,
 )
-from manualbp.maths.layers.base import kept
+from manualbp.maths.layers.linear import like_input
 
 
-def forward(
-    x: Tensor, layers: Sequence[Layer], thetas: Sequence[Theta], needs: Sequence[Needs]
-) -> tuple[Tensor, list[Cache]]:
-    """o and the cache of every layer, as ``backprop.forward``."""
-    caches: list[Cache] = []
-    while (i := len(caches)) < len(layers):
-        f = _activation(layers, i + 1) if type(layers[i]) is Linear else None
-        if f is None:
-            x, cache = layers[i].forward(x, thetas[i], needs[i])
-            caches.append(cache)
-            continue
-        h, (weight, bias), wanted = x, thetas[i], needs[i + 1].h
+class Up(NamedTuple):
+    """z = h W^T + b, not yet computed."""
+
+    h: Tensor
+    weight: Tensor
+    bias: Tensor | None
+
+
+class Down(NamedTuple):
+    """dC/dh = delta W, not yet computed."""
+
+    delta: Tensor
+    weight: Tensor
+
+    def __add__(self, other: Any) -> Any:
+        """The product, with what else comes in there."""
+        return like_input(rows(self.delta).mm(self.weight), self.delta, self.weight) + other
+
+
+class Summed(NamedTuple):
+    """delta, with its sum over the rows."""
+
+    delta: Tensor
+    sums: Tensor
+
+    def __add__(self, other: Any) -> Any:
+        """A delta to which more comes in has another sum."""
+        return self.delta + other
+
+
+@dataclass(frozen=True)
+class PairedLinear(Linear):
+    """z = h W^T + b, which leaves its products to the activations next to it."""
+
+    behind: bool = False  # whether an activation stands directly behind it
+    before: bool = False  # whether one stands directly before it
+
+    def forward(self, h: Tensor, theta: Theta, needs: Needs, tape: Tape) -> Any:
+        if not self.behind:
+            return super().forward(h, theta, needs, tape)
+        tape += self.keep(h, theta, needs)
+        return Up(h, read(theta[0]), theta[1])
+
+    def backward(
+        self, delta: Any, needs: Needs, tape: Tape, grads: Grads, by: By = "kernel",
+        over: bool = False,
+    ) -> Any:  # fmt: skip
+        delta, sums = delta if isinstance(delta, Summed) else (delta, None)
+        hands_on = self.before and needs.h and by == "kernel" and _plain(delta)
+        weight = tape[-1]
+        own_needs = Needs(
+            needs.h and not hands_on, (needs.theta[0], needs.theta[1] and sums is None)
+        )
+        grad_h = super().backward(delta, own_needs, tape, grads, by, over)
+        if needs.theta[1] and sums is not None:
+            grads[-2] = sums
+        return Down(delta, read(weight)) if hands_on else grad_h
+
+
+@dataclass(frozen=True)
+class PairedActivation(Elementwise):
+    """a = f(z), where z or delta may be a product that is not computed yet."""
+
+    summed: bool = False  # whether a Linear with a bias stands directly before it
+
+    def forward(self, h: Any, theta: Theta, needs: Needs, tape: Tape) -> Tensor:
+        if not isinstance(h, Up):
+            return super().forward(h, theta, needs, tape)
+        f, shape = self.activation, (*h.h.shape[:-1], h.weight.shape[0])
         by_z = f.needs == "z"
-        x, z = gemm.activated(rows(h), kept(weight), bias, f, keep=wanted and by_z)
-        if h.dim() != 2:
-            shape = (*h.shape[:-1], x.shape[1])
-            x, z = own(x.view(shape)), None if z is None else own(z.view(shape))
-        caches.append(layers[i].cache(h, thetas[i], needs[i]))
-        caches.append(Cache(h=z) if by_z else Cache(a=x if wanted else None))
-    return x, caches
+        a, z = products.activated(rows(h.h), h.weight, h.bias, f, keep=needs.h and by_z)
+        if h.h.dim() != 2:
+            a, z = own(a.view(shape)), None if z is None else own(z.view(shape))
+        tape.append((z if by_z else a) if needs.h else None)
+        return a
+
+    def backward(
+        self, delta: Any, needs: Needs, tape: Tape, grads: Grads, by: By = "kernel",
+        over: bool = False,
+    ) -> Any:  # fmt: skip
+        if not isinstance(delta, Down):
+            return super().backward(delta, needs, tape, grads, by, over)
+        z_or_a = read(tape.pop())
+        below, sums = products.activated_input_gradient(
+            rows(delta.delta), delta.weight, self.activation, rows(z_or_a), self.summed
+        )
+        below = below if z_or_a.dim() == 2 else below.view(z_or_a.shape)
+        return below if sums is None else Summed(below, sums)
 
 
-def backward(
-    injected: Sequence[Tensor | None],
-    layers: Sequence[Layer],
-    caches: list[Cache],
-    needs: Sequence[Needs],
-) -> Gradients:
-    """dC/dx and every dC/dtheta, as ``backprop.backward``."""
-    given = [delta for delta in injected if delta is not None]
-    if not all(map(alone, given)) or _autocast(given):
-        return backprop.backward(injected, layers, caches, needs)
-    thetas: list[Theta] = [(None,) * len(need.theta) for need in needs]
-    delta: Tensor | None = None
-    sums: Tensor | None = None  # of delta over the rows, where they are known
-    i = len(layers) - 1
-    while i >= 0 and needs[i]:
-        if injected[i] is not None:
-            delta, sums = total(delta, injected[i]), None
-        if delta is None:
-            i -= 1
-            continue
-        f = _activation(layers, i - 1) if type(layers[i]) is Linear else None
-        cache, caches[i] = caches[i], Cache()
-        if f is None or not needs[i].h or injected[i - 1] is not None:
-            delta, thetas[i] = _single(layers[i], delta, sums, cache, needs[i])
-            sums, i = None, i - 1
-            continue
-        below, caches[i - 1] = caches[i - 1], Cache()
-        next_bias = i > 1 and type(layers[i - 2]) is Linear and injected[i - 2] is None
-        thetas[i] = _of_parameters(delta, sums, cache, needs[i])
-        summed = next_bias and needs[i - 2].theta[1]
-        delta, sums = _through(delta, kept(cache.extra[0]), f, below, summed)
-        i -= 2
-    return Gradients(delta if i < 0 else None, thetas, [])
+def _plain(delta: Tensor) -> bool:
+    return nobody_records(delta) and not torch.is_autocast_enabled(delta.device.type)
 
 
-def _single(
-    layer: Layer, delta: Tensor, sums: Tensor | None, cache: Cache, needs: Needs
-) -> tuple[Tensor | None, Theta]:
-    """A layer without a partner; ``sums`` is its bias's gradient, if known."""
-    if sums is None:
-        below, *theta = layer.backward(delta, cache, needs)
-        return below, tuple(theta)
-    below, weight, _ = layer.backward(delta, cache, Needs(needs.h, (needs.theta[0], False)))
-    return below, (weight, sums)
-
-
-def _of_parameters(delta: Tensor, sums: Tensor | None, cache: Cache, needs: Needs) -> Theta:
-    """dC/dW = delta^T h,  dC/db = sum_n delta."""
-    g = rows(delta)
-    weight = gemm.weight_gradient(g, rows(kept(cache.h))) if needs.theta[0] else None
-    return weight, (g.sum(0) if sums is None else sums) if needs.theta[1] else None
-
-
-def _through(
-    delta: Tensor, weight: Tensor, f: Activation, cache: Cache, summed: bool
-) -> tuple[Tensor, Tensor | None]:
-    """delta_{l-1} = (delta_l W_l) * f'_{l-1}, and where asked for its sum over the rows."""
-    read = kept(cache.h if cache.a is None else cache.a)
-    below, sums = gemm.activated_input_gradient(rows(delta), weight, f, rows(read), summed)
-    return below if read.dim() == 2 else below.view(read.shape), sums
-
-
-def _activation(layers: Sequence[Layer], i: int) -> Activation | None:
-    """Of the layer there, where it is nothing but one."""
-    layer = layers[i] if 0 <= i < len(layers) else None
-    return layer.activation if isinstance(layer, Elementwise) else None
-
-
-def _autocast(tensors: Sequence[Tensor]) -> bool:
-    return any(torch.is_autocast_enabled(t.device.type) for t in tensors)
+def paired(layers: Sequence[Layer], thetas: Sequence[Theta]) -> list[Layer]:
+    """The chain with every Linear and every activation next to one in pairs."""
+    found: list[Layer] = []
+    for i, layer in enumerate(layers):
+        before = layers[i - 1] if i else None
+        behind = layers[i + 1] if i + 1 < len(layers) else None
+        if isinstance(layer, Linear):
+            layer = PairedLinear(
+                behind=isinstance(behind, Elementwise), before=isinstance(before, Elementwise)
+            )
+        elif isinstance(layer, Elementwise):
+            summed = isinstance(before, Linear) and thetas[i - 1][1] is not None
+            layer = PairedActivation(layer.activation, layer.in_place, summed)
+        found.append(layer)
+    return found

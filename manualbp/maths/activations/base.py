@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -56,10 +56,3 @@ class Activation(ABC):
         curvature, both = curvature.to(cache.dtype), v * delta
         for_cache = both * curvature if torch.is_grad_enabled() else both.mul_(curvature)
         return self.backward(v, cache), for_cache
-
-
-def kernel(operator: Any, into: Tensor | None, *args: Any, **options: Any) -> Tensor:
-    """One of PyTorch's derivative kernels, its result new or in ``into``."""
-    if into is None:
-        return operator(*args, **options)
-    return operator.grad_input(*args, **options, grad_input=into)

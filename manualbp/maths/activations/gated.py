@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from manualbp.maths.activations.base import Activation, kernel
+from manualbp.maths.activations.base import Activation
 
 aten = torch.ops.aten
 
@@ -47,7 +47,9 @@ class GELU(Activation):
         return (2 - z * z) * _density(z)
 
     def backward(self, delta: Tensor, z: Tensor, into: Tensor | None = None) -> Tensor:
-        return kernel(aten.gelu_backward, into, delta, z, approximate="none")
+        if into is None:
+            return aten.gelu_backward.default(delta, z, approximate="none")
+        return aten.gelu_backward.grad_input(delta, z, approximate="none", grad_input=into)
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,9 @@ class GELUTanh(Activation):
         return (1 - t * t) * (du + 0.5 * z * (ddu - 2 * t * du * du))
 
     def backward(self, delta: Tensor, z: Tensor, into: Tensor | None = None) -> Tensor:
-        return kernel(aten.gelu_backward, into, delta, z, approximate="tanh")
+        if into is None:
+            return aten.gelu_backward.default(delta, z, approximate="tanh")
+        return aten.gelu_backward.grad_input(delta, z, approximate="tanh", grad_input=into)
 
 
 @dataclass(frozen=True)
@@ -94,7 +98,9 @@ class SiLU(Activation):
         return s * (1 - s) * (2 + z * (1 - 2 * s))
 
     def backward(self, delta: Tensor, z: Tensor, into: Tensor | None = None) -> Tensor:
-        return kernel(aten.silu_backward, into, delta, z)
+        if into is None:
+            return aten.silu_backward.default(delta, z)
+        return aten.silu_backward.grad_input(delta, z, grad_input=into)
 
     @property
     def recorded(self) -> Activation:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from manualbp.maths.activations.base import Activation, kernel
+from manualbp.maths.activations.base import Activation
 
 aten = torch.ops.aten
 
@@ -35,14 +35,15 @@ class ReLU(Activation):
 
     needs = "a"
 
-    def f(self, z: Tensor) -> Tensor:
-        return torch.relu(z)
+    f = staticmethod(torch.relu)  # type: ignore[assignment]
 
     def derivative(self, a: Tensor) -> Tensor:
         return (a > 0).to(a.dtype)
 
     def backward(self, delta: Tensor, a: Tensor, into: Tensor | None = None) -> Tensor:
-        return kernel(aten.threshold_backward, into, delta, a, 0)
+        if into is None:
+            return aten.threshold_backward.default(delta, a, 0)
+        return aten.threshold_backward.grad_input(delta, a, 0, grad_input=into)
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,11 @@ class LeakyReLU(Activation):
         return torch.where(z > 0, torch.ones_like(z), self.negative_slope)
 
     def backward(self, delta: Tensor, z: Tensor, into: Tensor | None = None) -> Tensor:
-        return kernel(aten.leaky_relu_backward, into, delta, z, self.negative_slope, False)
+        if into is None:
+            return aten.leaky_relu_backward.default(delta, z, self.negative_slope, False)
+        return aten.leaky_relu_backward.grad_input(
+            delta, z, self.negative_slope, False, grad_input=into
+        )
 
 
 @dataclass(frozen=True)
@@ -80,7 +85,9 @@ class ELU(Activation):
         return torch.where(z < 0, self.alpha * torch.exp(z.clamp(max=0)), 0.0)
 
     def backward(self, delta: Tensor, z: Tensor, into: Tensor | None = None) -> Tensor:
-        return kernel(aten.elu_backward, into, delta, self.alpha, 1, 1, False, z)
+        if into is None:
+            return aten.elu_backward.default(delta, self.alpha, 1, 1, False, z)
+        return aten.elu_backward.grad_input(delta, self.alpha, 1, 1, False, z, grad_input=into)
 
 
 SELU_ALPHA = 1.6732632423543772848170429916717
@@ -96,8 +103,7 @@ class SELU(Activation):
 
     needs = "z"
 
-    def f(self, z: Tensor) -> Tensor:
-        return torch.selu(z)
+    f = staticmethod(torch.selu)  # type: ignore[assignment]
 
     def derivative(self, z: Tensor) -> Tensor:
         return SELU_SCALE * torch.where(z > 0, 1.0, SELU_ALPHA * torch.exp(z.clamp(max=0)))
@@ -106,4 +112,8 @@ class SELU(Activation):
         return torch.where(z < 0, SELU_SCALE * SELU_ALPHA * torch.exp(z.clamp(max=0)), 0.0)
 
     def backward(self, delta: Tensor, z: Tensor, into: Tensor | None = None) -> Tensor:
-        return kernel(aten.elu_backward, into, delta, SELU_ALPHA, SELU_SCALE, 1, False, z)
+        if into is None:
+            return aten.elu_backward.default(delta, SELU_ALPHA, SELU_SCALE, 1, False, z)
+        return aten.elu_backward.grad_input(
+            delta, SELU_ALPHA, SELU_SCALE, 1, False, z, grad_input=into
+        )

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from manualbp.maths.activations.base import Activation, kernel
+from manualbp.maths.activations.base import Activation
 
 aten = torch.ops.aten
 
@@ -19,8 +19,7 @@ class Sigmoid(Activation):
 
     needs = "a"
 
-    def f(self, z: Tensor) -> Tensor:
-        return torch.sigmoid(z)
+    f = staticmethod(torch.sigmoid)  # type: ignore[assignment]
 
     def derivative(self, a: Tensor) -> Tensor:
         return (1 - a) * a
@@ -29,7 +28,9 @@ class Sigmoid(Activation):
         return 1 - 2 * a
 
     def backward(self, delta: Tensor, a: Tensor, into: Tensor | None = None) -> Tensor:
-        return kernel(aten.sigmoid_backward, into, delta, a)
+        if into is None:
+            return aten.sigmoid_backward.default(delta, a)
+        return aten.sigmoid_backward.grad_input(delta, a, grad_input=into)
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,7 @@ class Tanh(Activation):
 
     needs = "a"
 
-    def f(self, z: Tensor) -> Tensor:
-        return torch.tanh(z)
+    f = staticmethod(torch.tanh)  # type: ignore[assignment]
 
     def derivative(self, a: Tensor) -> Tensor:
         return 1 - a * a
@@ -48,7 +48,9 @@ class Tanh(Activation):
         return -2 * a
 
     def backward(self, delta: Tensor, a: Tensor, into: Tensor | None = None) -> Tensor:
-        return kernel(aten.tanh_backward, into, delta, a)
+        if into is None:
+            return aten.tanh_backward.default(delta, a)
+        return aten.tanh_backward.grad_input(delta, a, grad_input=into)
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,11 @@ class Hardtanh(Activation):
         return ((z > self.min_val) & (z < self.max_val)).to(z.dtype)
 
     def backward(self, delta: Tensor, z: Tensor, into: Tensor | None = None) -> Tensor:
-        return kernel(aten.hardtanh_backward, into, delta, z, self.min_val, self.max_val)
+        if into is None:
+            return aten.hardtanh_backward.default(delta, z, self.min_val, self.max_val)
+        return aten.hardtanh_backward.grad_input(
+            delta, z, self.min_val, self.max_val, grad_input=into
+        )
 
 
 @dataclass(frozen=True)
@@ -91,4 +97,8 @@ class Softplus(Activation):
         return torch.where(self.beta * z < self.threshold, self.beta * s * (1 - s), 0.0)
 
     def backward(self, delta: Tensor, z: Tensor, into: Tensor | None = None) -> Tensor:
-        return kernel(aten.softplus_backward, into, delta, z, self.beta, self.threshold)
+        if into is None:
+            return aten.softplus_backward.default(delta, z, self.beta, self.threshold)
+        return aten.softplus_backward.grad_input(
+            delta, z, self.beta, self.threshold, grad_input=into
+        )

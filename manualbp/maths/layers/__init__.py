@@ -13,14 +13,28 @@ from typing import Any
 from torch import nn
 
 from manualbp.maths import activations
-from manualbp.maths.layers.base import Cache, Layer, Needs, Theta, own, total
-from manualbp.maths.layers.elementwise import Dropout, Elementwise, alone
-from manualbp.maths.layers.linear import Linear, row_major, rows
-from manualbp.maths.layers.norms import BatchNorm, LayerNorm, RMSNorm
+from manualbp.maths.layers.base import (
+    By,
+    Grads,
+    Kept,
+    Layer,
+    Needs,
+    Shape,
+    Tape,
+    Theta,
+    read,
+    taken,
+    total,
+)
+from manualbp.maths.layers.batch_norm import BatchNorm
+from manualbp.maths.layers.elementwise import Dropout, Elementwise
+from manualbp.maths.layers.linear import Linear, column_major, own, row_major, rows
+from manualbp.maths.layers.norms import LayerNorm, RMSNorm
 
-__all__ = ["LINEAR", "MODULES", "BatchNorm", "Cache", "Dropout", "Elementwise",
-           "Layer", "LayerNorm", "Linear", "Needs", "RMSNorm", "Theta", "alone",
-           "from_module", "in_place", "own", "row_major", "rows", "total"]  # fmt: skip
+__all__ = ["LINEAR", "MODULES", "BatchNorm", "By", "Dropout", "Elementwise", "Grads", "Kept",
+           "Layer", "LayerNorm", "Linear", "Needs", "RMSNorm", "Shape", "Tape", "Theta",
+           "column_major", "from_module", "in_place", "own", "read", "row_major", "rows", "taken",
+           "total"]  # fmt: skip
 
 LINEAR = Linear()
 

@@ -8,79 +8,75 @@ import torch
 from torch import Tensor
 
 from manualbp.maths.activations import Activation
-from manualbp.maths.layers.base import Cache, Layer, Needs, Theta, kept
+from manualbp.maths.layers.base import By, Grads, Kept, Layer, Needs, Tape, Theta, read
 
 aten = torch.ops.aten
+WORTH_IT = 2**12  # elements from which writing over delta saves more than it costs to look
 
 
 @dataclass(frozen=True)
 class Elementwise(Layer):
     """a = f(z);  dC/dz = dC/da * f'(z), f' from z or a, as the activation needs (BP1, BP2).
 
-    Behind a Linear, z of more than two dimensions is a view of (N, O) for PyTorch. Where it works
-    ``in_place`` on that it copies delta to row-major first, and all behind it rounds by that.
+    PyTorch sees a z of more than two dimensions behind a Linear as a view of (N, O). An activation
+    that writes over that view (``in_place``) makes delta row-major first, and the gradients below
+    are rounded from there.
     """
 
     activation: Activation
     in_place: bool = False  # and directly behind a Linear
     by_r_operator = True
 
-    def prefers_r_operator(self, cache: Cache) -> bool:
-        least, read = self.activation.r_operator_from, cache.h if cache.a is None else cache.a
-        return least is not None and read is not None and read.numel() >= least
+    def by_rows(self) -> bool:
+        return True
 
-    def forward(self, h: Tensor, theta: Theta, needs: Needs) -> tuple[Tensor, Cache]:
+    def prefers_r_operator(self, kept: Kept) -> bool:
+        least, z_or_a = self.activation.r_operator_from, kept[0]
+        return least is not None and z_or_a is not None and z_or_a.numel() >= least
+
+    def h_at(self) -> int | None:
+        return None if self.reads_forward() else 0
+
+    def a_at(self) -> int | None:
+        return 0 if self.reads_forward() else None
+
+    def forward(self, h: Tensor, theta: Theta, needs: Needs, tape: Tape) -> Tensor:
         a = self.activation.f(h)
-        if not needs.h:
-            return a, Cache()
-        return a, Cache(a=a) if self.activation.needs == "a" else Cache(h=h)
+        tape.append((a if self.activation.needs == "a" else h) if needs.h else None)
+        return a
 
     def reads_forward(self) -> bool:
         return self.activation.needs == "a"
 
-    def cache(self, h: Tensor, theta: Theta, needs: Needs) -> Cache:
-        return Cache(h=h if needs.h else None)
+    def keep(self, h: Tensor, theta: Theta, needs: Needs) -> Kept:
+        return (h if needs.h else None,)
 
-    def backward(self, delta: Tensor, cache: Cache, needs: Needs) -> Theta:
-        return (self.activation.backward(self._laid_out(delta), self._read(cache)),)
-
-    def backward_over(self, delta: Tensor, cache: Cache, needs: Needs) -> Theta:
-        """Saves a tensor of delta's size; in other layouts the kernel may choose another for it."""
-        delta, read = self._laid_out(delta), self._read(cache)
-        plain = delta.is_contiguous() and read.is_contiguous() and delta.dtype is read.dtype
-        return (self.activation.backward(delta, read, delta if plain and alone(delta) else None),)
-
-    def recorded(self, delta: Tensor, cache: Cache, needs: Needs) -> Theta:
-        return (self.activation.recorded.backward(self._laid_out(delta), self._read(cache)),)
-
-    def formula(self, delta: Tensor, cache: Cache, needs: Needs) -> Theta:
-        return (self.activation.formula(delta, self._read(cache)),)
+    def backward(
+        self, delta: Tensor, needs: Needs, tape: Tape, grads: Grads, by: By = "kernel",
+        over: bool = False,
+    ) -> Tensor:  # fmt: skip
+        f, z_or_a = self.activation, tape.pop()
+        z_or_a = z_or_a if z_or_a is not None else read(z_or_a)
+        if self.in_place and delta.dim() > 2 and by != "formula":
+            delta = delta.contiguous()
+        if by == "kernel":
+            over = over and delta.numel() >= WORTH_IT and same_layout(delta, z_or_a)
+            return f.backward(delta, z_or_a, delta if over else None)
+        return f.recorded.backward(delta, z_or_a) if by == "recorded" else f.formula(delta, z_or_a)
 
     def double_backward(
-        self, v: Tensor | None, v_theta: Theta, delta: Tensor, cache: Cache, needs: Needs
-    ) -> tuple[Tensor | None, Cache]:
+        self, v: Tensor | None, v_theta: Theta, delta: Tensor, kept: Kept, needs: Needs
+    ) -> tuple[Tensor | None, Kept]:
         """a' = v f' for delta, the forward tangent of a;  v delta f'' for z (or its like for a)."""
         if v is None:
-            return None, Cache()
-        rule = self.activation.recorded
-        tangent, read = rule.double_backward(v, delta, self._read(cache))
-        return tangent, Cache(a=read) if self.activation.needs == "a" else Cache(h=read)
-
-    def _laid_out(self, delta: Tensor) -> Tensor:
-        return delta.contiguous() if self.in_place and delta.dim() > 2 else delta
-
-    def _read(self, cache: Cache) -> Tensor:
-        return kept(cache.a if self.activation.needs == "a" else cache.h)
+            return None, (None,)
+        tangent, found = self.activation.recorded.double_backward(v, delta, read(kept[0]))
+        return tangent, (found,)
 
 
-def alone(delta: Tensor) -> bool:
-    """Whether it is one tensor, not a batch of them under vmap, and nobody records what is done."""
-    return not (
-        torch.is_grad_enabled()
-        or torch.compiler.is_compiling()
-        or torch._C._are_functorch_transforms_active()
-        or torch._C._functorch.is_legacy_batchedtensor(delta)  # is_grads_batched's
-    )
+def same_layout(delta: Tensor, other: Tensor) -> bool:
+    """Whether a kernel lays out its result as delta, so that it can write over delta."""
+    return delta.is_contiguous() and other.is_contiguous() and delta.dtype is other.dtype
 
 
 @dataclass(frozen=True)
@@ -93,25 +89,31 @@ class Dropout(Layer):
 
     p: float
     by_r_operator = True
+    constant = False
 
-    def forward(self, h: Tensor, theta: Theta, needs: Needs) -> tuple[Tensor, Cache]:
+    def forward(self, h: Tensor, theta: Theta, needs: Needs, tape: Tape) -> Tensor:
         if h.is_cuda:
             a, mask = aten.native_dropout(h, self.p, True)
         else:
             noise = torch.empty_like(h).bernoulli_(1 - self.p)
             mask = noise.bool() if needs.h else None
             a = h * noise.div_(1 - self.p)
-        return a, Cache(extra=(mask if needs.h else None,))
+        tape.append(mask if needs.h else None)
+        return a
 
-    def backward(self, delta: Tensor, cache: Cache, needs: Needs) -> Theta:
-        mask = kept(cache.extra[0])
+    def backward(
+        self, delta: Tensor, needs: Needs, tape: Tape, grads: Grads, by: By = "kernel",
+        over: bool = False,
+    ) -> Tensor:  # fmt: skip
+        return self._masked(delta, read(tape.pop()))
+
+    def _masked(self, delta: Tensor, mask: Tensor) -> Tensor:
         if delta.is_cuda:
-            return (aten.native_dropout_backward(delta, mask, 1 / (1 - self.p)),)
-        return (delta * mask.to(delta.dtype).div_(1 - self.p),)
+            return aten.native_dropout_backward(delta, mask, 1 / (1 - self.p))
+        return delta * mask.to(delta.dtype).div_(1 - self.p)
 
     def double_backward(
-        self, v: Tensor | None, v_theta: Theta, delta: Tensor, cache: Cache, needs: Needs
-    ) -> tuple[Tensor | None, Cache]:
+        self, v: Tensor | None, v_theta: Theta, delta: Tensor, kept: Kept, needs: Needs
+    ) -> tuple[Tensor | None, Kept]:
         """v m / (1 - p) for delta: linear in h, so nothing for h."""
-        tangent = None if v is None else self.backward(v, cache, needs)[0]
-        return tangent, Cache()
+        return None if v is None else self._masked(v, read(kept[0])), (None,)

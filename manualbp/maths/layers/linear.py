@@ -3,21 +3,122 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Size, Tensor
+from torch import Tensor
 
-from manualbp.maths.layers.base import Cache, Layer, Needs, Shape, Theta, kept, own, total
+from manualbp.maths.layers.base import (
+    By,
+    Grads,
+    Kept,
+    Layer,
+    Needs,
+    Shape,
+    Tape,
+    Theta,
+    read,
+    total,
+)
 
 
-class Layout(NamedTuple):
-    """What autograd's choice of a spelling depends on, as it was at forward."""
+@dataclass(frozen=True)
+class Linear(Layer):
+    """z = h W^T + b;  dC/dW = delta^T h,  dC/db = sum_n delta,  dC/dh = delta W.
 
-    shape: Size  # of h
-    h_column_major: bool
-    weight_row_major: bool
+    h (..., I), W (O, I), b (O,) or None, z and delta (..., O). Any leading shape stands for the
+    batch: the products run on (N, I) and (N, O). Source: Nielsen ch. 2, BP2-BP4.
+
+    Each gradient can be written as a product P or as (P^T)^T. Both are equal, but round
+    differently. Autograd gives a gradient the memory layout of its factor, and so does this layer:
+
+        dC/dh   delta W      or, where h is ``h_column_major``,   (W^T delta^T)^T
+        dC/dW   delta^T h    or, where W is ``w_column_major``,   (h^T delta)^T
+    """
+
+    h_column_major: bool = False
+    w_column_major: bool = False
+
+    parameters = 2
+    last_first = True
+    keeps = 2
+    by_r_operator = True
+
+    def by_rows(self) -> bool:
+        return True
+
+    def h_at(self) -> int | None:
+        return 0
+
+    def output_shape(self, shape: Shape, theta: Theta) -> Shape | None:
+        """Also None for a strided bias: F.linear then sums its gradient in another order."""
+        weight, bias = theta
+        if weight is None or weight.dim() != 2 or not shape or shape[-1] != weight.shape[1]:
+            return None
+        out = weight.shape[0]
+        if bias is not None and (bias.shape != (out,) or not bias.is_contiguous()):
+            return None
+        return (*shape[:-1], out)
+
+    def forward(self, h: Tensor, theta: Theta, needs: Needs, tape: Tape) -> Tensor:
+        weight, bias = theta
+        z = F.linear(h, weight, bias)  # type: ignore[arg-type]
+        tape += self.keep(h, theta, needs)
+        return z if z.dim() == 2 else own(z)
+
+    def reads_forward(self) -> bool:
+        return False
+
+    def keep(self, h: Tensor, theta: Theta, needs: Needs) -> Kept:
+        """h for dC/dW, W for dC/dh; b is in no derivative."""
+        wants_h, (wants_weight, _) = needs
+        weight = None
+        if wants_h:  # W as it is now: W.data may be another tensor's when backward comes
+            weight = theta[0] if torch.is_grad_enabled() else read(theta[0]).detach()
+        return h if wants_weight else None, weight
+
+    def backward(
+        self, delta: Tensor, needs: Needs, tape: Tape, grads: Grads, by: By = "kernel",
+        over: bool = False,
+    ) -> Tensor | None:  # fmt: skip
+        weight, h = tape.pop(), tape.pop()
+        wants_h, (wants_weight, wants_bias) = needs
+        matrices = delta.dim() == 2  # else (..., O): flattened to (N, O)
+        g = delta if matrices else rows(delta)
+        grads.append(g.sum(0) if wants_bias else None)
+        if wants_weight:
+            h = h if matrices and h is not None else rows(read(h))
+            grads.append(h.t().mm(g).t() if self.w_column_major else g.t().mm(h))
+        else:
+            grads.append(None)
+        if not wants_h:
+            return None
+        weight = weight if weight is not None else read(weight)
+        grad_h = weight.t().mm(g.t()).t() if self.h_column_major else g.mm(weight)
+        as_h = matrices and grad_h.dtype is weight.dtype
+        return grad_h if as_h else like_input(grad_h, delta, weight)
+
+    def double_backward(
+        self, v: Tensor | None, v_theta: Theta, delta: Tensor, kept: Kept, needs: Needs
+    ) -> tuple[Tensor | None, Kept]:
+        """z' = v W^T + h V^T + v_b for delta;  delta V for h,  delta^T v for W.
+
+        z' is the forward tangent of z in the direction (v, V, v_b) of (h, W, b).
+        """
+        h, weight = kept
+        v_weight, v_bias = v_theta
+        tangent = total(
+            None if v is None else F.linear(v, read(weight), v_bias),
+            None if v_weight is None else F.linear(read(h), v_weight),
+            None if v_bias is None or v is not None else v_bias.expand_as(delta),
+        )
+        for_h = for_weight = None
+        if needs.h and v_weight is not None:
+            for_h = torch.matmul(delta, v_weight)
+        if needs.theta[0] and v is not None:
+            for_weight = rows(delta).t().mm(rows(v))
+        return tangent, (for_h, for_weight)
 
 
 def rows(x: Tensor) -> Tensor:
@@ -25,6 +126,13 @@ def rows(x: Tensor) -> Tensor:
     if x.dim() == 2:
         return x
     return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])  # -1 is ambiguous for no rows
+
+
+def like_input(grad_h: Tensor, delta: Tensor, weight: Tensor) -> Tensor:
+    """dC/dh (N, I) in the shape of h (..., I), and in W's dtype where autocast took another."""
+    if delta.dim() != 2:
+        grad_h = grad_h.reshape(*delta.shape[:-1], weight.shape[1])
+    return grad_h.to(weight.dtype)
 
 
 def row_major(x: Tensor) -> bool:
@@ -42,95 +150,11 @@ def row_major(x: Tensor) -> bool:
     return True
 
 
-class Linear(Layer):
-    """z = h W^T + b;  dC/dW = delta^T h,  dC/db = sum_n delta,  dC/dh = delta W.
+def column_major(x: Tensor) -> bool:
+    """Whether the strides of x (R, C) are those of a fresh (C, R), transposed."""
+    return x.stride() == (1, x.shape[0])
 
-    h (..., I), W (O, I), b (O,) or None, z and delta (..., O). Any leading shape stands for the
-    batch: the products run on (N, I) and (N, O). Source: Nielsen ch. 2, BP2-BP4.
-    """
 
-    parameters = 2
-    last_first = True
-    by_r_operator = True
-
-    def output_shape(self, shape: Shape, theta: Theta) -> Shape | None:
-        """Also None for a bias laid out oddly: F.linear then sums its gradient in another order."""
-        weight, bias = theta
-        if weight is None or weight.dim() != 2 or not shape or shape[-1] != weight.shape[1]:
-            return None
-        out = weight.shape[0]
-        if bias is not None and (bias.shape != (out,) or not bias.is_contiguous()):
-            return None
-        return (*shape[:-1], out)
-
-    def forward(self, h: Tensor, theta: Theta, needs: Needs) -> tuple[Tensor, Cache]:
-        z = F.linear(h, kept(theta[0]), theta[1])
-        return z if h.dim() == 2 else own(z), self.cache(h, theta, needs)
-
-    def reads_forward(self) -> bool:
-        return False
-
-    def cache(self, h: Tensor, theta: Theta, needs: Needs) -> Cache:
-        weight, flat = kept(theta[0]), rows(h)
-        column_major = flat.stride() == (1, flat.shape[0])
-        layout = Layout(h.shape, column_major, weight.stride() == (weight.shape[1], 1))
-        read = h if needs.theta[0] else None  # b is in no derivative
-        if not needs.h:
-            return Cache(read, None, (None, None), (None,), layout)
-        # W once more, as it is now: W.data may be another tensor's when backward comes.
-        return Cache(read, None, (weight, None), (weight.detach(),), layout)
-
-    def backward(self, delta: Tensor, cache: Cache, needs: Needs) -> Theta:
-        """dC/dh = delta W,  dC/dW = delta^T h,  dC/db = sum_n delta.
-
-        Each product has two equal spellings, P and (P^T)^T. Autograd picks by the memory layout of
-        the factor whose gradient it takes, and the two round differently: so do we pick.
-        """
-        grad_h = grad_weight = grad_bias = None
-        shape, h_column_major, weight_row_major = cache.layout
-        g = rows(delta)
-        if needs.theta[0]:
-            h = rows(kept(cache.h))
-            grad_weight = g.t().mm(h) if weight_row_major else h.t().mm(g).t()
-        if needs.theta[1]:
-            grad_bias = g.sum(0)
-        if needs.h:
-            w = kept(cache.extra[0])
-            grad_h = w.t().mm(g.t()).t() if h_column_major else g.mm(w)
-            grad_h = grad_h if len(shape) == 2 else grad_h.reshape(shape)
-            if grad_h.dtype is not w.dtype:  # by autocast; between its nodes the engine casts back
-                grad_h = grad_h.to(w.dtype)
-        return grad_h, grad_weight, grad_bias
-
-    def recorded(self, delta: Tensor, cache: Cache, needs: Needs) -> Theta:
-        """With the W that carries a graph."""
-        weight, values = cache.theta[0], cache.extra[0]
-        if weight is not None and values is not None and not weight.is_set_to(values):
-            raise RuntimeError(
-                "a weight's data was exchanged between forward and a backward with "
-                "create_graph=True; run forward again"
-            )
-        return self.backward(delta, cache._replace(extra=(weight,)), needs)
-
-    def formula(self, delta: Tensor, cache: Cache, needs: Needs) -> Theta:
-        return self.backward(delta, cache._replace(extra=cache.theta[:1]), needs)
-
-    def double_backward(
-        self, v: Tensor | None, v_theta: Theta, delta: Tensor, cache: Cache, needs: Needs
-    ) -> tuple[Tensor | None, Cache]:
-        """z' = v W^T + h V^T + v_b for delta;  delta V for h,  delta^T v for W.
-
-        z' is the forward tangent of z in the direction (v, V, v_b) of (h, W, b).
-        """
-        v_weight, v_bias = v_theta
-        tangent = total(
-            None if v is None else F.linear(v, kept(cache.theta[0]), v_bias),
-            None if v_weight is None else F.linear(kept(cache.h), v_weight),
-            None if v_bias is None or v is not None else v_bias.expand_as(delta),
-        )
-        for_h = for_weight = None
-        if needs.h and v_weight is not None:
-            for_h = torch.matmul(delta, v_weight)
-        if needs.theta[0] and v is not None:
-            for_weight = rows(delta).t().mm(rows(v))
-        return tangent, Cache(for_h, None, (for_weight, None))
+def own(tensor: Tensor) -> Tensor:
+    """The tensor as no view: a view that leaves a Function cannot be edited in place."""
+    return tensor if tensor.requires_grad else tensor.new_empty(0).set_(tensor)  # type: ignore[call-overload]

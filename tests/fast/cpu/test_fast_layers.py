@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 import manualbp
-from manualbp.fast.cpu import products as gemm
-from manualbp.fast.cpu import routines
+from manualbp.fast import small
+from manualbp.fast.cpu import products, routines
 from manualbp.fast.cpu.layers import FastLinear
 from manualbp.maths.activations import ACTIVATIONS
 from tests.helpers import autograd_twin
@@ -21,7 +21,7 @@ SHAPES = [(4096, 64), (8, 512, 64), (1, 64), (0, 64), (64,)]
 @pytest.fixture(autouse=True)
 def every_size(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also chains that are too small to win anything."""
-    monkeypatch.setattr(gemm, "LEAST_WORK", 0)
+    monkeypatch.setattr(small, "LEAST_WORK", 0)
 
 
 def gradients(net: nn.Module, x: Tensor, g: Tensor) -> list[Tensor]:
@@ -121,7 +121,7 @@ def test_modes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_small_chains_run_as_pytorchs_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gemm, "LEAST_WORK", 2**27)
+    monkeypatch.setattr(small, "LEAST_WORK", 2**27)
     model = manualbp.MLP((64, 64, 1))
     manualbp.set_mode("fast", model)
     assert type(model(torch.randn(32, 64)).grad_fn).__name__ != "ChainBackward"
@@ -143,9 +143,9 @@ def test_without_onednn(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_planted_low_precision_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """Products of bfloat16: the comparison with float64 must see them."""
-    right = gemm.input_gradient
+    right = products.input_gradient
     monkeypatch.setattr(
-        gemm, "input_gradient", lambda g, w: right(g.bfloat16().float(), w.bfloat16().float())
+        products, "input_gradient", lambda g, w: right(g.bfloat16().float(), w.bfloat16().float())
     )
     with pytest.raises(AssertionError):
         test_error_against_float64("tanh", (4096, 64))

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 import manualbp
-from manualbp.autograd import recomputed as recompute
-from manualbp.fast.cpu import products as gemm
-from manualbp.fast.cpu import routines, steps, tiles
+from manualbp import fast
+from manualbp.fast import small, tiles
+from manualbp.fast.cpu import products, routines
 from manualbp.fast.cpu.layers import ActivatedLinear, FastLinear
 from manualbp.maths.activations import ACTIVATIONS
-from manualbp.modules.plan import Run, gather
+from manualbp.modules.stretch import Stretch, stretches
 from tests.dropin.nets import Skip
 from tests.helpers import autograd_twin, hand_twin, kept_bytes
 
@@ -26,7 +26,7 @@ SHAPES = [(1300, 16), (3, 400, 16), (1, 16), (0, 16), (16,)]
 @pytest.fixture(autouse=True)
 def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three tiles, the last one uneven."""
-    monkeypatch.setattr(gemm, "LEAST_WORK", 0)
+    monkeypatch.setattr(small, "LEAST_WORK", 0)
     monkeypatch.setattr(tiles, "LEAST_ROWS", 512)
     monkeypatch.setattr(tiles, "TILE_BYTES", 2**10)
 
@@ -151,7 +151,7 @@ def test_second_order_by_onednn(
 ) -> None:
     """fp32, large enough for its products, which have no derivatives: relative 1e-5."""
     monkeypatch.setattr(routines, "_policy", None)
-    gemm.pin("oneDNN")
+    fast.pin("oneDNN")
     torch.manual_seed(0)
     theirs = autograd_twin(manualbp.MLP((32, 64, 64, 32), activation))
     found = []
@@ -216,9 +216,9 @@ def test_backward_inside_autocast() -> None:
 def largest(net: nn.Module, monkeypatch: pytest.MonkeyPatch, wants_x: bool = True) -> int:
     """Rows of the longest product."""
     seen: list[int] = []
-    right = gemm.linear
+    right = products.linear
     with monkeypatch.context() as patch:
-        patch.setattr(gemm, "linear", lambda h, *a: seen.append(len(h)) or right(h, *a))
+        patch.setattr(products, "linear", lambda h, *a: seen.append(len(h)) or right(h, *a))
         x = torch.randn(1300, 16, dtype=next(net.parameters()).dtype, requires_grad=wants_x)
         net(x).sum().backward()
     return max(seen, default=0)
@@ -232,14 +232,14 @@ def test_tiles_run_with_low_memory_and_where_they_are_faster(
     assert [largest(net, monkeypatch) for net in (low, full)] == [434, 1300]
     half = ours_of(nets("tanh", "low", torch.bfloat16)[1][:4], "low")  # few digits for a long sum
     assert largest(half, monkeypatch) == 1300
-    monkeypatch.setattr(recompute, "LARGE_BYTES", 1300 * 48 * 4)
+    monkeypatch.setattr(tiles, "LARGE_BYTES", 1300 * 48 * 4)
     assert [largest(full, monkeypatch, wants_x) for wants_x in (True, False)] == [1300, 434]
-    monkeypatch.setattr(recompute, "FRESH_BYTES", 1300 * 48 * 4)
+    monkeypatch.setattr(tiles, "FRESH_BYTES", 1300 * 48 * 4)
     assert largest(full, monkeypatch) == 434
     manualbp.set_mode("exact", full)
-    assert largest(full, monkeypatch) == 0  # no tiles, and none of gemm's products
+    assert largest(full, monkeypatch) == 0  # no tiles, and none of fast mode's products
     manualbp.set_mode("fast", full)
-    monkeypatch.setattr(recompute, "WIDEST", 47)
+    monkeypatch.setattr(tiles, "WIDEST", 47)
     assert largest(full, monkeypatch) == 1300
 
 
@@ -258,9 +258,10 @@ def test_which_layers_are_put_together() -> None:
     """f before a Linear, an activation that can write over z behind it; no other pairs."""
     chain = [nn.GELU(), nn.Linear(4, 4), nn.SiLU(), nn.Linear(4, 4), nn.ReLU(), nn.ELU(),
              nn.LayerNorm(4), nn.GELU(), nn.Linear(4, 4), nn.GELU()]  # fmt: skip
-    (run,) = gather(chain, fast=True)
-    assert isinstance(run, Run)
-    names = [type(layer).__name__ for layer in run.layers]
+    (row,) = stretches(chain, "fast")
+    assert isinstance(row, Stretch)
+    joined, _ = fast.chain(row.layers, row.thetas, gpu=False)
+    names = [type(layer).__name__ for layer in joined]
     linear = "ActivatedLinear"
     assert names == [linear, linear, "Elementwise", "LayerNorm", linear, "Elementwise"]
     torch.manual_seed(0)
@@ -279,12 +280,12 @@ def test_planted_faults_are_caught(fault: str, monkeypatch: pytest.MonkeyPatch) 
         right = tiles.slices
         monkeypatch.setattr(tiles, "slices", lambda n, tile: right(n, tile)[:-1] or right(n, tile))
     elif fault == "f forgotten":
-        monkeypatch.setattr(ActivatedLinear, "_products", FastLinear._products)
+        monkeypatch.setattr(ActivatedLinear, "backward", FastLinear.backward)
     else:
-        add = steps.Step.add
+        add = tiles.Sums.add
         monkeypatch.setattr(
-            steps.Step, "add",
-            lambda s, i, g: add(s, i, None if g is None else g.bfloat16().to(g.dtype)),
+            tiles.Sums, "add",
+            lambda s, grads: add(s, [g if g is None else g.bfloat16().to(g.dtype) for g in grads]),
         )  # fmt: skip
     with pytest.raises((AssertionError, RuntimeError)):
         test_error_against_float64("gelu", "low" if fault != "f forgotten" else "full")

@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from manualbp.autograd.torch_internals import dispatch_modes
 from manualbp.maths.activations import Activation
 from manualbp.maths.losses import Loss
 
@@ -74,7 +75,7 @@ def takes(x: Any) -> bool:
         return False
     if x.is_cuda == _INTERPRETED or not (x.is_cuda or x.device.type == "cpu"):
         return False
-    if torch._C._len_torch_dispatch_stack():  # of modes that know PyTorch's own operators
+    if dispatch_modes():  # which know PyTorch's own operators
         return False
     if x.device not in _tried:
         if x.is_cuda and torch.cuda.is_current_stream_capturing():

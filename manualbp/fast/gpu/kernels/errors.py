@@ -37,7 +37,7 @@ CODES: dict[type[losses.Loss], Callable[[Any], Code]] = {
 
 def code(loss: losses.Loss) -> Code | None:
     """The arguments that stand for it; None where there are none, as for a loss with weights."""
-    if type(loss) not in CODES or any(w is not None for w in loss.tensors()):
+    if type(loss) not in CODES or loss.weights:
         return None
     return CODES[type(loss)](loss)
 

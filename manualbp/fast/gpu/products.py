@@ -1,0 +1,65 @@
+"""A product and the activation next to it in one step, where that is faster than two.
+
+ATen or Triton's kernels run it, as choice.py says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from manualbp.fast.cpu.products import NAMES
+from manualbp.fast.cpu.routines import OVER_Z
+from manualbp.fast.gpu import choice, kernels
+from manualbp.maths.activations import Activation
+
+T = TypeVar("T")
+
+
+def activated(
+    h: Tensor, weight: Tensor, bias: Tensor | None, f: Activation, keep: bool
+) -> tuple[Tensor, Tensor | None]:
+    """a = f(z), and z = h W^T + b where f' will read it: ``keep``."""
+
+    def by_aten() -> tuple[Tensor, Tensor | None]:
+        z = F.linear(h, weight, bias)
+        over = NAMES.get(type(f))
+        return OVER_Z[over](z) if over else f.f(z), z if keep else None
+
+    def by_triton() -> tuple[Tensor, Tensor | None]:
+        a, z = kernels.load().activated_linear(h, weight, bias, *kernels.code(f), keep)
+        return a, z if keep else None
+
+    return _faster("forward", f, h, weight, by_aten, by_triton)
+
+
+def activated_input_gradient(
+    g: Tensor, weight: Tensor, f: Activation, cache: Tensor, summed: bool
+) -> tuple[Tensor, Tensor | None]:
+    """(g W) * f', f' from ``cache``, and where ``summed`` the sum of its rows."""
+
+    def by_aten() -> tuple[Tensor, Tensor | None]:
+        below = g.mm(weight)
+        below = f.backward(below, cache, below if cache.is_contiguous() else None)
+        return below, below.sum(0) if summed else None
+
+    def by_triton() -> tuple[Tensor, Tensor | None]:
+        args = (g, weight, cache, *kernels.code(f), summed)
+        below, sums = kernels.load().activated_input_gradient(*args)
+        return below, sums if summed else None
+
+    return _faster("input gradient", f, g, weight, by_aten, by_triton)
+
+
+def _faster(
+    product: str, f: Activation, x: Tensor, weight: Tensor,
+    by_aten: Callable[[], T], by_triton: Callable[[], T],
+) -> T:  # fmt: skip
+    if not kernels.takes(x):
+        return by_aten()
+    (outputs, inputs), name = weight.shape, f"{product} with {type(f).__name__}"
+    step = choice.Product(name, len(x), outputs, inputs, x.dtype)
+    return choice.run(step, x, {choice.ATEN: by_aten, choice.TRITON: by_triton})
