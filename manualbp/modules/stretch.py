@@ -149,10 +149,13 @@ class Stretch:
         there, while backward goes on. So there they have to leave layer by layer, as autograd's do.
         """
         starts = [i for i, theta in enumerate(segment.thetas) if theta]
-        return [
-            functools.partial(_run_piece, Segment(segment.layers[a:b], segment.thetas[a:b]))
-            for a, b in pairwise([0, *starts[1:], len(segment.layers)])
-        ]
+        pieces: list[Callable[[Tensor], Tensor]] = []
+        for a, b in pairwise([0, *starts[1:], len(segment.layers)]):
+            part = segment.layers[a:b], segment.thetas[a:b]
+            # On a GPU a layer knows its neighbours, and here it has others.
+            piece = Segment(*(fast.chain(*part, gpu=True) if self.quick and self.gpu else part))
+            pieces.append(functools.partial(_run_piece, piece))
+        return pieces
 
 
 def _run_piece(segment: Segment, x: Tensor) -> Tensor:

@@ -100,6 +100,15 @@ class PairedActivation(Elementwise):
 
     summed: bool = False  # whether a Linear with a bias stands directly before it
 
+    def reads_forward(self) -> bool:
+        return True  # z is computed there
+
+    def h_at(self) -> int | None:
+        return 0 if self.activation.needs == "z" else None
+
+    def a_at(self) -> int | None:
+        return 0 if self.activation.needs == "a" else None
+
     def forward(self, h: Any, theta: Theta, needs: Needs, tape: Tape) -> Tensor:
         if not isinstance(h, Up):
             return super().forward(h, theta, needs, tape)

@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 import torch
 
-from manualbp.fast.cpu import products as gemm
+from manualbp import fast
 from manualbp.fast.cpu import routines
 from manualbp.fast.gpu import choice, kernels
-from manualbp.fast.gpu.choice import ALL, ATEN, TRITON, Step
+from manualbp.fast.gpu.choice import ALL, ATEN, TRITON, Product
 
 CUDA: Any = SimpleNamespace(is_cuda=True, device="cuda:0")
-WIDE = Step("forward", 1000, 512, 384, torch.float32)
+WIDE = Product("forward", 1000, 512, 384, torch.float32)
 
 
 @pytest.fixture(autouse=True)
@@ -94,7 +94,7 @@ def test_planted_lack_of_turns_is_caught(monkeypatch: pytest.MonkeyPatch) -> Non
     ("rows", "named"), [(0, 1), (1, 1), (2, 2), (3, 4), (1000, 1024), (1024, 1024), (1025, 2048)]
 )
 def test_rows_count_to_the_next_power_of_2(rows: int, named: int) -> None:
-    step = Step("input gradient", rows, 3, 5, torch.bfloat16)
+    step = Product("input gradient", rows, 3, 5, torch.bfloat16)
     assert str(step) == f"cuda input gradient, {named} x 5 x 3, bfloat16"
 
 
@@ -187,12 +187,12 @@ def test_atens_own_errors_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(("name", "taken"), [("Triton", TRITON), ("ATen", ATEN), ("oneDNN", ATEN)])
 def test_one_name_for_all(name: str, taken: str, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch, ATen=1.0, Triton=1.0)
-    gemm.pin(name)
+    fast.pin(name)
     cpu: Any = SimpleNamespace(is_cuda=False)
     for x in (CUDA, cpu):  # a CPU's is where kernels are interpreted
         assert choice.chosen(WIDE, x, clock.runs) == taken
-    assert clock.calls == [] and gemm.policy()[ALL] == taken
-    elsewhere = {gemm.policy()[kind] for kind in routines.KINDS}
+    assert clock.calls == [] and fast.policy()[ALL] == taken
+    elsewhere = {fast.policy()[kind] for kind in routines.KINDS}
     assert elsewhere == {ATEN if name == "Triton" else name}
 
 
@@ -204,29 +204,29 @@ def test_policies_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of another process, say; shapes that it does not know are measured."""
     clock = Clock(monkeypatch, ATen=1.0, Triton=0.1)
     choice.chosen(WIDE, CUDA, clock.runs)
-    found = gemm.policy()
+    found = fast.policy()
     assert found[str(WIDE)] == TRITON and set(found) == {
         *routines.KINDS, *routines.GAINS, str(WIDE)
     }  # fmt: skip
-    gemm.pin({**found, str(WIDE): ATEN})
+    fast.pin({**found, str(WIDE): ATEN})
     assert choice.chosen(WIDE, CUDA, clock.runs) == ATEN
     other = WIDE._replace(rows=1)
     assert choice.chosen(other, CUDA, clock.runs) == TRITON
-    assert gemm.policy() == {**found, str(WIDE): ATEN, str(other): TRITON}
-    gemm.pin(gemm.policy())
-    assert gemm.policy() == {**found, str(WIDE): ATEN, str(other): TRITON}
-    gemm.pin(found)
-    assert gemm.policy() == found
+    assert fast.policy() == {**found, str(WIDE): ATEN, str(other): TRITON}
+    fast.pin(fast.policy())
+    assert fast.policy() == {**found, str(WIDE): ATEN, str(other): TRITON}
+    fast.pin(found)
+    assert fast.policy() == found
 
 
 def test_bad_pins_change_nothing() -> None:
-    gemm.pin("Triton")
-    found = gemm.policy()
+    fast.pin("Triton")
+    found = fast.policy()
     for bad in (
         {**found, "cuda": "oneDNN"}, {**found, "cuda": 1}, {**found, str(WIDE): "triton"},
         {**found, "forward, wide": "Triton"}, {"cuda": "ATen"}, {**found, 1: "ATen"}, "triton",
         {**found, "cudnn forward": "ATen"}, {**found, "cuda:0": "ATen"},
     ):  # fmt: skip
         with pytest.raises(ValueError, match="expected"):
-            gemm.pin(bad)  # type: ignore[arg-type]
-        assert gemm.policy() == found
+            fast.pin(bad)  # type: ignore[arg-type]
+        assert fast.policy() == found

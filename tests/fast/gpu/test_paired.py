@@ -14,11 +14,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 import manualbp
-from manualbp.autograd import recomputed as recompute
-from manualbp.fast.cpu import products as gemm
-from manualbp.fast.cpu import steps
-from manualbp.fast.gpu import kernels, pairs
-from manualbp.modules import plan as run
+from manualbp.fast import small, tiles
+from manualbp.fast.gpu import kernels
+from manualbp.fast.gpu.pairs import PairedLinear
+from manualbp.modules import stretch
 from tests.dropin.nets import Skip, unequal
 from tests.helpers import differing, gradients
 
@@ -38,14 +37,14 @@ CHILDREN: dict[str, Callable[[], list[nn.Module]]] = {
 
 @pytest.fixture(autouse=True)
 def count(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """As on such a GPU; which passes ran by pairs."""
+    """As on such a GPU; each Linear's passes by pairs."""
     monkeypatch.setattr(kernels, "takes", lambda x: True)
-    monkeypatch.setattr(gemm, "small", lambda modules, x: False)
+    monkeypatch.setattr(small, "LEAST_WORK", 0)
     seen: list[str] = []
     for name in ("forward", "backward"):
-        right = getattr(pairs, name)
+        right = getattr(PairedLinear, name)
         monkeypatch.setattr(
-            pairs, name, lambda *args, r=right, name=name: seen.append(name) or r(*args)
+            PairedLinear, name, lambda *args, r=right, name=name: seen.append(name) or r(*args)
         )
     return seen
 
@@ -196,7 +195,7 @@ def test_low_memory(name: str) -> None:
 
 def test_long_batches_are_not_tiled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Bit-exact: tiles are for a processor's caches."""
-    monkeypatch.setattr(recompute, "FRESH_BYTES", 1)
+    monkeypatch.setattr(tiles, "FRESH_BYTES", 1)
     ours, theirs = pair("deep")
     x = rows(2**14).requires_grad_()
     assert type(ours(x).grad_fn).__name__ == "ChainBackward"
@@ -223,8 +222,7 @@ def test_distributed_training_has_a_chain_for_each_layer(count: list[str]) -> No
 def test_planted_unpaired_pieces_are_caught(
     count: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    right = run.run_chain
-    monkeypatch.setattr(run, "run_chain", lambda *args: right(*args[:-1], False))
+    monkeypatch.setattr(stretch.fast, "chain", lambda layers, thetas, gpu: (layers, thetas))
     with pytest.raises(AssertionError, match="forward"):
         test_distributed_training_has_a_chain_for_each_layer(count)
 
@@ -259,12 +257,12 @@ def test_planted_fault_in_a_pass_by_pairs_is_caught(
     count: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Gradients of the last tile alone."""
-    right = steps.Step.add
+    right = tiles.Sums.add
 
-    def wrong(self: steps.Step, i: int, gradient: Tensor | None) -> None:
-        self.sums[i] = None
-        right(self, i, gradient)
+    def wrong(self: tiles.Sums, grads: list[Tensor | None]) -> None:
+        self.totals = []
+        right(self, grads)
 
-    monkeypatch.setattr(steps.Step, "add", wrong)
+    monkeypatch.setattr(tiles.Sums, "add", wrong)
     with pytest.raises(AssertionError, match="not close"):
         test_fused_loss("deep", "mean", False, 3, count)

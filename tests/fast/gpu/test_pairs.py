@@ -1,4 +1,4 @@
-"""The recursion by pairs: the bits of backprop.py wherever ATen's routines run both."""
+"""Layers in pairs: the bits of the plain layers wherever ATen's routines run both."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from manualbp.fast.cpu import products as gemm
-from manualbp.fast.gpu import kernels, pairs
+from manualbp.fast.gpu import kernels, pairs, products
+from manualbp.fast.gpu.pairs import PairedLinear
 from manualbp.maths import backprop
 from manualbp.maths.activations import ACTIVATIONS
 from manualbp.maths.layers import (
     BatchNorm,
-    Cache,
     Dropout,
     Elementwise,
     Layer,
@@ -23,6 +22,7 @@ from manualbp.maths.layers import (
     Linear,
     Theta,
 )
+from manualbp.modules.stretch import laid_out
 
 DTYPES = [torch.float64, torch.float32]
 WIDTH = 4  # of all layers, so that a transposed gradient has the right shape
@@ -55,10 +55,6 @@ def layers(
     return found
 
 
-def tensors(found: Sequence[Cache]) -> list[Tensor | None]:
-    return [t for cache in found for t in cache.tensors()]
-
-
 def unequal(ours: Sequence[Tensor | None], theirs: Sequence[Tensor | None]) -> list[int]:
     """Where they are not the same bits."""
     return [
@@ -73,7 +69,7 @@ def differences(
     wants: Callable[[int], bool] = lambda i: True, injected_at: Sequence[int] = (-1,),
     bias: bool = True,
 ) -> list[str]:  # fmt: skip
-    """What is not bit for bit backprop's: o, caches, gradients from either's caches.
+    """What is not bit for bit the plain layers': o, the tape, gradients from either's tape.
 
     ``wants`` says of x (0) and of every parameter, counted from 1, whether a gradient is wanted.
     """
@@ -81,36 +77,33 @@ def differences(
     chain, thetas = zip(*layers(letters, f, dtype, bias), strict=True)
     x, count = torch.randn(shape, dtype=dtype), itertools.count(1)
     flags = [tuple([t is not None and wants(next(count)) for t in theta]) for theta in thetas]
-    needs = backprop.needs_of(wants(0), flags)
+    input = wants(0)
+    plain = backprop.steps(chain, thetas, flags, input)
+    paired = backprop.steps(pairs.paired(chain, thetas), thetas, flags, input)
     found = []
-    for by in (pairs, backprop):
+    for steps in (paired, plain):
         torch.manual_seed(1)
-        found.append(by.forward(x, chain, thetas, needs))
-    (o, caches), (expected_o, expected_caches) = found
+        found.append(backprop.forward(x, steps))
+    (o, tape), (expected_o, expected_tape) = found
     wrong = ["o"] if unequal([o], [expected_o]) else []
-    wrong += ["caches"] if unequal(tensors(caches), tensors(expected_caches)) else []
-    injected: list[Tensor | None] = [None] * len(chain)
-    for i in injected_at:
-        injected[i] = torch.randn(shape, dtype=dtype)
-    before = [None if t is None else t.clone() for t in injected]
+    wrong += ["tape"] if unequal(tape, expected_tape) else []
+    incoming = {range(len(chain))[i]: torch.randn(shape, dtype=dtype) for i in injected_at}
+    before = [t.clone() for t in incoming.values()]
     with torch.no_grad():
-        expected = backprop.backward(injected, chain, list(expected_caches), needs)
-        for whose, its in (("own", caches), ("backprop's", expected_caches)):
-            filled = list(its)
-            got = pairs.backward(injected, chain, filled, needs)
-            if unequal(flat(got), flat(expected)):
-                wrong.append(f"gradients from {whose} caches")
-            reached = [bool(need) and any(t is not None for t in injected[i:])
-                       for i, need in enumerate(needs)]  # fmt: skip
-            if any(t is not None for t in tensors(list(itertools.compress(filled, reached)))):
-                wrong.append("caches are kept")
-        back = backprop.backward(injected, chain, list(caches), needs)
-    wrong += ["backprop from the caches of pairs"] if unequal(flat(back), flat(expected)) else []
-    return wrong + (["what came in was written over"] if unequal(injected, before) else [])
+        expected = backprop.backward(None, plain, list(expected_tape), injected=incoming)
+        for over in (False, True):
+            for whose, its in (("own", tape), ("the plain layers'", expected_tape)):
+                got = backprop.backward(None, paired, list(its), "kernel", over, incoming)
+                if unequal(flat(got), flat(expected)):
+                    wrong.append(f"gradients from {whose} tape")
+        back = backprop.backward(None, plain, list(tape), injected=incoming)
+    wrong += ["plain gradients from the pairs' tape"] if unequal(flat(back), flat(expected)) else []
+    after = list(incoming.values())
+    return wrong + (["what came in was written over"] if unequal(after, before) else [])
 
 
 def flat(found: backprop.Gradients) -> list[Tensor | None]:
-    return [found.input, *[t for theta in found.thetas for t in theta]]
+    return [found.input, *found.thetas]
 
 
 @pytest.mark.parametrize("letters", CHAINS)
@@ -170,14 +163,13 @@ def test_other_layouts(which: str) -> None:
     x = torch.randn(WIDTH, 7, dtype=torch.float64).t() if which != "weights" else torch.randn(
         7, WIDTH, dtype=torch.float64
     )  # fmt: skip
-    needs = backprop.everything(thetas)
     delta = torch.randn(WIDTH, 7, dtype=torch.float64).t()
     found = []
     with torch.no_grad():
-        for by in (pairs, backprop):
-            o, caches = by.forward(x, chain, thetas, needs)
-            got = by.backward([None] * (len(chain) - 1) + [delta], chain, caches, needs)
-            found.append([o, *flat(got)])
+        for built in (pairs.paired(chain, thetas), laid_out(chain, thetas, x)):
+            steps = backprop.steps(built, thetas)
+            o, tape = backprop.forward(x, steps)
+            found.append([o, *flat(backprop.backward(delta, steps, tape))])
     for ours, theirs in zip(*found, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-13, atol=1e-13)
 
@@ -187,72 +179,75 @@ def test_pairs_are_one_step(f: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three ways up in one step, two ways down, and the sums of both that a bias is behind."""
     seen: list[str] = []
     for name in ("activated", "activated_input_gradient"):
-        right = getattr(gemm, name)
+        right = getattr(products, name)
 
         def spy(*args: object, name: str = name, right: object = right, **kw: object) -> object:
             seen.append(f"{name} {kw.get('keep', args[-1])}")
             return right(*args, **kw)  # type: ignore[operator]
 
-        monkeypatch.setattr(gemm, name, spy)
+        monkeypatch.setattr(products, name, spy)
     assert differences("LFLFLF", f) == []
     by_z = ACTIVATIONS[f].needs == "z"
     down = "activated_input_gradient True"
-    assert seen == [*[f"activated {by_z}"] * 3, *[down] * 4]  # down from either's caches
+    # Down from either's tape, with and without writing over delta.
+    assert seen == [*[f"activated {by_z}"] * 3, *[down] * 8]
 
 
 def _sums_lost(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = gemm.activated_input_gradient
+    right = products.activated_input_gradient
 
     def wrong(*args: object) -> tuple[Tensor, Tensor | None]:
         below, sums = right(*args)  # type: ignore[arg-type]
         return below, None if sums is None else torch.zeros_like(sums)
 
-    monkeypatch.setattr(gemm, "activated_input_gradient", wrong)
+    monkeypatch.setattr(products, "activated_input_gradient", wrong)
 
 
 def _sums_before_what_comes_in(monkeypatch: pytest.MonkeyPatch) -> None:
     """dC/db without the gradient that comes in at the layer itself."""
-    right = pairs._single
-
-    def wrong(layer: Layer, delta: Tensor, sums: Tensor | None, *rest: object) -> object:
-        if isinstance(layer, Linear) and sums is None:
-            sums = delta.sum(0) * 0.5
-        return right(layer, delta, sums, *rest)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(pairs, "_single", wrong)
+    monkeypatch.setattr(
+        pairs.Summed, "__add__", lambda s, other: pairs.Summed(s.delta + other, s.sums)
+    )
 
 
 def _a_where_z_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = gemm.activated
+    right = products.activated
 
     def wrong(*args: object, keep: bool) -> tuple[Tensor, Tensor | None]:
         a, _ = right(*args, keep=keep)  # type: ignore[arg-type]
         return a, a if keep else None
 
-    monkeypatch.setattr(gemm, "activated", wrong)
+    monkeypatch.setattr(products, "activated", wrong)
 
 
 def _transposed(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = gemm.activated_input_gradient
+    right = products.activated_input_gradient
     monkeypatch.setattr(
-        gemm, "activated_input_gradient", lambda g, w, *rest: right(g, w.t(), *rest)
+        products, "activated_input_gradient", lambda g, w, *rest: right(g, w.t(), *rest)
     )
 
 
 def _a_bit(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = gemm.weight_gradient
-    monkeypatch.setattr(gemm, "weight_gradient", lambda g, h: right(g, h) * (1 + 2**-50))
+    right = PairedLinear.backward
+
+    def wrong(self, delta, needs, tape, grads, *how):  # type: ignore[no-untyped-def]
+        found = right(self, delta, needs, tape, grads, *how)
+        grads[-1] = None if grads[-1] is None else grads[-1] * (1 + 2**-50)
+        return found
+
+    monkeypatch.setattr(PairedLinear, "backward", wrong)
 
 
 def _written_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = pairs._of_parameters
+    right = PairedLinear.backward
 
-    def wrong(delta: Tensor, *rest: object) -> object:
-        found = right(delta, *rest)  # type: ignore[arg-type]
-        delta.mul_(1 + 2**-50)
+    def wrong(self, delta, *rest):  # type: ignore[no-untyped-def]
+        found = right(self, delta, *rest)
+        if isinstance(delta, Tensor):
+            delta.mul_(1 + 2**-50)
         return found
 
-    monkeypatch.setattr(pairs, "_of_parameters", wrong)
+    monkeypatch.setattr(PairedLinear, "backward", wrong)
 
 
 FAULTS = [_sums_lost, _sums_before_what_comes_in, _a_where_z_is_read, _transposed, _a_bit,

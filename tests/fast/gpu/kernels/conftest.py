@@ -69,7 +69,8 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 @pytest.fixture
 def pinned(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fast mode takes Triton's kernels whatever the size, until the test ends."""
-    from manualbp.fast.cpu import products as gemm
+    from manualbp import fast
+    from manualbp.fast import small
     from manualbp.fast.cpu import routines
     from manualbp.fast.gpu import choice
 
@@ -77,6 +78,6 @@ def pinned(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(choice, "_pinned", {})
     monkeypatch.setattr(choice, "_measured", {})
     monkeypatch.setattr(choice, "_runs", {})
-    monkeypatch.setattr(gemm, "LEAST_WORK", 0)
-    monkeypatch.setattr(gemm, "LEAST_WORK_CUDA", 0)
-    gemm.pin("Triton")
+    monkeypatch.setattr(small, "LEAST_WORK", 0)
+    monkeypatch.setattr(small, "LEAST_WORK_CUDA", 0)
+    fast.pin("Triton")

@@ -16,10 +16,11 @@ from torch._dynamo import compiled_autograd
 from torch.utils.checkpoint import checkpoint
 
 import manualbp
-from manualbp.fast.cpu import products as gemm
+from manualbp import fast
 from manualbp.fast.cpu import routines
-from manualbp.fast.gpu import choice, kernels, narrow
-from manualbp.modules import fused_loss as fused
+from manualbp.fast.gpu import choice, kernels, one_launch
+from manualbp.fast.gpu import products as gpu_products
+from manualbp.maths.backprop import Step
 from tests.dropin.nets import unequal
 
 pytest.importorskip("triton")
@@ -37,15 +38,15 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[object, ...
     monkeypatch.setattr(choice, "_measured", {})
     monkeypatch.setattr(choice, "_runs", {})
     monkeypatch.setattr(routines, "_policy", None)
-    gemm.pin("Triton")
+    fast.pin("Triton")
     seen: list[tuple[object, ...]] = []
-    right = narrow.launch
+    right = one_launch.launch
 
-    def spy(net: narrow.Net, thetas: object, needs: list[object], *args: Tensor) -> object:
-        seen.append(tuple(needs))
-        return right(net, thetas, needs, *args)  # type: ignore[arg-type]
+    def spy(net: one_launch.Net, steps: list[Step], *args: Tensor) -> object:
+        seen.append(tuple(step.needs for step in steps))
+        return right(net, steps, *args)
 
-    monkeypatch.setattr(narrow, "launch", spy)
+    monkeypatch.setattr(one_launch, "launch", spy)
     yield seen
 
 
@@ -105,10 +106,8 @@ def test_values(which: str, wants_x: bool, reduction: str, launches: list[object
 
 def test_planted_wrong_count_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """A mean over rows instead of errors."""
-    right = fused._one_launch
-    monkeypatch.setattr(
-        fused, "_one_launch", lambda net, run, loss, x, y: 5 * right(net, run, loss, x, y)
-    )
+    right = one_launch.cost
+    monkeypatch.setattr(one_launch, "cost", lambda *args: 5 * right(*args))
     with pytest.raises(AssertionError):
         test_values("mse", True, "mean", [None, None])
 
@@ -285,10 +284,10 @@ def test_kinds_are_by_what_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each measured for itself, by the gradients wanted, and both routines find those."""
     kinds: list[str] = []
 
-    def chosen(step: choice.Step, x: Tensor, runs: dict[str, object]) -> str:
+    def chosen(step: choice.Product, x: Tensor, runs: dict[str, object]) -> str:
         kinds.append(step.product.split(" 6-20-17-5")[0])
         tiled, launched = runs[choice.ATEN](), runs[choice.TRITON]()  # type: ignore[operator]
-        found = [t is not None for theta in tiled[2] for t in theta]
+        found = [t is not None for t in reversed(tiled[2])]
         assert found == [p.requires_grad for p in net.parameters()] or kinds[-1] == "C"
         assert (
             (tiled[1] is not None) == (launched[3].numel() > 0) == (kinds[-1] == "step with dC/dx")
@@ -301,7 +300,7 @@ def test_kinds_are_by_what_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
     ours, _ = both(net, nn.MSELoss())
     with monkeypatch.context() as patch:
         patch.setattr(choice, "chosen", chosen)
-        patch.setattr(gemm.choice, "run", lambda step, x, runs: runs[choice.ATEN]())
+        patch.setattr(gpu_products.choice, "run", lambda step, x, runs: runs[choice.ATEN]())
         ours(x, y)
         ours(x.requires_grad_(), y)
         with torch.no_grad():

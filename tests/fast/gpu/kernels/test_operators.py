@@ -19,7 +19,8 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 import manualbp
-from manualbp.fast.cpu import products as gemm
+from manualbp import fast
+from manualbp.fast import small
 from manualbp.fast.cpu import routines
 from manualbp.fast.gpu import choice, kernels
 from manualbp.maths.activations import ACTIVATIONS
@@ -44,14 +45,14 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
         monkeypatch.setattr(
             module, name, lambda *args, r=right, name=name: seen.append(name) or r(*args)
         )
-    monkeypatch.setattr(gemm, "LEAST_WORK", 0)
-    monkeypatch.setattr(gemm, "LEAST_WORK_CUDA", 0)
+    monkeypatch.setattr(small, "LEAST_WORK", 0)
+    monkeypatch.setattr(small, "LEAST_WORK_CUDA", 0)
     monkeypatch.setattr(choice, "_pinned", {})
     monkeypatch.setattr(choice, "_measured", {})
     monkeypatch.setattr(choice, "_runs", {})
     monkeypatch.setattr(routines, "_policy", None)
     assert kernels.takes(torch.zeros(1, device=DEVICE))
-    gemm.pin("Triton")
+    fast.pin("Triton")
     seen.clear()
     torch._dynamo.reset()
     yield seen
