@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV ?= .venv
 PIP_FLAGS ?= --quiet --disable-pip-version-check
 BIN := $(VENV)/bin
+# A process for each core, of one thread each: most tests are too small for a second thread.
+PARALLEL ?= --numprocesses auto --dist worksteal
 
 .PHONY: compare gradients power speed walkthrough test test-slow test-kernels test-clients lint format install clean
 
@@ -17,10 +19,10 @@ speed: $(VENV)/peers
 	$(BIN)/python -m comparisons speed $(ARGS)
 
 test: install
-	$(BIN)/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 
 test-slow: install
-	$(BIN)/python -m pytest -m slow $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow $(PARALLEL) $(ARGS)
 
 test-kernels: $(VENV)/kernels
 	OMP_NUM_THREADS=1 TRITON_INTERPRET=$$($(BIN)/python -c "import torch; print(int(not torch.cuda.is_available()))") \

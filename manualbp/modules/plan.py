@@ -41,8 +41,8 @@ def call(owner: nn.Module, modules: Iterable[nn.Module], x: Any, residual: bool 
 class Plan:
     """What was found for a module, and all that it was found from.
 
-    Of known children every attribute, parameter and buffer is compared, by identity. So each change
-    is seen: an option, a hook, another parameter, another forward.
+    All children are compared, and of known ones every attribute, parameter and buffer, by identity.
+    So each change is seen: an option, a hook, another parameter, another forward.
     """
 
     def __init__(self, children: tuple[nn.Module, ...] = (), key: Any = None) -> None:
@@ -51,24 +51,22 @@ class Plan:
         self.kinds = tuple(map(type, children))
         self.classes = tuple({type(child) for child in known})
         self.forwards = tuple(map(_forward, self.classes))
-        self.tensors = [d for m in known for d in (m._parameters, m._buffers) if d]
-        self.attributes = [*(m.__dict__ for m in known), *self.tensors, {"": END}]
-        self.values = list(self._values(children))
+        tensors = [d for m in known for d in (m._parameters, m._buffers) if d]
+        attributes = [*(m.__dict__ for m in known), *tensors, {"": END}]
+        # Views, which follow each change; the dicts at the end stand for the names of the tensors.
+        self.views: list[Any] = [*map(dict.values, attributes), *tensors]
+        self.values: list[Any] = [*children, *chain(*self.views)]
         self.hooks = [getattr(m, name) for m in known for name in torch_internals.HOOKS]
 
     def holds(self, children: tuple[nn.Module, ...], key: Any) -> bool:
         """Whether nothing has changed."""
         return (
             self.key == key
-            and all(map(is_, self._values(children), self.values))
+            and all(map(is_, chain(children, *self.views), self.values))
             and self.kinds == tuple(map(type, children))
             and self.forwards == tuple(map(_forward, self.classes))
             and not any(self.hooks)
         )
-
-    def _values(self, children: tuple[nn.Module, ...]) -> Iterable[Any]:
-        """The children, all that is in them, and the names of their tensors."""
-        return chain(children, *map(dict.values, self.attributes), *self.tensors)
 
     def may_be_kept(self) -> bool:
         """Not while there is a hook, nor with tensors that are parameters in this call alone."""

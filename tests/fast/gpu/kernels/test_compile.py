@@ -31,7 +31,7 @@ def compiled(capability: int, names: Sequence[str], at: Path) -> list[dict[str, 
     """By a process of its own, anew."""
     env = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     env |= {"TRITON_CACHE_DIR": str(at / "cache"), "PYTHONPATH": str(ROOT)}
-    script = ROOT / "tests" / "kernels" / "compiled.py"
+    script = ROOT / "tests/fast/gpu/kernels/compiled.py"
     done = subprocess.run([sys.executable, script, str(capability), *names], env=env, cwd=at,
                           capture_output=True, text=True, timeout=600)  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
