@@ -17,8 +17,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, TypeVar
 
-from comparisons import distributed
-from comparisons.distributed import Group
+from comparisons.training import processes
+from comparisons.training.processes import Group
 from manualbp.parity import files
 from manualbp.parity.options import Parser, UsageError, nearest, one_line
 
@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; 130 after Ctrl-C."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     with (
-        distributed.joined() as group,
+        processes.joined() as group,
         nullcontext() if group.first else redirect_stdout(io.StringIO()),
     ):
         try:
@@ -86,7 +86,7 @@ def _parsed(arguments: list[str], group: Group) -> tuple[ModuleType, argparse.Na
     for name, summary in COMMANDS.items():
         command = commands.add_parser(name, help=summary, description=summary)
         if name == chosen:  # only the chosen command's module is imported
-            module = importlib.import_module(f"comparisons.{name}")
+            module = importlib.import_module(f"comparisons.{name}.command")
             module.add_arguments(command)
     args = parser.parse_args(arguments, argparse.Namespace(group=group))
     importlib.import_module("rich")  # what every command prints with: missed before it has run
@@ -115,7 +115,7 @@ def activation(text: str) -> str:
 
 def dataset(text: str) -> str:
     """An argparse type: the name of a data set, or a .npz file that is there."""
-    from comparisons.data import NAMES
+    from comparisons.training.data import NAMES
 
     if text.endswith(".npz"):
         if not Path(text).is_file():

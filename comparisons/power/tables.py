@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from comparisons import cli
-from comparisons.power.faults import STRENGTHS
+from comparisons.power.faults.fault import STRENGTHS
 from comparisons.power.judges import LEARNING_RATE, STEPS
-from comparisons.power.measure import FALSE_ALARMS, OURS, REQUIRED, Results
+from comparisons.power.results import FALSE_ALARMS, OURS, REQUIRED, Results
 from manualbp.parity.report import markdown_table, scientific
 
 

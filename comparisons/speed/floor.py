@@ -26,10 +26,10 @@ import torch
 from torch import Tensor
 
 from comparisons.speed import dtypes
+from comparisons.speed.costs import TRAINING
 from comparisons.speed.dtypes import DTYPES
-from comparisons.speed.grid import Row
-from comparisons.speed.steps import TRAINING
 from comparisons.speed.timing import Clock, clock_of
+from comparisons.speed.workloads import Row
 from manualbp import routines
 
 PRODUCTS, BYTES = "products", "bytes"

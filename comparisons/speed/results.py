@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
-from comparisons.speed.arms import ARMS, AUTOGRAD, AUTOGRAD_GRAPHS, COMPILED, JAX, OURS
+from comparisons.speed.arms.pytorch import ARMS, AUTOGRAD, AUTOGRAD_GRAPHS, COMPILED, JAX, OURS
 from comparisons.speed.floor import PRODUCTS, Rates
-from comparisons.speed.grid import Row
+from comparisons.speed.workloads import Row
 
 OTHERS = {
     "autograd": (AUTOGRAD,), "compile": COMPILED, "graphs": (AUTOGRAD_GRAPHS,), "JAX": (JAX,),

@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
-from comparisons.speed.arms import ARMS, AUTOGRAD, OURS, SKLEARN
+from comparisons.speed.arms.pytorch import ARMS, AUTOGRAD, OURS, SKLEARN
 from comparisons.speed.floor import BYTES, PRODUCTS
-from comparisons.speed.grid import TABLE
 from comparisons.speed.results import OTHERS, Ratio, Result, present
+from comparisons.speed.workloads import TABLE
 
 
 class Table(NamedTuple):

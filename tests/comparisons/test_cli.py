@@ -102,7 +102,7 @@ def test_missing_extra_is_named(
 def test_ctrl_c_is_no_traceback(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from comparisons import gradients
+    from comparisons.gradients import command as gradients
 
     def interrupted(args: object) -> int:
         raise KeyboardInterrupt
