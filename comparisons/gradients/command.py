@@ -7,205 +7,35 @@ Every case builds one MLP and its nn.Sequential twin with the same weights and a
 from __future__ import annotations
 
 import argparse
-import copy
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import product
-from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-from torch import Tensor, nn
 
-import manualbp
-from comparisons import cli, machine
-from comparisons.gradients import tables as gradient_tables
+from comparisons import machine
+from comparisons.counterparts import LOSSES
+from comparisons.gradients import tables
+from comparisons.gradients.cases import CASES
+from comparisons.gradients.check import check
 from comparisons.gradients.tables import Verdicts
-from manualbp import reference
+from comparisons.output import json_text, write_files
 from manualbp.activations import ACTIVATIONS
-from manualbp.parity import GradientReport, compare_gradients, options
-from manualbp.parity.calls import random_cotangent
+from manualbp.parity import options
 from manualbp.parity.progress import track
 from manualbp.parity.report import print_table
-
-
-class LossPair(NamedTuple):
-    """One loss of torch.nn and ours."""
-
-    autograd: type[nn.Module]
-    manual: type[nn.Module]
-
-
-LOSSES = {
-    "mse": LossPair(nn.MSELoss, manualbp.MSELoss),
-    "l1": LossPair(nn.L1Loss, manualbp.L1Loss),
-    "huber": LossPair(nn.HuberLoss, manualbp.HuberLoss),
-    "smooth_l1": LossPair(nn.SmoothL1Loss, manualbp.SmoothL1Loss),
-    "cross_entropy": LossPair(nn.CrossEntropyLoss, manualbp.CrossEntropyLoss),
-    "bce_with_logits": LossPair(nn.BCEWithLogitsLoss, manualbp.BCEWithLogitsLoss),
-}
-SHORT = {torch.float32: "fp32", torch.float64: "fp64", torch.bfloat16: "bf16"}
-LABELS = {"cross_entropy": "ce", "bce_with_logits": "bce"}
-
-
-@dataclass(frozen=True)
-class Case:
-    """One network, one batch, one loss.
-
-    ``options`` go to the loss; ``weight`` and ``pos_weight`` are True there and filled in with
-    one number per output. ``probabilities`` makes the targets of cross-entropy a distribution.
-    """
-
-    activation: str = "tanh"
-    loss: str = "mse"
-    dtype: torch.dtype = torch.float32
-    widths: tuple[int, ...] = (4, 6, 5, 3)
-    batch: tuple[int, ...] = (5,)
-    bias: bool = True
-    output_activation: str | None = None
-    reduction: str = "mean"
-    probabilities: bool = False
-    options: dict[str, float | bool] = field(default_factory=dict, hash=False)
-    device: str = "cpu"
-
-    @property
-    def id(self) -> str:
-        """``tanh/mse-sum/fp32/5x4-6-5-3``: what differs from the defaults is added at its place."""
-        words = [LABELS.get(self.loss, self.loss), "p" if self.probabilities else ""]
-        words += [
-            f"{name[:6]}{'' if value is True else value}" for name, value in self.options.items()
-        ]
-        words += ["" if self.reduction == "mean" else self.reduction]
-        shape = "x".join(map(str, (*self.batch, ""))) + "-".join(map(str, self.widths))
-        activation = f"{self.activation}+{self.output_activation or ''}".rstrip("+")
-        parts = [activation, "-".join(filter(None, words)), SHORT[self.dtype], shape]
-        parts += [] if self.bias else ["nobias"]
-        return "/".join(parts) + ("" if self.device == "cpu" else f"@{self.device}")
-
-
-def _cases() -> list[Case]:
-    """Every activation with three losses, every loss, every shape, each in several dtypes."""
-    ce, bce = "cross_entropy", "bce_with_logits"
-    wide, full = (torch.float32, torch.float64), (torch.float32, torch.float64, torch.bfloat16)
-    cases = [Case(f, "mse", dtype) for f, dtype in product(ACTIVATIONS, full)]
-    cases += [Case(f, loss, dtype) for f, loss, dtype in product(ACTIVATIONS, (ce, bce), wide)]
-    cases += [Case("tanh", "mse", d, output_activation=f) for f, d in product(ACTIVATIONS, wide)]
-    variants: list[dict[str, Any]] = [
-        *({"loss": loss} for loss in ("l1", "huber", "smooth_l1", ce, bce)),
-        {"loss": "huber", "options": {"delta": 0.5}},
-        {"loss": "smooth_l1", "options": {"beta": 0.5}},
-        {"loss": ce, "probabilities": True},
-        {"loss": ce, "options": {"label_smoothing": 0.1}},
-        {"loss": ce, "options": {"weight": True}},
-        {"loss": ce, "options": {"weight": True, "label_smoothing": 0.1}},
-        {"loss": ce, "options": {"ignore_index": 1}},
-        {"loss": bce, "options": {"pos_weight": True}},
-        *({"loss": loss, "reduction": r} for loss, r in product(LOSSES, ("sum", "none"))),
-    ]
-    cases += [Case("gelu", dtype=d, **variant) for variant, d in product(variants, full)]
-    shapes = product(
-        ((), (1,), (5,), (2, 3)), ((1, 1), (4, 4, 4), (3, 8, 1), (8, 2, 7, 3, 2)), (True, False)
-    )
-    for (batch, widths, bias), d in product(list(shapes), wide):
-        cases.append(Case("sigmoid", "mse", d, widths, batch, bias))
-    for batch, d in product(((), (1,)), wide):
-        cases += [Case("relu", loss, d, batch=batch) for loss in (ce, bce)]
-    return list(dict.fromkeys(cases))
-
-
-CASES = _cases()
-
-
-@dataclass(frozen=True)
-class Example:
-    """A case made concrete: both modules with the same weights, both losses, one batch."""
-
-    manual: nn.Module
-    autograd: nn.Module
-    manual_loss: nn.Module
-    autograd_loss: nn.Module
-    x: Tensor
-    y: Tensor
-    options: dict[str, Any]
-
-
-def build(case: Case, seed: int = 0) -> Example:
-    """Weights, inputs and targets of a case, from ``seed`` alone."""
-    generator = torch.Generator().manual_seed(seed)
-    mlp = manualbp.MLP(
-        case.widths, case.activation, case.output_activation, case.bias, dtype=case.dtype
-    )
-    with torch.no_grad():
-        for parameter in mlp.parameters():  # fan-in scaling keeps every activation in its range
-            size = parameter.shape[-1] ** -0.5 if parameter.dim() == 2 else 0.3
-            parameter.copy_(torch.randn(parameter.shape, generator=generator) * size)
-    mlp.to(case.device)
-    x = torch.randn((*case.batch, case.widths[0]), generator=generator)
-    options = {k: _option(k, v, case) for k, v in case.options.items()}
-    pair = LOSSES[case.loss]
-    return Example(
-        manual=mlp,
-        autograd=nn.Sequential(*copy.deepcopy(list(mlp))),
-        manual_loss=pair.manual(reduction=case.reduction, **options),
-        autograd_loss=pair.autograd(reduction=case.reduction, **options),
-        x=x.to(case.device, case.dtype),
-        y=_target(case, generator).to(case.device),
-        options=options,
-    )
-
-
-def check(case: Case, seed: int = 0, power: bool = True) -> GradientReport:
-    """The verdict on one case: three arms, tensor by tensor; and what it would have seen."""
-    e = build(case, seed)
-    return compare_gradients(
-        e.manual, e.autograd, e.x, e.autograd_loss, target=e.y, candidate_loss=e.manual_loss,
-        oracle=oracle(case, e, seed), seeds=(seed,), power=power,
-    )  # fmt: skip
-
-
-def oracle(case: Case, e: Example, seed: int = 0) -> dict[str, np.ndarray[Any, Any]]:
-    """The NumPy arm: output, loss and every gradient in float64, node by node."""
-    layers = {name: m for name, m in e.autograd.named_children() if isinstance(m, nn.Linear)}
-    last = case.output_activation or "identity"
-    network = reference.Network(
-        weights=[_array(m.weight) for m in layers.values()],
-        biases=[None if m.bias is None else _array(m.bias) for m in layers.values()],
-        activations=[case.activation] * (len(layers) - 1) + [last],
-    )
-    activity = reference.forward(network, _array(e.x).reshape(-1, case.widths[0]))
-    o = activity.a[-1]
-    indices = not e.y.is_floating_point()
-    y = _array(e.y).reshape(-1) if indices else _array(e.y).reshape(-1, case.widths[-1])
-    options = {k: _array(v) if isinstance(v, Tensor) else v for k, v in e.options.items()}
-    shape = e.autograd_loss(e.autograd(e.x), e.y).shape
-    cotangent = _array(random_cotangent(shape, case.dtype, seed))
-    loss, grad_output = reference.cost(o, y, case.loss, case.reduction, **options)
-    each = case.reduction == "none"  # a cotangent for every error, else one for all
-    grad_output = grad_output * (cotangent.reshape(len(o), -1) if each else cotangent)
-    gradients = reference.backward(network, activity, grad_output)
-    found = {
-        "output": o.reshape(*case.batch, -1),
-        "loss": loss.reshape(shape),
-        "input.grad": gradients.input.reshape(e.x.shape),
-    }
-    for name, weight, bias in zip(layers, gradients.weights, gradients.biases, strict=True):
-        found[f"{name}.weight.grad"] = weight
-        if bias is not None:
-            found[f"{name}.bias.grad"] = bias
-    return found
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The filters of the table."""
     add = parser.add_argument
-    add("--activation", type=cli.activation, help="only this activation")
-    add(
-        "--loss", type=options.one_of(LOSSES, "a loss"), help=f"only this loss: {', '.join(LOSSES)}"
-    )
+    add("--activation", type=options.one_of(ACTIVATIONS, "an activation"),
+        help="only this activation")  # fmt: skip
+    add("--loss", type=options.one_of(LOSSES, "a loss"),
+        help=f"only this loss: {', '.join(LOSSES)}")  # fmt: skip
     add("--dtype", type=options.dtype, help=f"only this dtype: {', '.join(options.DTYPES)}")
-    add(
-        "--device", type=options.device, help="only this device (default: cpu, and cuda if present)"
-    )
+    add("--device", type=options.device,
+        help="only this device (default: cpu, and cuda if present)")  # fmt: skip
     add("--seed", type=options.seed, default=0, help="of weights, data and cotangents (default: 0)")
     add("--output", type=options.folder("--output"), metavar="FOLDER",
         help="a folder for gradients.md and gradients.json, which name the device and the date "
@@ -232,42 +62,11 @@ def run(args: argparse.Namespace) -> int:
     results = [(case, check(case, args.seed)) for case in track(cases, "comparing")]
     where = machine.description(torch.device(devices[-1]))
     found = Verdicts(results, args.seed, time.perf_counter() - start, where)
-    show(found, args.verbose)
-    if args.output:
-        print("Written: " + ", ".join(map(str, gradient_tables.write(found, args.output))))
-    return 0 if found.agree else 1
-
-
-def show(found: Verdicts, verbose: bool) -> None:
-    """The table, what differs and why, where, and one closing line with the verdict."""
-    what = "every tensor" if verbose else "the worst tensor of each case"
-    title = f"Gradients: manualbp against autograd, {what}"
-    print_table(title, gradient_tables.COLUMNS, gradient_tables.rows(found, verbose))
-    *said, verdict = gradient_tables.lines(found)
-    for line in (gradient_tables.LEGEND, *said, machine.line(found.machine), verdict):
+    print_table(*tables.table(found, args.verbose))
+    *said, verdict = tables.lines(found)
+    for line in (tables.LEGEND, *said, machine.line(where), verdict):
         print(line)
-
-
-def _target(case: Case, generator: torch.Generator) -> Tensor:
-    shape = (*case.batch, case.widths[-1])
-    if case.loss == "cross_entropy" and not case.probabilities:
-        y = torch.randint(case.widths[-1], case.batch, generator=generator)
-        if "ignore_index" in case.options:  # one sample that is skipped, one that is not
-            y[:2] = torch.tensor([int(case.options["ignore_index"]), 0])
-        return y
-    if case.loss == "cross_entropy":
-        return torch.rand(shape, generator=generator).softmax(-1).to(case.dtype)
-    if case.loss == "bce_with_logits":
-        return torch.rand(shape, generator=generator).to(case.dtype)
-    return torch.randn(shape, generator=generator).to(case.dtype)
-
-
-def _option(name: str, value: float | bool, case: Case) -> Any:
-    if name not in ("weight", "pos_weight"):
-        return value
-    return torch.linspace(0.5, 2.0, case.widths[-1]).to(case.device, case.dtype)
-
-
-def _array(values: Tensor) -> np.ndarray[Any, Any]:
-    values = values.detach().cpu()
-    return (values.double() if values.is_floating_point() else values).numpy()
+    if args.output:
+        record, page = json_text(tables.record(found)), tables.page(found)
+        write_files(args.output, {"gradients.json": record, "gradients.md": page}, "--output")
+    return 0 if found.agree else 1

@@ -1,21 +1,17 @@
-"""The verdicts on the gradient cases: as a table, as lines, and as files."""
+"""The verdicts on the gradient cases: as a table, as lines, as a record and a page."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-from comparisons import cli, machine
+from comparisons import machine
+from comparisons.gradients.cases import Case
+from comparisons.output import Table, markdown_values
 from manualbp.parity import GradientReport, TensorReport
-from manualbp.parity.report import markdown_table, scientific
+from manualbp.parity.report import scientific
 
-if TYPE_CHECKING:
-    from comparisons.gradients.command import Case
-
-JSON, MARKDOWN = "gradients.json", "gradients.md"
 COLUMNS = ["case", "tensor", "max\nabs", "max\nrel", "ULP", "manual\n- fp64", "autograd\n- fp64",
            "NumPy\n- fp64", "bit-\nequal", "verdict"]  # fmt: skip
 NUMBERS = ("max_abs", "max_rel", "ulp", "candidate_error", "reference_error", "oracle_difference")
@@ -27,7 +23,7 @@ LEGEND = (
 
 
 class Verdicts(NamedTuple):
-    """What was found, how long it took, and where: ``machine.description``."""
+    """The report on each case, how long all took, and on which machine."""
 
     results: Sequence[tuple[Case, GradientReport]]
     seed: int
@@ -36,21 +32,21 @@ class Verdicts(NamedTuple):
 
     @property
     def agree(self) -> bool:
-        """Of all cases."""
+        """Whether all cases do."""
         return all(report.agrees for _, report in self.results)
 
 
-def rows(found: Verdicts, verbose: bool) -> list[list[str]]:
+def table(found: Verdicts, verbose: bool) -> Table:
     """The worst tensor of each case, or every tensor."""
-    listed = []
+    what = "every tensor" if verbose else "the worst tensor of each case"
+    rows = []
     for case, report in found.results:
-        same = sum(tensor.bit_identical for tensor in report.tensors)
         for tensor in report.tensors if verbose else (report.worst,):
-            bits = ("yes" if tensor.bit_identical else "no") if verbose else (
-                f"{same}/{len(report.tensors)}"
-            )  # fmt: skip
-            listed.append([case.id, *_cells(tensor), bits, "agree" if tensor.agrees else "DIFFER"])
-    return listed
+            bits = f"{_same(report)}/{len(report.tensors)}"
+            if verbose:
+                bits = "yes" if tensor.bit_identical else "no"
+            rows.append([case.id, *_cells(tensor), bits, "agree" if tensor.agrees else "DIFFER"])
+    return Table(f"Gradients: manualbp against autograd, {what}", COLUMNS, rows)
 
 
 def lines(found: Verdicts) -> list[str]:
@@ -62,26 +58,15 @@ def lines(found: Verdicts) -> list[str]:
         said += [f"NO POWER {case.id}: {reason}" for reason in missing]
     reports = [report for _, report in found.results]
     planted = [fault for report in reports if report.power for fault in report.power.planted]
-    tensors = [tensor for report in reports for tensor in report.tensors]
-    same = sum(tensor.bit_identical for tensor in tensors)
+    tensors = sum(len(report.tensors) for report in reports)
     bad = sum(not report.agrees for report in reports)
     return [
         *said,
         f"Planted into the gradients: {len(planted)} standard faults, "
         f"{sum(fault.caught for fault in planted)} caught.",
-        f"{len(reports)} cases, {len(tensors)} tensors, {same} bit-identical: "
+        f"{len(reports)} cases, {tensors} tensors, {sum(map(_same, reports))} bit-identical: "
         f"{'all agree' if not bad else f'{bad} cases DIFFER'} ({found.seconds:.1f} s)",
     ]
-
-
-def write(found: Verdicts, folder: Path) -> Sequence[Path]:
-    """gradients.json and gradients.md, each whole or not at all; earlier ones are replaced.
-
-    Raises:
-        UsageError: the folder cannot be made or written.
-    """
-    text = json.dumps(record(found), indent=1, allow_nan=False) + "\n"
-    return cli.write_texts(folder, {JSON: text, MARKDOWN: page(found)}, "--output")
 
 
 def record(found: Verdicts) -> dict[str, Any]:
@@ -91,18 +76,18 @@ def record(found: Verdicts) -> dict[str, Any]:
         "seed": found.seed,
         "seconds": found.seconds,
         "agree": found.agree,
-        "cases": [_case(case, report) for case, report in found.results],
+        "cases": [_case_record(case, report) for case, report in found.results],
     }
 
 
-def _case(case: Case, report: GradientReport) -> dict[str, Any]:
+def _case_record(case: Case, report: GradientReport) -> dict[str, Any]:
     planted = report.power.planted if report.power else ()
     return {
         "case": case.id,
         "device": case.device,
         "agrees": report.agrees,
         "tensors": len(report.tensors),
-        "bit_identical": sum(tensor.bit_identical for tensor in report.tensors),
+        "bit_identical": _same(report),
         "worst": {"tensor": report.worst.name}
         | {name: _number(getattr(report.worst, name)) for name in NUMBERS},
         "differing": {tensor.name: tensor.reason for tensor in report.differing},
@@ -111,23 +96,25 @@ def _case(case: Case, report: GradientReport) -> dict[str, Any]:
     }
 
 
-def _number(value: float | None) -> float | str | None:
-    return value if value is None or math.isfinite(value) else str(value)
-
-
 def page(found: Verdicts) -> str:
     """The table, the lines and the machine, in Markdown."""
-    said = lines(found)
-    columns = [column.replace("-\n", "-").replace("\n", " ") for column in COLUMNS]
-    where = [[name, str(value)] for name, value in found.machine.items()]
     parts = [
         f"# Gradients on {machine.place(found.machine)}",
-        "\n".join(f"- {line}" for line in reversed(said)),
-        markdown_table(columns, rows(found, verbose=False)),
+        "\n".join(f"- {line}" for line in reversed(lines(found))),
+        table(found, verbose=False).markdown(),
         LEGEND.replace("\n", " "),
-        markdown_table(["machine", "value"], [["seed", str(found.seed)], *where]),
+        markdown_values("machine", {"seed": found.seed, **found.machine}),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _same(report: GradientReport) -> int:
+    """How many tensors are bit-identical."""
+    return sum(tensor.bit_identical for tensor in report.tensors)
+
+
+def _number(value: float | None) -> float | str | None:
+    return value if value is None or math.isfinite(value) else str(value)
 
 
 def _cells(tensor: TensorReport) -> list[str]:

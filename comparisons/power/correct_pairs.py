@@ -8,28 +8,28 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
 from itertools import zip_longest
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 import manualbp
-from comparisons.power.equivalences import COMPILED, KINDS, Function, Functional, Kind
-from comparisons.power.judges import Pair
-from comparisons.power.networks import SUBJECTS, by_hand, problem
+from comparisons.counterparts import WithLoss
+from comparisons.power.equivalences import EQUIVALENCES, SHAPES, Equivalence, Function
+from comparisons.power.networks import NETWORKS, by_hand, correct_pair
+from comparisons.power.pair import Pair
 
-ROWS = (1, 7, 33, 257)
 SCALES = {
     torch.float64: (1.0, 1e3, 1e-6),
     torch.float32: (1.0, 1e3, 1e-6),
     torch.bfloat16: (1.0, 1e3, 1e-6),
     torch.float16: (1.0, 10.0, 0.1),  # whose numbers end at 65504
 }
-COMPILED_ROWS = 33  # one shape each, since each takes seconds to compile
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One correct pair by name."""
+class PairCase:
+    """The settings of one correct pair; ``kind`` is a name of ``KINDS``."""
 
     kind: str
     dtype: torch.dtype
@@ -42,12 +42,31 @@ class Cell:
         return f"{self.kind}, {dtype}, {self.rows} rows, x {self.scale:g}, seed {self.seed}"
 
 
-def functional(kind: Kind, compiled: bool, cell: Cell) -> Pair:
-    """A pair of two functions of the same numbers."""
-    x, parameters = drawn(kind, cell)
-    candidate = compile_once(kind.candidate) if compiled else kind.candidate
-    modules = [Functional(f, parameters) for f in (candidate, kind.reference)]
-    return Pair(modules[0], modules[1], None, (((x,), None),))
+class Functional(nn.Module):
+    """A function of x and its own parameters."""
+
+    def __init__(self, function: Function, parameters: list[Tensor]) -> None:
+        super().__init__()
+        self.function = function
+        self.weights = nn.ParameterList([nn.Parameter(p.clone()) for p in parameters])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x, *self.weights)
+
+
+def functional(equivalence: Equivalence, case: PairCase) -> Pair:
+    """The two ways of an equivalence, with the same numbers."""
+    shapes = SHAPES[equivalence.shapes](case.rows)
+    x, *parameters = (torch.randn(shape, dtype=torch.float64) for shape in shapes)
+    x, sized = (x * case.scale).to(case.dtype), [p / p[0].numel() ** 0.5 for p in parameters]
+    candidate = equivalence.candidate
+    if equivalence.compiled:
+        candidate = compile_once(candidate)
+    ours, reference = (
+        Functional(function, [p.to(case.dtype) for p in sized])
+        for function in (candidate, equivalence.reference)
+    )
+    return Pair(ours, reference, None, (((x,), None),))
 
 
 @cache
@@ -56,107 +75,86 @@ def compile_once(function: Function) -> Function:
     return torch.compile(function, dynamic=False)
 
 
-def drawn(kind: Kind, cell: Cell) -> tuple[Tensor, list[Tensor]]:
-    """x and the parameters, from the global random state."""
-    x, *parameters = (torch.randn(shape, dtype=torch.float64) for shape in kind.shapes(cell.rows))
-    sized = [p / p[0].numel() ** 0.5 for p in parameters]
-    return (x * cell.scale).to(cell.dtype), [p.to(cell.dtype) for p in sized]
-
-
-def chain(ours: Callable[[nn.Sequential], nn.Module], cell: Cell) -> Pair:
-    """nn.Sequential against the same by hand."""
+def chain(ours: Callable[[nn.Sequential], nn.Module], case: PairCase) -> Pair:
+    """nn.Sequential against what ``ours`` makes of it."""
     theirs = nn.Sequential(
-        nn.Linear(9, 16),
-        nn.LayerNorm(16),
-        nn.GELU(),
-        nn.Linear(16, 12),
-        nn.Tanh(),
+        nn.Linear(9, 16), nn.LayerNorm(16), nn.GELU(), nn.Linear(16, 12), nn.Tanh(),
         nn.Linear(12, 3),
-    ).to(cell.dtype)
-    x = (torch.randn(cell.rows, 9) * cell.scale).to(cell.dtype)
+    ).to(case.dtype)  # fmt: skip
+    x = (torch.randn(case.rows, 9) * case.scale).to(case.dtype)
     return Pair(ours(copy.deepcopy(theirs)), theirs, None, (((x,), None),))
 
 
 def fast(model: nn.Sequential) -> nn.Module:
     """manualbp.Sequential in fast mode."""
-    by_hand = manualbp.Sequential(*model)
-    manualbp.set_mode("fast", by_hand)
-    return by_hand
+    ours = manualbp.Sequential(*model)
+    manualbp.set_mode("fast", ours)
+    return ours
 
 
-class WithLoss(nn.Module):
-    """C(model(x), y) of a model and a loss."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model, self.loss = model, nn.MSELoss()
-
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        return self.loss(self.model(x), y)
-
-
-def one_pass(cell: Cell) -> Pair:
+def one_pass(case: PairCase) -> Pair:
     """FusedLoss against model and loss."""
-    pair = chain(lambda model: manualbp.FusedLoss(model, nn.MSELoss(), tile_rows=8), cell)
+    pair = chain(lambda model: manualbp.FusedLoss(model, nn.MSELoss(), tile_rows=8), case)
     (x,), _ = pair.batches[0]
-    y = torch.randn(cell.rows, 3).to(cell.dtype)
-    return Pair(pair.candidate, WithLoss(pair.reference), None, (((x, y), None),))
+    y = torch.randn(case.rows, 3).to(case.dtype)
+    return Pair(pair.candidate, WithLoss(pair.reference, nn.MSELoss()), None, (((x, y), None),))
 
 
-def subject(name: str, cell: Cell) -> Pair:
-    """A network of subjects.py, its backward by hand."""
-    found = problem(name, cell.seed, 1)
-    reference = found.reference.to(cell.dtype)
-    inputs, target = found.batches[0]
-    cast = tuple(x.to(cell.dtype) if x.is_floating_point() else x for x in inputs)
-    batch = cast, target.to(cell.dtype)
-    return Pair(by_hand(reference), reference, found.loss, (batch,))
+def network(name: str, case: PairCase) -> Pair:
+    """A network of networks.py against its copy by hand."""
+    pair = correct_pair(name, case.seed, 1)
+    reference = pair.reference.to(case.dtype)
+    inputs, target = pair.batches[0]
+    cast = tuple(x.to(case.dtype) if x.is_floating_point() else x for x in inputs)
+    return Pair(by_hand(reference), reference, pair.loss, ((cast, target.to(case.dtype)),))
 
 
-MAKERS: dict[str, Callable[[Cell], Pair]] = {
-    **{kind.name: partial(functional, kind, False) for kind in KINDS},
-    "manualbp.Sequential": lambda cell: chain(lambda m: manualbp.Sequential(*m), cell),
-    "manualbp.Sequential, fast": lambda cell: chain(fast, cell),
-    "manualbp.FusedLoss": one_pass,
+class Kind(NamedTuple):
+    """How pairs of one kind are made, and for which rows and dtypes."""
+
+    make: Callable[[PairCase], Pair]
+    rows: tuple[int, ...] = (1, 7, 33, 257)
+    dtypes: tuple[torch.dtype, ...] = tuple(SCALES)
+    scaled: bool = True
+    compiled: bool = False
+
+
+KINDS: dict[str, Kind] = {
+    **{e.name: Kind(partial(functional, e)) for e in EQUIVALENCES if not e.compiled},
+    "manualbp.Sequential": Kind(partial(chain, lambda model: manualbp.Sequential(*model))),
+    "manualbp.Sequential, fast": Kind(partial(chain, fast)),
+    "manualbp.FusedLoss": Kind(one_pass),
+    **{f"{n}, by hand": Kind(partial(network, n), rows=(0,), scaled=False) for n in NETWORKS},
+    **{
+        # one shape and dtype each, since each takes seconds to compile
+        e.name: Kind(partial(functional, e), (33,), (torch.float32,), compiled=True)
+        for e in EQUIVALENCES
+        if e.compiled
+    },
 }
-OF_COMPILED: dict[str, Callable[[Cell], Pair]] = {
-    kind.name: partial(functional, kind, True) for kind in COMPILED
-}
-OF_SUBJECTS: dict[str, Callable[[Cell], Pair]] = {
-    f"{name}, by hand": partial(subject, name) for name in SUBJECTS
-}
 
 
-def make(cell: Cell) -> Pair:
-    """The pair of a cell, from its seed alone."""
+def make(case: PairCase) -> Pair:
+    """The pair of a case, from its seed alone."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(cell.seed)
-        return (MAKERS | OF_COMPILED | OF_SUBJECTS)[cell.kind](cell)
+        torch.manual_seed(case.seed)
+        return KINDS[case.kind].make(case)
 
 
-def cells(count: int, seed: int, compiling: bool = True) -> list[Cell]:
-    """``count`` different cells, every kind in turn; what they are depends on ``seed`` alone."""
+def pair_cases(count: int, seed: int, compiling: bool = True) -> list[PairCase]:
+    """``count`` different cases, every kind in turn; what they are depends on ``seed`` alone."""
     shuffle = random.Random(seed).shuffle
-    queues: list[list[Cell]] = []
-
-    def add(
-        kind: str, rows: tuple[int, ...], scaled: bool, dtypes: tuple[torch.dtype, ...]
-    ) -> None:
-        queue = [
-            Cell(kind, dtype, n, scale, seed + repeat)
+    queues: list[list[PairCase]] = []
+    for name, kind in KINDS.items():
+        if kind.compiled and not compiling:
+            continue
+        queues.append([
+            PairCase(name, dtype, n, scale, seed + repeat)
             for repeat in range(4)
-            for dtype in dtypes
-            for n in rows
-            for scale in (SCALES[dtype] if scaled else (1.0,))
-        ]
-        shuffle(queue)
-        queues.append(queue)
-
-    for kind in MAKERS:
-        add(kind, ROWS, True, tuple(SCALES))
-    for kind in OF_SUBJECTS:
-        add(kind, (0,), False, tuple(SCALES))
-    for kind in OF_COMPILED if compiling else ():
-        add(kind, (COMPILED_ROWS,), True, (torch.float32,))
-    turns = [cell for turn in zip_longest(*queues) for cell in turn if cell is not None]
+            for dtype in kind.dtypes
+            for n in kind.rows
+            for scale in (SCALES[dtype] if kind.scaled else (1.0,))
+        ])  # fmt: skip
+        shuffle(queues[-1])
+    turns = [case for turn in zip_longest(*queues) for case in turn if case is not None]
     return turns[:count]

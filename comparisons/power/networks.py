@@ -1,20 +1,20 @@
-"""Small networks around the operations: the same module is autograd's arm and the hand-written.
+"""Small networks around the operations, each under autograd and by hand.
 
-``reference()`` runs every operation as PyTorch does; ``by_hand(network, ...)`` is a copy of it that
-runs them as ByHand, with at most one fault at one site.
+A network runs every operation as PyTorch does. ``by_hand(network, ...)`` is a copy that runs them
+as ByHand, with at most one fault at one site.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from comparisons.power.operations.convolution import Attention, Convolution
+from comparisons.power.operations.attention import Attention
+from comparisons.power.operations.convolution import Convolution
 from comparisons.power.operations.layers import (
     IGNORED,
     CrossEntropy,
@@ -26,26 +26,25 @@ from comparisons.power.operations.layers import (
     SwiGLU,
 )
 from comparisons.power.operations.operation import ByHand, Change, Operation
+from comparisons.power.pair import Pair
 
 ROWS = 35
 Inputs = tuple[Tensor, ...]
 
 
 class Network(nn.Module):
-    """Operations by site, on parameters of the given shapes."""
+    """Operations by the name of their site, and parameters of the given shapes."""
 
     def __init__(self, sites: dict[str, Operation], **shapes: tuple[int, ...]) -> None:
         super().__init__()
-        self.sites, self.hand, self.planted = sites, False, ("", None)
+        self.sites, self.hand = sites, False
+        self.planted: tuple[str, Change | None] = "", None  # the site of a fault, and the fault
         for name, shape in shapes.items():
-            fan_in = shape[-1] if len(shape) == 2 else max(1, torch.Size(shape[1:]).numel())
-            size = fan_in**-0.5 if len(shape) > 1 else 0.3
+            size = torch.Size(shape[1:]).numel() ** -0.5 if len(shape) > 1 else 0.3
             self.register_parameter(name, nn.Parameter(torch.randn(shape) * size))
 
-    planted: tuple[str, Change | None]
-
     def at(self, site: str, *tensors: Tensor) -> Tensor:
-        """The operation at a site, by this arm."""
+        """The operation at a site: PyTorch's own, or by hand."""
         operation = self.sites[site]
         if not self.hand:
             return operation.plain(*tensors)
@@ -65,13 +64,13 @@ class MLP(Network):
     """5-7-...-7-3, each layer a LinearActivation, the last without f."""
 
     def __init__(self, f: str, hidden: int = 2) -> None:
+        widths, functions = (5, *hidden * [7], 3), (*hidden * [f], "identity")
+        sites: dict[str, Operation] = {}
         shapes: dict[str, tuple[int, ...]] = {}
-        widths = (5, *hidden * [7], 3)
-        for i in range(hidden + 1):
+        for i, name in enumerate(functions):
+            sites[f"layer {i}"] = LinearActivation(name)
             shapes |= {f"w{i}": (widths[i + 1], widths[i]), f"b{i}": (widths[i + 1],)}
-        functions = (*hidden * [f], "identity")
-        sites = {f"layer {i}": LinearActivation(name) for i, name in enumerate(functions)}
-        super().__init__(cast("dict[str, Operation]", sites), **shapes)
+        super().__init__(sites, **shapes)
 
     def forward(self, x: Tensor) -> Tensor:
         for i in range(len(self.sites)):
@@ -80,7 +79,7 @@ class MLP(Network):
 
 
 class Norm(Network):
-    """x Wᵀ, a normalization, Uᵀ; rows of very different size, so that ε counts in some."""
+    """norm(x Wᵀ) Uᵀ; rows of very different size, so that ε counts in some."""
 
     def __init__(self, norm: Operation) -> None:
         shapes = {name: (12,) for name in norm.arguments[1:]}
@@ -147,7 +146,7 @@ class Classifier(Network):
 
 
 class GatedMLP(Network):
-    """SwiGLU 5-7 and the way down to 3."""
+    """SwiGLU 5-7, then a linear layer to 3."""
 
     def __init__(self) -> None:
         super().__init__({"gate": SwiGLU()}, g=(7, 5), u=(7, 5), d=(3, 7))
@@ -157,7 +156,7 @@ class GatedMLP(Network):
 
 
 class Bag(Network):
-    """Embeddings of three words, of which some repeat."""
+    """Embeddings of three words; some words repeat."""
 
     def __init__(self) -> None:
         super().__init__({"embedding": Embedding()}, w=(11, 4), u=(3, 4))
@@ -179,7 +178,7 @@ class Running(Network):
         return self.at("sum", x @ self["w"].t()).tanh() @ self["u"].t()
 
 
-SUBJECTS: dict[str, Callable[[], Network]] = {
+NETWORKS: dict[str, Callable[[], Network]] = {
     "MLP, tanh": lambda: MLP("tanh"),
     "MLP, ReLU": lambda: MLP("relu"),
     "8 layers of sigmoid": lambda: MLP("sigmoid", 8),
@@ -195,20 +194,14 @@ SUBJECTS: dict[str, Callable[[], Network]] = {
 }
 
 
-@dataclass(frozen=True, eq=False)
-class Problem:
-    """A network with its loss and batches; what every judge is given for the reference."""
+def correct_pair(name: str, seed: int, batches: int = 10) -> Pair:
+    """A network and its copy by hand, with its loss and batches.
 
-    reference: Network
-    loss: Callable[[Tensor, Tensor], Tensor]
-    batches: tuple[tuple[Inputs, Tensor], ...]
-
-
-def problem(name: str, seed: int, batches: int = 10) -> Problem:
-    """The network's targets are those of another one of its kind, with noise of 0.1."""
+    The targets are those of another network of its kind, with noise of 0.1.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        reference, teacher = SUBJECTS[name](), SUBJECTS[name]()
+        reference, teacher = NETWORKS[name](), NETWORKS[name]()
         found = []
         for _ in range(batches):
             inputs = reference.inputs()
@@ -216,16 +209,16 @@ def problem(name: str, seed: int, batches: int = 10) -> Problem:
                 target = teacher(*inputs)
             found.append((inputs, target + 0.1 * torch.randn_like(target)))
     loss = own_loss if isinstance(reference, Classifier) else nn.functional.mse_loss
-    return Problem(reference, loss, tuple(found))
+    return Pair(by_hand(reference), reference, loss, tuple(found))
 
 
 def own_loss(output: Tensor, target: Tensor) -> Tensor:
-    """C = o: the network ends with its loss, and the target is for nothing."""
+    """C = o: the network ends with its loss and needs no target."""
     return output
 
 
-def by_hand(reference: Network, site: str = "", change: Change | None = None) -> Network:
-    """A copy with every operation's backward by hand, ``change`` planted at ``site``."""
-    network = copy.deepcopy(reference)
+def by_hand(reference: nn.Module, site: str = "", change: Change | None = None) -> Network:
+    """A copy of a network with every operation's backward by hand, ``change`` planted at a site."""
+    network = cast(Network, copy.deepcopy(reference))
     network.hand, network.planted = True, (site, change)
     return network

@@ -1,4 +1,4 @@
-"""Every fault and every correct pair before the judges, and what they said as data."""
+"""What the judges said of every fault and every correct pair, as data."""
 
 from __future__ import annotations
 
@@ -6,25 +6,26 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from comparisons.power import correct_pairs as pairs
-from comparisons.power.correct_pairs import Cell
+from comparisons.power import correct_pairs
+from comparisons.power.correct_pairs import PairCase
 from comparisons.power.faults.fault import STRENGTHS, Fault, effect
-from comparisons.power.judges import Judge, Pair, assert_close, compared
-from comparisons.power.networks import Problem, by_hand, problem
+from comparisons.power.judges import Judge, assert_close, compared
+from comparisons.power.networks import by_hand, correct_pair
+from comparisons.power.pair import Pair
 from manualbp.parity.progress import track
 from manualbp.parity.record import DIFFER, GradientReport
 from manualbp.parity.report import scientific
 
 OURS, CLOSE = "ours", "assert_close"
-# A checker that cries wolf more often is switched off.
+# People switch off a checker that cries wolf more often.
 FALSE_ALARMS = 0.01
-# What ours has to catch, whatever happens to the smallest ones.
+# The strengths at which ours must catch every fault.
 REQUIRED = ("gross", "1 %")
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """One fault: its rms relative effect as it is, and who caught it at which strength."""
+    """One fault: its relative effect (rms), and who caught it at which strength."""
 
     family: str
     subject: str
@@ -45,7 +46,7 @@ class Alarm:
 
 @dataclass
 class Results:
-    """``alarms``: of ``pairs``, how many a judge called different; ``false`` names ours."""
+    """``alarms``: how many of all ``pairs`` a judge called different; ``false`` lists ours."""
 
     outcomes: Sequence[Outcome] = ()
     pairs: int = 0
@@ -74,12 +75,12 @@ def judged_faults(faults: Sequence[Fault], judges: Mapping[str, Judge], seed: in
     Raises:
         ValueError: a fault changes nothing, so that nobody could catch it.
     """
-    problems = {name: problem(name, seed) for name in dict.fromkeys(f.subject for f in faults)}
-    return [_judged(f, problems[f.subject], judges) for f in track(faults, "planting faults")]
+    right = {name: correct_pair(name, seed) for name in dict.fromkeys(f.subject for f in faults)}
+    return [_judged(f, right[f.subject], judges) for f in track(faults, "planting faults")]
 
 
-def _judged(fault: Fault, given: Problem, judges: Mapping[str, Judge]) -> Outcome:
-    size = effect(fault, given)
+def _judged(fault: Fault, right: Pair, judges: Mapping[str, Judge]) -> Outcome:
+    size = effect(fault, right)
     if not size > 0:
         raise ValueError(
             f"expected {fault.subject}: {fault.name} to change a gradient, got the right ones; "
@@ -88,12 +89,16 @@ def _judged(fault: Fault, given: Problem, judges: Mapping[str, Judge]) -> Outcom
     caught: dict[str, dict[str, bool]] = {}
     missed = {}
     for strength, share in STRENGTHS.items():
-        candidate = by_hand(given.reference, fault.site, fault.at(share))
-        pair = Pair(candidate, given.reference, given.loss, given.batches)
+        pair = planted(right, fault, share)
         caught[strength] = {name: judge(pair) for name, judge in judges.items()}
         if not caught[strength][OURS]:
             missed[strength] = nearest(compared(pair))
     return Outcome(fault.family, fault.subject, fault.site, fault.name, size, caught, missed)
+
+
+def planted(right: Pair, fault: Fault, strength: float | None) -> Pair:
+    """The pair with the fault in its candidate."""
+    return replace(right, candidate=by_hand(right.reference, fault.site, fault.at(strength)))
 
 
 def nearest(report: GradientReport) -> str:
@@ -105,15 +110,15 @@ def nearest(report: GradientReport) -> str:
     )
 
 
-def judged_pairs(cells: Sequence[Cell], results: Results) -> Results:
+def judged_pairs(cases: Sequence[PairCase], results: Results) -> Results:
     """The results with the false alarms on these correct pairs."""
     false, close = [], 0
-    for cell in track(cells, "correct pairs"):
-        pair = pairs.make(cell)
+    for case in track(cases, "correct pairs"):
+        pair = correct_pairs.make(case)
         report = compared(pair)
         close += assert_close(pair)
         if report.verdict == DIFFER:
             words = "; ".join(f"{tensor.name}: {tensor.reason}" for tensor in report.differing)
-            false.append(Alarm(str(cell), words))
+            false.append(Alarm(str(case), words))
     alarms = {OURS: len(false), CLOSE: close}
-    return replace(results, pairs=len(cells), alarms=alarms, false=false)
+    return replace(results, pairs=len(cases), alarms=alarms, false=false)

@@ -1,4 +1,4 @@
-"""The three costs of the comparison: on values, on first and on second derivatives of u."""
+"""The steps: the gradient of a cost made of u, of its first, or of its second derivatives."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ def training(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
 
 
 def input_gradient(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    """C = mean (|du/dx| - 1)^2, the eikonal equation: a second derivative is trained through."""
+    """C = mean (|du/dx| - 1)^2, the eikonal equation; its gradient has second derivatives."""
     x = x.detach().requires_grad_()
     (gradient,) = torch.autograd.grad(model(x).sum(), x, create_graph=True)
     return (gradient.norm(dim=1) - 1).square().mean()
 
 
 def laplacian(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    """C = mean (sum_i d2u/dx_i^2 - y)^2, Poisson: third derivatives are trained through."""
+    """C = mean (sum_i d2u/dx_i^2 - y)^2, Poisson's equation; its gradient has third derivatives."""
     x = x.detach().requires_grad_()
     (gradient,) = torch.autograd.grad(model(x).sum(), x, create_graph=True)
     curvature = [
@@ -34,7 +34,7 @@ def laplacian(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     return (sum(curvature, torch.zeros_like(y)) - y).square().mean()
 
 
-STEPS: dict[str, Cost] = {
+COSTS: dict[str, Cost] = {
     TRAINING: training,
     INPUT_GRADIENT: input_gradient,
     LAPLACIAN: laplacian,

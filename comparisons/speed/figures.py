@@ -14,37 +14,24 @@ from matplotlib.image import imsave
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from numpy.typing import NDArray
 
-from comparisons.speed.arms.pytorch import (
-    AUTOGRAD,
-    AUTOGRAD_GRAPHS,
-    COMPILE,
-    COMPILE_LOSS,
-    COMPILE_MAX,
-    EXACT,
-    FAST,
-    FAST_GRAPHS,
-    JAX,
-    ONE_PASS,
-    ONE_PASS_GRAPHS,
-    SKLEARN,
-)
+from comparisons.speed.arms.arm import AUTOGRAD
 from comparisons.speed.results import Result, present
 from comparisons.speed.workloads import coordinate
 
-# Ours in blue and green, others warm or grey: told apart without colours by their markers.
+# Colour and marker of every arm: ours blue and green, others warm or grey.
 STYLE: dict[str, tuple[str, str]] = {
-    AUTOGRAD: ("#555555", "s"),
-    AUTOGRAD_GRAPHS: ("#8a8a8a", "d"),
-    COMPILE: ("#f2b46d", "v"),
-    COMPILE_LOSS: ("#d9731a", "^"),
-    COMPILE_MAX: ("#a34a00", "<"),
-    EXACT: ("#8cc0e8", "o"),
-    FAST: ("#1f77b4", "D"),
-    ONE_PASS: ("#0b7a5b", "P"),
-    FAST_GRAPHS: ("#0d3f66", "p"),
-    ONE_PASS_GRAPHS: ("#63b99b", "h"),
-    JAX: ("#a05fb0", "X"),
-    SKLEARN: ("#b5b5b5", "*"),
+    "autograd": ("#555555", "s"),
+    "autograd, graphs": ("#8a8a8a", "d"),
+    "compile": ("#f2b46d", "v"),
+    "compile, loss": ("#d9731a", "^"),
+    "compile, max-autotune": ("#a34a00", "<"),
+    "exact": ("#8cc0e8", "o"),
+    "fast": ("#1f77b4", "D"),
+    "one pass": ("#0b7a5b", "P"),
+    "fast, graphs": ("#0d3f66", "p"),
+    "one pass, graphs": ("#63b99b", "h"),
+    "JAX": ("#a05fb0", "X"),
+    "scikit-learn": ("#b5b5b5", "*"),
 }
 Value = Callable[[Result, str], "float | None"]
 DPI = 150
@@ -52,32 +39,25 @@ DPI = 150
 
 def figures(results: Sequence[Result], footnote: str) -> dict[str, Figure]:
     """By file name; only those that something was measured for."""
-    by_part = {
-        part: [result for result in results if result.part == part]
-        for part in ("rows", "gpu", "batch", "depth", "width")
-    }
+    parts: dict[str, list[Result]] = {}
+    for result in results:
+        parts.setdefault(result.part, []).append(result)
     found: dict[str, Figure] = {}
     for part in ("rows", "gpu"):
-        if by_part[part]:
-            found[f"{part}.png"] = bars(by_part[part], footnote)
-    if by_part["batch"]:
-        found["batch.png"] = panels(by_part["batch"], speed_up, footnote)
-        found["memory.png"] = panels(by_part["batch"], megabytes, footnote)
+        if part in parts:
+            found[f"{part}.png"] = bars(parts[part], footnote)
+    if "batch" in parts:
+        found["batch.png"] = panels(parts["batch"], speed_up, footnote)
+        found["memory.png"] = panels(parts["batch"], Result.megabytes, footnote)
     for part in ("depth", "width"):
-        if by_part[part]:
-            found[f"{part}.png"] = single(part, by_part[part], footnote)
+        if part in parts:
+            found[f"{part}.png"] = single(part, parts[part], footnote)
     return found
 
 
 def speed_up(result: Result, arm: str) -> float | None:
-    """autograd / arm."""
-    found = result.ratio(AUTOGRAD, arm)
-    return None if found is None or arm == AUTOGRAD else found.median
-
-
-def megabytes(result: Result, arm: str) -> float | None:
-    """The peak of a step."""
-    return result.memory[arm] / 1e6 if arm in result.memory else None
+    """autograd / arm; None for autograd itself."""
+    return None if arm == AUTOGRAD else result.speed_up(arm)
 
 
 def bars(results: Sequence[Result], footnote: str) -> Figure:
@@ -95,15 +75,9 @@ def bars(results: Sequence[Result], footnote: str) -> Figure:
             side = "left" if value >= 1 else "right"
             axes.annotate(f"{value:.2f}", (value, place), (3 if value >= 1 else -3, 0),
                           textcoords="offset points", ha=side, va="center", fontsize=6)  # fmt: skip
-    labels = [
-        f"{r.row.net}\nbatch {r.row.batch:,}, {r.row.activation}\n"
-        f"autograd {1e3 * r.median(AUTOGRAD):,.{_digits(r)}f} ms"
-        for r in results
-    ]
-    axes.set_yticks(range(len(results)), labels, fontsize=8)
+    axes.set_yticks(range(len(results)), map(_label, results), fontsize=8)
     axes.set_ylim(len(results) - 0.5, -0.5)
-    values_of_all = [v for r in results for arm in arms if (v := speed_up(r, arm))]
-    _ratio_axis(axes.xaxis, axes.set_xscale, axes.set_xlim, values_of_all)
+    _ratio_axis(axes.xaxis, axes.set_xscale, axes.set_xlim, results)
     axes.set_xlabel("speed-up over eager nn.Sequential with autograd (log scale)")
     axes.axvline(1, color=STYLE[AUTOGRAD][0], linewidth=1)
     axes.set_title("A training step (forward, loss, backward)", loc="left")
@@ -112,43 +86,47 @@ def bars(results: Sequence[Result], footnote: str) -> Figure:
     return _finished(figure, footnote)
 
 
-def _digits(result: Result) -> int:
-    """After the point, so that there are about three."""
-    return 2 if result.median(AUTOGRAD) < 0.01 else 0
+def _label(result: Result) -> str:
+    workload, seconds = result.workload, result.median(AUTOGRAD)
+    return (
+        f"{workload.net}\nbatch {workload.batch:,}, {workload.activation}\n"
+        f"autograd {1e3 * seconds:,.{2 if seconds < 0.01 else 0}f} ms"
+    )
 
 
 def panels(results: Sequence[Result], value: Value, footnote: str) -> Figure:
     """A panel for every network of the batch sweep."""
-    nets = list(dict.fromkeys(result.row.net for result in results))
+    nets = list(dict.fromkeys(result.workload.net for result in results))
     columns = 2 if len(nets) > 1 else 1
     rows = -(-len(nets) // columns)
     figure = Figure(figsize=(4.4 * columns + 1.2, 3.2 * rows + 0.8))
     every = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flatten()
     for axes, net in zip(every, nets, strict=False):
-        _curves(axes, "batch", [r for r in results if r.row.net == net], present(results), value)
+        of_net = [result for result in results if result.workload.net == net]
+        _curves(axes, "batch", of_net, present(results), value)
         axes.set_title(net, loc="left", fontsize=10)
         axes.set_xlabel("batch")
         axes.set_ylabel(_meaning(value))
         axes.label_outer()
     _value_axis(every[0], results, value)
-    _number_axis(every[0], sorted({result.row.batch for result in results}))
+    _number_axis(every[0], sorted({result.workload.batch for result in results}))
     return _finished(figure, footnote)
 
 
 def single(part: str, results: Sequence[Result], footnote: str) -> Figure:
     """One panel of speed-ups."""
     names = {
-        "depth": (f"hidden layers of {results[0].row.widths[1]}", "Depth"),
+        "depth": (f"hidden layers of {results[0].workload.widths[1]}", "Depth"),
         "width": ("width of 2 hidden layers", "Width"),
     }
     figure = Figure(figsize=(7.5, 4))
     axes = figure.subplots()
     _curves(axes, part, results, present(results), speed_up)
     _value_axis(axes, results, speed_up)
-    _number_axis(axes, [coordinate(part, result.row) for result in results])
+    _number_axis(axes, [coordinate(part, result.workload) for result in results])
     axes.set_xlabel(names[part][0])
     axes.set_ylabel(_meaning(speed_up))
-    axes.set_title(f"{names[part][1]}, batch {results[0].row.batch:,}", loc="left")
+    axes.set_title(f"{names[part][1]}, batch {results[0].workload.batch:,}", loc="left")
     return _finished(figure, footnote)
 
 
@@ -160,10 +138,11 @@ def _curves(
     axes: Axes, part: str, results: Sequence[Result], arms: Sequence[str], value: Value
 ) -> None:
     for arm in arms:
-        points = [(coordinate(part, r.row), v) for r in results if (v := value(r, arm)) is not None]
+        found = [(coordinate(part, r.workload), value(r, arm)) for r in results]
+        points = [point for point in found if point[1] is not None]
         if points:
             colour, marker = STYLE[arm]
-            wide = 3.5 if arm == AUTOGRAD else 1.4  # the reference shows under a curve on it
+            wide = 3.5 if arm == AUTOGRAD else 1.4  # shows under a curve that lies on it
             axes.plot(*zip(*points, strict=True), color=colour, marker=marker, markersize=5,
                       linewidth=wide, label=arm)  # fmt: skip
     if value is speed_up:
@@ -175,7 +154,9 @@ def _number_axis(axes: Axes, ticks: Sequence[int]) -> None:
     """Logarithmic, with a tick for every number that was measured."""
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_locator(FixedLocator(ticks))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: _short(x)))
+    axes.xaxis.set_major_formatter(
+        FuncFormatter(lambda x, _: f"{x / 1024:.0f}k" if x >= 1024 else f"{x:.0f}")
+    )
     axes.xaxis.set_minor_locator(NullLocator())
 
 
@@ -183,12 +164,12 @@ def _value_axis(axes: Axes, results: Sequence[Result], value: Value) -> None:
     if value is not speed_up:
         axes.set_yscale("log")
         return
-    found = [v for r in results for arm in r.times if (v := speed_up(r, arm))]
-    _ratio_axis(axes.yaxis, axes.set_yscale, axes.set_ylim, found)
+    _ratio_axis(axes.yaxis, axes.set_yscale, axes.set_ylim, results)
 
 
-def _ratio_axis(axis: Any, scale: Any, limits: Any, values: Sequence[float]) -> None:
+def _ratio_axis(axis: Any, scale: Any, limits: Any, results: Sequence[Result]) -> None:
     """Logarithmic, so that twice as fast and half as fast are as far from 1."""
+    values = [v for r in results for arm in r.times if (v := speed_up(r, arm))]
     scale("log", base=2)
     low, high = min([*values, 0.8]) / 1.25, max([*values, 1.25]) * 1.25
     limits(low, high)
@@ -196,10 +177,6 @@ def _ratio_axis(axis: Any, scale: Any, limits: Any, values: Sequence[float]) -> 
     axis.set_major_locator(FixedLocator(steps))
     axis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
     axis.set_minor_locator(NullLocator())
-
-
-def _short(value: float) -> str:
-    return f"{value / 1024:.0f}k" if value >= 1024 else f"{value:.0f}"
 
 
 def _finished(figure: Figure, footnote: str) -> Figure:

@@ -1,118 +1,105 @@
-"""One cell: its arms are made, timed in turns, and their memory measured."""
+"""Each workload's arms are made and timed in turns; then their memory is measured.
+
+The arms take turns, round after round, so that what slows the machine down slows all of them.
+"""
 
 from __future__ import annotations
 
+import argparse
 import gc
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from dataclasses import replace
+from typing import Any
 
 import torch
 
-from comparisons.speed import dtypes, timing
-from comparisons.speed.arms import cuda_graphs as graphs
-from comparisons.speed.arms import peers
-from comparisons.speed.arms.pytorch import AUTOGRAD, Arm, Compiler, Problem, problem, torch_arms
-from comparisons.speed.costs import TRAINING
+from comparisons import machine
+from comparisons.speed import dtypes, floor, timing, workloads
+from comparisons.speed.arms.arm import AUTOGRAD, problem
+from comparisons.speed.arms.available import AvailableArms
+from comparisons.speed.floor import Rates
+from comparisons.speed.record import record
 from comparisons.speed.results import Result
 from comparisons.speed.timing import Budget
-from comparisons.speed.workloads import Row
+from comparisons.speed.workloads import Workload
+from manualbp.parity.progress import track
 
-# The parts that torch.compile takes part in: it takes seconds for every network.
-COMPILING = ("rows", "batch", "gpu")
-# Before it is one, an arm compiles; torch.compile's graphs warm up, record and replay.
-FIRST_STEPS, FIRST_STEPS_GPU = 1, 3
-MEMORY_OF_GRAPHS = "memory of graphs: all that their pool keeps, in blocks of 2 MB and more"
-
-
-class Makers:
-    """Who makes the arms of a cell, and a note for everyone who cannot.
-
-    Args:
-        cells: what is going to be measured; what none of them needs is not tried.
-        device: where.
-        compiling: whether torch.compile may take its time.
-    """
-
-    def __init__(
-        self, cells: Sequence[tuple[str, Row]], device: torch.device, compiling: bool
-    ) -> None:
-        self._peers, self.notes = peers.available(device)
-        self._compiler: Compiler | None = None
-        self._graphs = device.type == "cuda"
-        if self._graphs:
-            self.notes.append(MEMORY_OF_GRAPHS)
-        if not any(part in COMPILING and row.step == TRAINING for part, row in cells):
-            return
-        compiler = Compiler(tuning=device.type == "cuda")
-        reason = compiler.missing(device) if compiling else "no torch.compile with --quick"
-        if reason:
-            self.notes.append(reason)
-        else:
-            self._compiler = compiler
-
-    def arms(self, part: str, problem: Problem) -> dict[str, Arm]:
-        """Every arm that has such a step and has taken one; a note for those that raised."""
-        there = torch_arms(problem)
-        if self._compiler and part in COMPILING:
-            there |= self._compiler.arms(problem, dynamic=part == "batch")
-        makers: dict[str, Callable[[], Arm | None]] = {
-            name: partial(_itself, arm) for name, arm in there.items()
-        }
-        if self._graphs:
-            makers |= graphs.makers(problem)
-        makers |= {name: partial(peer, problem) for name, peer in self._peers.items()}
-        return self.made(part, problem.row, makers)
-
-    def made(
-        self, part: str, row: Row, makers: Mapping[str, Callable[[], Arm | None]]
-    ) -> dict[str, Arm]:
-        """The arms after their first steps."""
-        found: dict[str, Arm] = {}
-        steps = FIRST_STEPS_GPU if self._graphs else FIRST_STEPS
-        for name, make in makers.items():
-            try:
-                arm = make()
-                if arm is None:
-                    continue
-                for _ in range(steps):
-                    arm.step()
-                found[name] = arm
-            except Exception as error:  # out of memory, of a compiler, of a record: no common class
-                self.leave_out(part, row, error, name)
-        return found
-
-    def leave_out(self, part: str, row: Row, error: Exception, arm: str = "all") -> None:
-        """A note that this arm of the cell is absent, and why."""
-        reason = (str(error).strip() or repr(error)).splitlines()[0]
-        self.notes.append(
-            f"left out of {part}: {arm} of {row.words} ({type(error).__name__}: {reason})"
-        )
+# Seconds per workload, and rounds at most and at least; compiling and warming up are not in them.
+FULL = {"rows": Budget(15, 15, 5), "second-order": Budget(5, 15, 5)}
+QUICK = {"rows": Budget(1, 5, 2), "second-order": Budget(0.5, 5, 2)}
+SWEEP, SWEEP_QUICK = Budget(1.5, 11, 3), Budget(0.15, 5, 2)
+PRODUCT, PRODUCT_QUICK = 0.3, 0.05  # seconds for every product whose rate is measured
 
 
-def _itself(arm: Arm) -> Arm:
-    return arm
+def measure(
+    wanted: list[tuple[str, Workload]], args: argparse.Namespace
+) -> tuple[dict[str, Any], bool]:
+    """The record of what was measured, and whether Ctrl-C ended it."""
+    _prepare(args)
+    found: list[Result] = []
+    rates: Rates | None = None
+    notes: list[str] = []
+    interrupted = False
+    try:
+        rates = _rates(wanted, args)
+        available = AvailableArms(wanted, args.device, compiling=not args.quick)
+        notes = available.notes
+        most = workloads.largest(args.device)
+        for part, workload in track(wanted, "measuring"):
+            least = max(floor.floors(workload, rates).values(), default=None)
+            if reason := workloads.too_large(part, workload, least, args.quick, most):
+                notes.append(f"left out of {part}: {reason}")
+            elif result := measured(part, workload, available, args):
+                found.append(result)
+        rates = rates.raised(_rates(wanted, args))
+    except KeyboardInterrupt:
+        interrupted = True
+        notes.append(f"interrupted after {len(found)} of {len(wanted)} cells")
+    if rates:
+        found = [replace(each, floors=floor.floors(each.workload, rates)) for each in found]
+    return record(found, machine.description(args.device), rates, notes), interrupted
 
 
 def measured(
-    part: str, row: Row, makers: Makers, budget: Budget, seed: int, device: torch.device,
-) -> Result | None:  # fmt: skip
+    part: str, workload: Workload, available: AvailableArms, args: argparse.Namespace
+) -> Result | None:
     """Times first, then the memory: measuring that makes a step slower. The floors come later.
 
     None, with a note, where memory does not suffice for the data, for autograd's arm, or for all.
     """
-    if device.type == "cuda":
-        gc.collect()  # the graphs of the cell before: their modules refer to themselves
+    if args.device.type == "cuda":
+        gc.collect()  # the graphs of the workload before: their modules refer to themselves
         torch.cuda.empty_cache()
     try:
-        with dtypes.products(row.dtype):
-            arms = makers.arms(part, problem(row, seed, device))
+        with dtypes.product_precision(workload.dtype):
+            arms = available.arms(part, problem(workload, args.seed, args.device))
             if AUTOGRAD not in arms:
                 return None
             steps = {name: arm.step for name, arm in arms.items()}
-            times = timing.measure(steps, budget, timing.clock_of(device))
+            clock = timing.clock_of(args.device)
+            times = timing.time_in_turns(steps, _budget(part, args), clock)
             peaks = {name: arm.peak() for name, arm in arms.items()}
     except torch.OutOfMemoryError as error:
-        makers.leave_out(part, row, error)
+        available.leave_out(part, workload, error)
         return None
     known = {name: size for name, size in peaks.items() if size is not None}
-    return Result(part, row, times, known)
+    return Result(part, workload, times, known)
+
+
+def _prepare(args: argparse.Namespace) -> None:
+    """Threads, and the device whose streams the clock, the graphs and the compilers take."""
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    if args.device.type == "cuda":
+        torch.cuda.set_device(args.device.index or 0)
+
+
+def _rates(wanted: list[tuple[str, Workload]], args: argparse.Namespace) -> Rates:
+    """Measured at the start, to judge what takes too long, and at the end."""
+    budget = PRODUCT_QUICK if args.quick else PRODUCT
+    return floor.measured_rates((workload.dtype for _, workload in wanted), args.device, budget)
+
+
+def _budget(part: str, args: argparse.Namespace) -> Budget:
+    table, sweep = (QUICK, SWEEP_QUICK) if args.quick else (FULL, SWEEP)
+    budget = table.get(part, sweep)
+    return budget._replace(most=args.rounds, least=args.rounds) if args.rounds else budget

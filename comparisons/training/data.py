@@ -18,7 +18,7 @@ VALIDATION_SHARE = 0.2
 
 @dataclass(frozen=True)
 class Dataset:
-    """Inputs (N, features) and targets, split; class indices (N,), or values (N, outputs)."""
+    """Inputs (N, features) and targets, split: class indices (N,), or real numbers (N, outputs)."""
 
     name: str
     x: Tensor
@@ -39,12 +39,9 @@ class Dataset:
             return values.to(device, dtype if values.is_floating_point() else None)
 
         return replace(
-            self,
-            x=move(self.x),
-            y=move(self.y),
-            validation_x=move(self.validation_x),
-            validation_y=move(self.validation_y),
-        )
+            self, x=move(self.x), y=move(self.y),
+            validation_x=move(self.validation_x), validation_y=move(self.validation_y),
+        )  # fmt: skip
 
 
 def load(name: str, seed: int) -> Dataset:
@@ -58,7 +55,7 @@ def load(name: str, seed: int) -> Dataset:
     loss of 1 on diabetes is therefore that of always predicting the mean.
 
     Raises:
-        ValueError: an unknown name, an empty data set, NaN or infinity, shapes that do not fit.
+        ValueError: an empty data set, NaN or infinity, shapes that do not fit.
         ImportError: scikit-learn is not installed.
     """
     x, y = _read(name)
@@ -78,7 +75,7 @@ def load(name: str, seed: int) -> Dataset:
 
 
 def batches(data: Dataset, size: int, epochs: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Every training row once per epoch, in an order drawn from ``seed``; the last may be short."""
+    """Every training row once per epoch, in an order from ``seed``; the last batch may be short."""
     generator = torch.Generator().manual_seed(seed)
     for _ in range(epochs):
         order = torch.randperm(len(data.x), generator=generator).to(data.x.device)
@@ -96,7 +93,7 @@ def _read(name: str) -> tuple[NDArray[Any], NDArray[Any]]:
                 f"expected {name} to be a file of arrays x and y, got: {error}; "
                 "write it with numpy.savez(file, x=x, y=y)"
             ) from None
-    from sklearn import datasets  # an extra: where it is missing, cli.main says what to install
+    from sklearn import datasets  # an extra; cli.main says how to install it
 
     bunch = datasets.load_digits() if name == "digits" else datasets.load_diabetes(scaled=False)
     return bunch.data, bunch.target

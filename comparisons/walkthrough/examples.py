@@ -1,7 +1,7 @@
 """The worked examples: the article's two networks and Mazur's published one, as numbers.
 
-Nodes are numbered through the whole network, as the article does: the 2-2-2-1 network has inputs
-1 and 2, hidden nodes 3 to 6 and output 7, and w_31 leads from node 1 to node 3.
+As in the article, one count runs through all nodes: the 2-2-2-1 network has inputs 1 and 2, hidden
+nodes 3 to 6 and output 7, and w_31 leads from node 1 to node 3.
 """
 
 from __future__ import annotations

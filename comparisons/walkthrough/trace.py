@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
 import manualbp
+from comparisons.counterparts import linears
 from comparisons.walkthrough.examples import Example
 from manualbp import reference
 from manualbp.activations import ACTIVATIONS, to_module
@@ -54,7 +55,7 @@ def by_numpy(e: Example) -> Trace:
 
 
 def by_hand(e: Example) -> Trace:
-    """z, a and delta by the tensor formulas; gradients by the Function, update by our optimizer."""
+    """z, a and delta by the tensor formulas, gradients by the Function, the update by ours."""
     model = manualbp.Sequential(*modules(e))
     h, y = sample(e)
     z, a, caches = [], [], []
@@ -113,11 +114,6 @@ def sample(e: Example) -> tuple[Tensor, Tensor]:
     return torch.tensor([e.x], dtype=torch.float64), torch.tensor([e.y], dtype=torch.float64)
 
 
-def linears(model: nn.Sequential) -> list[nn.Linear]:
-    """The layers that have weights."""
-    return [module for module in model if isinstance(module, nn.Linear)]
-
-
 def trained(e: Example, model: nn.Module) -> list[nn.Parameter]:
     """The parameters that the example updates: all, or only the weights."""
     return [p for name, p in model.named_parameters() if e.train_biases or name.endswith("weight")]
@@ -136,27 +132,21 @@ def _step(
     cost = loss(model(x), y)
     cost.backward()
     layers = linears(model)
-    grad_weights = _filled([layer.weight.grad for layer in layers])
-    grad_biases = _filled(
-        [layer.bias if layer.bias is None else layer.bias.grad for layer in layers]
+    weights, biases = ([getattr(m, name) for m in layers] for name in ("weight", "bias"))
+    grad_weights, grad_biases = (
+        _filled(None if p is None else p.grad for p in each) for each in (weights, biases)
     )
     optimizer.step()
-    return (
-        cost.item(),
-        grad_weights,
-        grad_biases,
-        _filled([layer.weight for layer in layers]),
-        _filled([layer.bias for layer in layers]),
-    )
+    return cost.item(), grad_weights, grad_biases, _filled(weights), _filled(biases)
 
 
 def _rows(values: Any) -> Numbers:
-    """The one row of each (1, O)."""
+    """The only row of each (1, O)."""
     return [value.detach()[0].numpy() for value in values]
 
 
 def _filled(values: Any) -> Numbers:
-    """Arrays, copied; an empty one for None."""
+    """Copies as arrays; an empty one for None."""
     return [
         np.empty(0) if v is None else torch.as_tensor(v).detach().numpy().copy() for v in values
     ]

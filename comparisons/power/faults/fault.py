@@ -1,8 +1,8 @@
-"""Planted backward faults: what one is, and how much of it is let through.
+"""One planted fault: a bug in a backward pass, and how much of it is let through.
 
-``wrong(v)`` returns the gradients as the bug makes them, from what backward has at hand (``v``:
-the operation's arguments and intermediates, ``delta``, and ``right``, the gradients as they should
-be). None is a gradient that is not there. A strength is the share of the bug that is let through:
+``wrong(v)`` returns the gradients as the bug makes them. ``v`` is what backward has at hand: the
+operation's arguments and intermediates, ``delta``, and ``right``, the gradients as they should be.
+None is a gradient that is not there. A strength is the share of the bug that is let through:
 
     gross    g' = w
     s        g' = g + s rms(g) / rms(w - g) (w - g),   so that rms(g' - g) / rms(g) = s
@@ -10,25 +10,26 @@ be). None is a gradient that is not there. A strength is the share of the bug th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import SimpleNamespace as Values
 
 import torch
 from torch import Tensor
 
-from comparisons.power.networks import Problem, by_hand
+from comparisons.power.networks import by_hand
 from comparisons.power.operations.operation import Change, Gradients
+from comparisons.power.pair import Pair
 
 Bug = tuple[str, Callable[[Values], Gradients]]
-TILE = 8  # rows a tiled kernel takes at once; no number of rows here is a multiple of it
+TILE = 8  # rows that a tiled kernel takes at once; the last tile of every network is a partial one
 
 STRENGTHS: dict[str, float | None] = {"gross": None, "1 %": 1e-2, "1e-4": 1e-4, "1e-6": 1e-6}
 
 
 @dataclass(frozen=True)
 class Fault:
-    """A bug of one operation's backward, at a named site of a subject."""
+    """A bug in the backward pass of one operation: at a site of the network ``subject``."""
 
     family: str
     subject: str
@@ -48,27 +49,23 @@ class Fault:
         return change
 
 
-def of(family: str, subject: str, site: str, bugs: Sequence[Bug]) -> list[Fault]:
-    """The faults at one site of one subject."""
-    return [Fault(family, subject, site, name, wrong) for name, wrong in bugs]
-
-
 def whole_tiles(n: int) -> int:
-    """Rows in whole tiles."""
+    """How many of n rows are in whole tiles."""
     return n // TILE * TILE
 
 
 def blended(g: Tensor, wrong: Tensor | None, strength: float) -> Tensor:
-    """G' = g + s rms(g) / rms(w - g) (w - g); g where the two do not differ."""
+    """g' = g + s rms(g) / rms(w - g) (w - g); g where the two do not differ."""
     apart = -g if wrong is None else wrong - g
     size = rms(apart)
     return g if size == 0 else g + strength * rms(g) / size * apart
 
 
-def effect(fault: Fault, problem: Problem) -> float:
+def effect(fault: Fault, right: Pair) -> float:
     """The largest rms(w - g) / rms(g) of the gradients at the site; 0 for a fault without effect.
 
-    On the first batch, with dC = 1.5: a fault may lie in how dC is taken in.
+    ``right``: the fault's network, on whose first batch it is measured. There dC is 1.5, since a
+    fault may lie in how dC is taken in.
     """
     found = []
 
@@ -78,9 +75,10 @@ def effect(fault: Fault, problem: Problem) -> float:
             found.append(rms(g if w is None else w - g) / rms(g))
         return {}
 
-    network = by_hand(problem.reference, fault.site, measured)
-    inputs, target = problem.batches[0]
-    cost = 1.5 * problem.loss(network(*inputs), target)
+    network = by_hand(right.reference, fault.site, measured)
+    inputs, target = right.batches[0]
+    output = network(*inputs)
+    cost = 1.5 * (right.loss(output, target) if right.loss else output)
     torch.autograd.grad(cost, list(network.parameters()))
     return max(found, default=0.0)
 

@@ -1,34 +1,28 @@
-"""The faults, family by family."""
+"""The faults of layers: linear, activations, normalizations, a loss, a gate, embeddings, sums."""
 
 from __future__ import annotations
 
 from types import SimpleNamespace as Values
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from comparisons.power.faults.attention import ATTENTION, CONVOLUTION, SQUARE_CONVOLUTION
-from comparisons.power.faults.fault import Bug, Fault, of, whole_tiles
+from comparisons.power.faults.fault import Bug, whole_tiles
 from comparisons.power.operations.layers import (
     gated,
     linear,
     normal_cdf,
     normal_density,
     normalized,
+    scattered,
     silu_slope,
 )
 from comparisons.power.operations.operation import Gradients
 
-FAMILIES = ("MLP", "LayerNorm", "attention", "convolution", "Functions")
-
-
-def last_column_missing(g: Tensor) -> Tensor:
-    """The gradient with zeros where the last column was not written."""
-    return torch.cat([g[:, :-1], torch.zeros_like(g[:, -1:])], 1)
-
 
 def dz(v: Values) -> Tensor:
-    """Delta f'(z), as it should be."""
+    """dz = delta f'(z), as it should be."""
     return v.delta * v.operation.slope(v.z)
 
 
@@ -43,7 +37,7 @@ LINEAR: list[Bug] = [
         "dW without the last partial tile",
         lambda v: {"w": dz(v)[: whole_tiles(len(v.x))].t() @ v.x[: whole_tiles(len(v.x))]},
     ),
-    ("dW: last column not written", lambda v: {"w": last_column_missing(v.right["w"])}),
+    ("dW: last column not written", lambda v: {"w": F.pad(v.right["w"][:, :-1], (0, 1))}),
     ("dW rounded to bfloat16", lambda v: {"w": v.right["w"].bfloat16().to(v.w.dtype)}),
     ("dW with x one row late", lambda v: {"w": dz(v).t() @ v.x.roll(1, 0)}),
     ("db missing", lambda v: {"b": None}),
@@ -63,7 +57,7 @@ RELU: list[Bug] = [
 ]
 
 
-# Where gradients vanish, of size 1e-6 at the first layer: absolute tolerances are blind there.
+# For the first of eight layers: its gradients are of size 1e-6, too small for absolute tolerances.
 VANISHING: list[Bug] = [
     ("dW missing", lambda v: {"w": None}),
     ("dW of the other sign", lambda v: {"w": -v.right["w"]}),
@@ -117,7 +111,7 @@ def g(v: Values) -> Tensor:
 
 
 def unbiased(v: Values) -> Tensor:
-    """R with n - 1 for n."""
+    """r with n - 1 for n."""
     n = v.x.shape[-1]
     return (v.variance * n / (n - 1) + v.operation.eps).rsqrt()
 
@@ -125,14 +119,12 @@ def unbiased(v: Values) -> Tensor:
 GELU: list[Bug] = [
     ("z φ(z) missing in GELU'", lambda v: linear(v, v.delta * normal_cdf(v.z))),
     ("φ(z) without z", lambda v: linear(v, v.delta * (normal_cdf(v.z) + normal_density(v.z)))),
-    ("GELU' of the tanh formula", lambda v: linear(v, tanh_gelu_gradient(v.z, v.delta))),
+    (
+        "GELU' of the tanh formula",
+        lambda v: linear(v, torch.ops.aten.gelu_backward(v.delta, v.z, approximate="tanh")),
+    ),
     ("GELU' as that of SiLU", lambda v: linear(v, v.delta * silu_slope(v.z))),
 ]
-
-
-def tanh_gelu_gradient(z: Tensor, delta: Tensor) -> Tensor:
-    """Delta f'(z) of GELU's tanh approximation."""
-    return torch.ops.aten.gelu_backward(delta, z, approximate="tanh")
 
 
 CROSS_ENTROPY: list[Bug] = [
@@ -160,23 +152,18 @@ SWIGLU: list[Bug] = [
 
 
 def rows(v: Values) -> tuple[Tensor, Tensor]:
-    """Words and their deltas, one after the other."""
+    """All words, one after the other, and their deltas."""
     words = v.labels.flatten()
     return words, v.delta.reshape(len(words), -1)
 
 
-def scattered(v: Values, words: Tensor, deltas: Tensor) -> Gradients:
-    """dW as it should be, of other words and deltas."""
-    return {"w": torch.zeros_like(v.w).index_add(0, words, deltas)}
-
-
 def counts(v: Values) -> Tensor:
-    """Uses of every word, at least 1."""
+    """How often each word is used, at least 1."""
     return rows(v)[0].bincount(minlength=len(v.w)).clamp(min=1).unsqueeze(-1)
 
 
 def overwritten(v: Values) -> Gradients:
-    """dW with one delta per word."""
+    """dW with the last delta of each word alone."""
     last: dict[int, int] = {int(word): i for i, word in enumerate(rows(v)[0])}
     kept = torch.tensor(sorted(last.values()))
     return scattered(v, rows(v)[0][kept], rows(v)[1][kept])
@@ -192,19 +179,3 @@ CUMULATIVE_SUM: list[Bug] = [
     ("sum not reversed", lambda v: {"x": v.delta.cumsum(-1)}),
     ("sum without the place itself", lambda v: {"x": v.right["x"] - v.delta}),
 ]
-
-FAULTS: tuple[Fault, ...] = (
-    *of("MLP", "MLP, tanh", "layer 1", LINEAR),
-    *of("MLP", "MLP, ReLU", "layer 1", RELU),
-    *of("MLP", "8 layers of sigmoid", "layer 0", VANISHING),
-    *of("LayerNorm", "LayerNorm", "norm", LAYER_NORM),
-    *of("attention", "attention", "attention", ATTENTION),
-    *of("convolution", "convolution", "grouped", CONVOLUTION),
-    *of("convolution", "convolution", "last", SQUARE_CONVOLUTION),
-    *of("Functions", "linear + GELU", "layer 0", GELU),
-    *of("Functions", "cross entropy", "loss", CROSS_ENTROPY),
-    *of("Functions", "RMSNorm", "norm", RMS_NORM),
-    *of("Functions", "SwiGLU", "gate", SWIGLU),
-    *of("Functions", "embedding", "embedding", EMBEDDING),
-    *of("Functions", "cumulative sum", "sum", CUMULATIVE_SUM),
-)

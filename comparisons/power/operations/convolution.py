@@ -1,39 +1,13 @@
-"""Operations that mix positions, by hand: causal attention and 3 x 3 convolution."""
+"""The 3 x 3 convolution by hand."""
 
 from __future__ import annotations
 
-import math
 from types import SimpleNamespace as Values
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from comparisons.power.operations.operation import Gradients, Operation
-
-
-class Attention(Operation):
-    """P = softmax(Q Kᵀ / √d), y = P V, causal; dS = P (dP - Σ dP P), dQ = dS K / √d, ..."""
-
-    arguments = ("q", "k", "v")
-
-    def plain(self, *tensors: Tensor) -> Tensor:
-        q, k, v = tensors
-        return F.scaled_dot_product_attention(q, k, v, is_causal=True)
-
-    def forward(self, *tensors: Tensor) -> Values:
-        q, k, v = tensors
-        p = probabilities(q, k, 1)
-        return Values(q=q, k=k, v=v, p=p, scale=q.shape[-1] ** -0.5, y=p @ v)
-
-    def backward(self, v: Values) -> Gradients:
-        dp = v.delta @ v.v.mT
-        v.dp, v.ds = dp, v.p * (dp - (dp * v.p).sum(-1, keepdim=True))
-        return {
-            "q": v.ds @ v.k * v.scale,
-            "k": v.ds.mT @ v.q * v.scale,
-            "v": v.p.mT @ v.delta,
-        }
 
 
 class Convolution(Operation):
@@ -44,12 +18,10 @@ class Convolution(Operation):
     def __init__(self, stride: int, groups: int) -> None:
         self.stride, self.groups = stride, groups
 
-    def plain(self, *tensors: Tensor) -> Tensor:
-        x, w, b = tensors
+    def plain(self, x: Tensor, w: Tensor, b: Tensor) -> Tensor:
         return F.conv2d(x, w, b, stride=self.stride, padding=1, groups=self.groups)
 
-    def forward(self, *tensors: Tensor) -> Values:
-        x, w, b = tensors
+    def forward(self, x: Tensor, w: Tensor, b: Tensor) -> Values:
         height, width = ((n + 2 - 3) // self.stride + 1 for n in x.shape[2:])
         y = self.kernels(w) @ self.columns(x)
         y = y.reshape(len(x), len(w), height, width) + b.reshape(-1, 1, 1)
@@ -82,10 +54,3 @@ class Convolution(Operation):
     def grouped(self, y: Tensor) -> Tensor:
         """(N, groups, O / groups, positions)."""
         return y.reshape(len(y), self.groups, y.shape[1] // self.groups, -1)
-
-
-def probabilities(q: Tensor, k: Tensor, diagonal: int) -> Tensor:
-    """softmax(Q Kᵀ / √d) where keys from ``diagonal`` places after the query on are masked."""
-    scores = q @ k.mT * q.shape[-1] ** -0.5
-    masked = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).triu(diagonal)
-    return scores.masked_fill(masked, -math.inf).softmax(-1)

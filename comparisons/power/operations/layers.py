@@ -1,4 +1,4 @@
-"""Operations on rows, by hand: linear layers, normalizations, a loss, a gate, embeddings, sums."""
+"""Layers by hand: linear with activation, normalizations, a loss, a gate, embeddings, sums."""
 
 from __future__ import annotations
 
@@ -48,12 +48,11 @@ class LinearActivation(Operation):
     def __init__(self, f: str) -> None:
         self.f, (self.value, self.slope) = f, F_AND_SLOPE[f]
 
-    def plain(self, *tensors: Tensor) -> Tensor:
-        z = F.linear(*tensors)
+    def plain(self, x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+        z = F.linear(x, w, b)
         return F.gelu(z) if self.f == "gelu" else self.value(z)
 
-    def forward(self, *tensors: Tensor) -> Values:
-        x, w, b = tensors
+    def forward(self, x: Tensor, w: Tensor, b: Tensor) -> Values:
         z = x @ w.t() + b
         return Values(x=x, w=w, b=b, z=z, y=self.value(z))
 
@@ -67,12 +66,10 @@ class LayerNorm(Operation):
     arguments = ("x", "gamma", "beta")
     eps = 1e-3
 
-    def plain(self, *tensors: Tensor) -> Tensor:
-        x, gamma, beta = tensors
+    def plain(self, x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
         return F.layer_norm(x, x.shape[-1:], gamma, beta, self.eps)
 
-    def forward(self, *tensors: Tensor) -> Values:
-        x, gamma, beta = tensors
+    def forward(self, x: Tensor, gamma: Tensor, beta: Tensor) -> Values:
         centred = x - x.mean(-1, keepdim=True)
         variance = centred.square().mean(-1, keepdim=True)
         r = (variance + self.eps).rsqrt()
@@ -94,12 +91,10 @@ class RMSNorm(Operation):
     arguments = ("x", "gamma")
     eps = 1e-3
 
-    def plain(self, *tensors: Tensor) -> Tensor:
-        x, gamma = tensors
+    def plain(self, x: Tensor, gamma: Tensor) -> Tensor:
         return F.rms_norm(x, x.shape[-1:], gamma, self.eps)
 
-    def forward(self, *tensors: Tensor) -> Values:
-        x, gamma = tensors
+    def forward(self, x: Tensor, gamma: Tensor) -> Values:
         square = x.square().mean(-1, keepdim=True)
         r = (square + self.eps).rsqrt()
         return Values(x=x, gamma=gamma, square=square, r=r, hat=x * r, y=x * r * gamma)
@@ -115,12 +110,10 @@ class CrossEntropy(Operation):
 
     arguments = ("z", "labels")
 
-    def plain(self, *tensors: Tensor) -> Tensor:
-        z, labels = tensors
+    def plain(self, z: Tensor, labels: Tensor) -> Tensor:
         return F.cross_entropy(z, labels, ignore_index=IGNORED)
 
-    def forward(self, *tensors: Tensor) -> Values:
-        z, labels = tensors
+    def forward(self, z: Tensor, labels: Tensor) -> Values:
         kept = labels != IGNORED
         log_p = z - z.logsumexp(-1, keepdim=True)
         onehot = F.one_hot(labels.clamp(min=0), z.shape[-1]).to(z.dtype)
@@ -136,12 +129,10 @@ class SwiGLU(Operation):
 
     arguments = ("x", "gate", "up")
 
-    def plain(self, *tensors: Tensor) -> Tensor:
-        x, gate, up = tensors
+    def plain(self, x: Tensor, gate: Tensor, up: Tensor) -> Tensor:
         return F.silu(F.linear(x, gate)) * F.linear(x, up)
 
-    def forward(self, *tensors: Tensor) -> Values:
-        x, gate, up = tensors
+    def forward(self, x: Tensor, gate: Tensor, up: Tensor) -> Values:
         a, u = x @ gate.t(), x @ up.t()
         s = a.sigmoid()
         return Values(x=x, gate=gate, up=up, a=a, u=u, s=s, y=a * s * u)
@@ -155,17 +146,15 @@ class Embedding(Operation):
 
     arguments = ("labels", "w")
 
-    def plain(self, *tensors: Tensor) -> Tensor:
-        labels, w = tensors
+    def plain(self, labels: Tensor, w: Tensor) -> Tensor:
         return F.embedding(labels, w)
 
-    def forward(self, *tensors: Tensor) -> Values:
-        labels, w = tensors
+    def forward(self, labels: Tensor, w: Tensor) -> Values:
         return Values(labels=labels, w=w, y=w[labels])
 
     def backward(self, v: Values) -> Gradients:
-        rows = v.labels.flatten()
-        return {"w": torch.zeros_like(v.w).index_add(0, rows, v.delta.reshape(len(rows), -1))}
+        labels = v.labels.flatten()
+        return scattered(v, labels, v.delta.reshape(len(labels), -1))
 
 
 class CumulativeSum(Operation):
@@ -173,11 +162,11 @@ class CumulativeSum(Operation):
 
     arguments = ("x",)
 
-    def plain(self, *tensors: Tensor) -> Tensor:
-        return tensors[0].cumsum(-1)
+    def plain(self, x: Tensor) -> Tensor:
+        return x.cumsum(-1)
 
-    def forward(self, *tensors: Tensor) -> Values:
-        return Values(x=tensors[0], y=tensors[0].cumsum(-1))
+    def forward(self, x: Tensor) -> Values:
+        return Values(x=x, y=x.cumsum(-1))
 
     def backward(self, v: Values) -> Gradients:
         return {"x": v.delta.flip(-1).cumsum(-1).flip(-1)}
@@ -196,3 +185,8 @@ def normalized(g: Tensor, hat: Tensor, r: Tensor) -> Tensor:
 def gated(v: Values, da: Tensor, du: Tensor) -> Gradients:
     """The three gradients of a = x Gᵀ, u = x Uᵀ."""
     return {"x": da @ v.gate + du @ v.up, "gate": da.t() @ v.x, "up": du.t() @ v.x}
+
+
+def scattered(v: Values, labels: Tensor, deltas: Tensor) -> Gradients:
+    """The gradient of y = W[labels]: to each row of dW the deltas of its label."""
+    return {"w": torch.zeros_like(v.w).index_add(0, labels, deltas)}

@@ -1,8 +1,8 @@
-"""An operation with its backward written by hand, and the one Function that runs it.
+"""An operation with its backward written by hand, and the Function that runs them all.
 
-Each has ``plain`` (PyTorch's own, whose gradients are autograd's), ``forward`` (y and whatever
-backward needs, by name) and ``backward`` (a gradient for each argument, from ``v.delta`` = dC/dy).
-A fault is planted between backward and autograd: ``change(v)`` returns other gradients.
+``plain`` is PyTorch's own, with autograd's gradients. ``forward`` returns y and whatever backward
+needs, by name. ``backward`` returns a gradient for each argument, from ``v.delta`` = dC/dy. A fault
+is planted after backward: ``change(v)`` returns the gradients that autograd gets instead.
 """
 
 from __future__ import annotations
@@ -23,18 +23,15 @@ class Operation:
 
     arguments: tuple[str, ...]
 
-    def plain(self, *tensors: Tensor) -> Tensor:
-        raise NotImplementedError
-
-    def forward(self, *tensors: Tensor) -> Values:
-        raise NotImplementedError
+    plain: Callable[..., Tensor]
+    forward: Callable[..., Values]
 
     def backward(self, v: Values) -> Gradients:
         raise NotImplementedError
 
 
 class ByHand(torch.autograd.Function):
-    """An operation as an autograd.Function; ``change`` has the last word on its gradients."""
+    """An operation as an autograd.Function; ``change`` replaces gradients of its backward."""
 
     @staticmethod
     def forward(ctx: Any, operation: Operation, change: Change | None, *tensors: Tensor) -> Tensor:

@@ -4,7 +4,7 @@
     scikit-learn    MLPRegressor.partial_fit on the whole batch: one step, its update included
 
 Both start from the same weights and data, in the same dtype and with the same number of threads.
-scikit-learn has the mean squared error alone, with ReLU or tanh, and no GPU.
+scikit-learn has only the mean squared error, ReLU and tanh, and no GPU.
 """
 
 from __future__ import annotations
@@ -17,20 +17,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from comparisons.counterparts import linears
 from comparisons.speed import memory
-from comparisons.speed.arms.pytorch import JAX, SKLEARN, Arm, Problem
+from comparisons.speed.arms.arm import JAX, SKLEARN, Arm, Problem
 from comparisons.speed.costs import INPUT_GRADIENT, LAPLACIAN, TRAINING
 from comparisons.speed.dtypes import TF32
 
 Make = Callable[[Problem], "Arm | None"]
 SKLEARN_ACTIVATIONS, SKLEARN_DTYPES = ("relu", "tanh"), ("float32", "float64")
-RATE = 1e-3  # scikit-learn's step always updates
+RATE = 1e-3  # learning rate: scikit-learn's step always updates
 
 
 def available(device: torch.device) -> tuple[dict[str, Make], list[str]]:
-    """Who makes each peer's arm, and notes: who is absent, with the remedy, and what differs."""
+    """What makes each peer's arm, and notes: which are absent, with the remedy; what differs."""
     found: dict[str, Make] = {}
     notes = []
     for name, prepare, extra in (
@@ -50,14 +51,14 @@ def available(device: torch.device) -> tuple[dict[str, Make], list[str]]:
 
 def _prepare_jax(device: torch.device) -> Make:
     """JAX, with PyTorch's number of threads; RuntimeError where it has no such device."""
-    os.environ.setdefault("NPROC", str(torch.get_num_threads()))  # read once, by its first array
+    os.environ.setdefault("NPROC", str(torch.get_num_threads()))  # read for JAX's first array
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # leave PyTorch its memory
     import jax
 
     kind = "gpu" if device.type == "cuda" else "cpu"
     jax.config.update("jax_enable_x64", True)  # or float64 becomes float32 without a word
     if kind == "gpu":
-        jax.config.update("jax_default_matmul_precision", "highest")  # TF32 in its own rows alone
+        jax.config.update("jax_default_matmul_precision", "highest")  # else float32 is TF32
     try:
         place = jax.devices(kind)[device.index or 0]
     except (RuntimeError, IndexError):
@@ -68,16 +69,16 @@ def _prepare_jax(device: torch.device) -> Make:
 def _jax_arm(place: Any, problem: Problem) -> Arm:
     import jax
 
-    tf32 = problem.row.dtype == TF32
-    name = "float32" if tf32 else problem.row.dtype
+    tf32 = problem.workload.dtype == TF32
+    name = "float32" if tf32 else problem.workload.dtype
 
     def array(tensor: Tensor) -> Any:
         wide = tensor.detach().cpu().to(torch.float64 if name == "float64" else torch.float32)
         return jax.device_put(jax.numpy.asarray(wide.numpy(), dtype=name), place)
 
-    thetas = [(array(layer.weight), array(layer.bias)) for layer in _linears(problem.model)]
+    thetas = [(array(layer.weight), array(layer.bias)) for layer in linears(problem.model)]
     data = (thetas, array(problem.x), array(problem.y))
-    cost = partial(_JAX_COSTS[problem.row.step], problem.row.activation)
+    cost = partial(_JAX_COSTS[problem.workload.step], problem.workload.activation)
 
     def rounded(*data: Any) -> Any:
         with jax.default_matmul_precision("tensorfloat32") if tf32 else nullcontext():
@@ -152,20 +153,20 @@ def _prepare_sklearn(device: torch.device) -> Make:
 
 
 def _sklearn_arm(regressor: Any, problem: Problem) -> Arm | None:
-    """One step is all of partial_fit, since the batch is all of the data; None where it has none.
+    """partial_fit on all the data as one batch is one step; None where it has no such step.
 
     Its cost is sum (u(x) - y)^2 / 2N for N rows of O outputs: ours is that times 2 / O.
     """
-    row = problem.row
-    known = row.activation in SKLEARN_ACTIVATIONS and row.dtype in SKLEARN_DTYPES
-    if row.step != TRAINING or not known:
+    workload = problem.workload
+    known = workload.activation in SKLEARN_ACTIVATIONS and workload.dtype in SKLEARN_DTYPES
+    if workload.step != TRAINING or not known:
         return None
     x, y = problem.x.numpy(), problem.y.numpy()
     y = y.ravel() if y.shape[1] == 1 else y  # it warns of a column
     model = regressor(
-        hidden_layer_sizes=row.widths[1:-1], activation=row.activation, solver="sgd", alpha=0,
-        batch_size=row.batch, learning_rate_init=RATE, momentum=0, nesterovs_momentum=False,
-        shuffle=False, random_state=0,
+        hidden_layer_sizes=workload.widths[1:-1], activation=workload.activation, solver="sgd",
+        alpha=0, batch_size=workload.batch, learning_rate_init=RATE, momentum=0,
+        nesterovs_momentum=False, shuffle=False, random_state=0,
     )  # fmt: skip
 
     def step() -> None:
@@ -174,7 +175,7 @@ def _sklearn_arm(regressor: Any, problem: Problem) -> Arm | None:
     def restart() -> None:
         """Put the weights back."""
         with torch.no_grad():
-            for i, layer in enumerate(_linears(problem.model)):
+            for i, layer in enumerate(linears(problem.model)):
                 model.coefs_[i][...] = layer.weight.numpy().T
                 model.intercepts_[i][...] = layer.bias.numpy()
 
@@ -187,14 +188,10 @@ def _sklearn_arm(regressor: Any, problem: Problem) -> Arm | None:
         restart()
         before = weights()
         step()
-        scale = 2 / (row.widths[-1] * RATE)
+        scale = 2 / (workload.widths[-1] * RATE)
         found = [(a - b) * scale for a, b in zip(before, weights(), strict=True)]
         return [torch.from_numpy(g.T.copy()) for g in found]
 
     step()  # makes the arrays
     restart()
     return Arm(step, gradients, lambda: memory.traced(step))
-
-
-def _linears(model: nn.Module) -> list[nn.Linear]:
-    return [module for module in model.modules() if isinstance(module, nn.Linear)]

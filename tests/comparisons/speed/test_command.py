@@ -12,38 +12,42 @@ from matplotlib.image import imread
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from comparisons.__main__ import main
-from comparisons.speed import command as speed
-from comparisons.speed import figures as plots
-from comparisons.speed import floor, results
-from comparisons.speed import measure as cells
-from comparisons.speed import run_folder as files
-from comparisons.speed import workloads as grid
+from comparisons.speed import figures, floor, measure, workloads
+from comparisons.speed.arms import peers
 from comparisons.speed.costs import LAPLACIAN, TRAINING
+from comparisons.speed.record import JSON
+from comparisons.speed.results import Result
+from comparisons.speed.run_folder import FIGURES, MARKDOWN
 from comparisons.speed.timing import Budget
-from comparisons.speed.workloads import Row
+from comparisons.speed.workloads import Workload
 
 PARTS = {
-    "rows": (Row(TRAINING, (2, 4, 1), 8, "relu"),),
-    "second-order": (Row(LAPLACIAN, (2, 3, 1), 8, "silu"),),
-    "batch": tuple(Row(TRAINING, (2, w, 1), n, "relu") for w in (3, 5) for n in (8, 9, 32, 33)),
-    "depth": (Row(TRAINING, (2, 3, 1), 8, "relu"), Row(TRAINING, (2, 3, 3, 1), 8, "relu")),
-    "width": (Row(TRAINING, (2, 7, 7, 1), 8, "relu"),),
-    "dtype": (Row(TRAINING, (2, 4, 1), 8, "relu", "bfloat16"),),
+    "rows": (Workload(TRAINING, (2, 4, 1), 8, "relu"),),
+    "second-order": (Workload(LAPLACIAN, (2, 3, 1), 8, "silu"),),
+    "batch": tuple(
+        Workload(TRAINING, (2, w, 1), n, "relu") for w in (3, 5) for n in (8, 9, 32, 33)
+    ),
+    "depth": (
+        Workload(TRAINING, (2, 3, 1), 8, "relu"),
+        Workload(TRAINING, (2, 3, 3, 1), 8, "relu"),
+    ),
+    "width": (Workload(TRAINING, (2, 7, 7, 1), 8, "relu"),),
+    "dtype": (Workload(TRAINING, (2, 4, 1), 8, "relu", "bfloat16"),),
 }
-FIGURES = ["batch.png", "depth.png", "memory.png", "rows.png", "width.png"]
+PICTURES = ["batch.png", "depth.png", "memory.png", "rows.png", "width.png"]
 
 
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A grid of milliseconds, in an empty folder; no JAX, whose compiler takes the seconds."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(grid, "PARTS", PARTS)
-    monkeypatch.setattr(speed, "QUICK", {})
-    monkeypatch.setattr(speed, "SWEEP_QUICK", Budget(0.001, 2, 2))
+    monkeypatch.setattr(workloads, "PARTS", PARTS)
+    monkeypatch.setattr(measure, "QUICK", {})
+    monkeypatch.setattr(measure, "SWEEP_QUICK", Budget(0.001, 2, 2))
     monkeypatch.setattr(floor, "SHAPES", ((16, 16, 16),))
     monkeypatch.setattr(floor, "COPIED", 2**20)
-    monkeypatch.setattr(plots, "DPI", 40)
-    monkeypatch.setattr(cells.peers, "_prepare_jax", without_jax)
+    monkeypatch.setattr(figures, "DPI", 40)
+    monkeypatch.setattr(peers, "_prepare_jax", without_jax)
     return tmp_path
 
 
@@ -65,11 +69,11 @@ def test_a_whole_run(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "no torch.compile with --quick" in printed
     assert "training: autograd / ours, geometric mean: exact" in printed
     run = tiny / "runs" / "mine"
-    assert sorted(p.name for p in run.glob("*.png")) == FIGURES
-    assert not any(blank(run / name) for name in FIGURES)
-    page = (run / files.MARKDOWN).read_text()
+    assert sorted(p.name for p in run.glob("*.png")) == PICTURES
+    assert not any(blank(run / name) for name in PICTURES)
+    page = (run / MARKDOWN).read_text()
     assert "| training | 2-4-1 | 8 | relu |" in page and "| processor |" in page
-    written = json.loads((run / files.JSON).read_text())
+    written = json.loads((run / JSON).read_text())
     assert [(c["part"], c["batch"]) for c in written["cells"] if c["part"] == "batch"] == [
         ("batch", 8), ("batch", 32)] * 2  # fmt: skip
     assert written["machine"]["threads"] and written["operations_per_second"]["float32"] > 0
@@ -78,7 +82,7 @@ def test_a_whole_run(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_rounds_are_as_many_as_asked_for(tiny: Path) -> None:
     assert main(["speed", "--quick", "--run-name", "mine", "--only", "width", "--rounds", "4"]) == 0
-    (cell,) = json.loads((tiny / "runs" / "mine" / files.JSON).read_text())["cells"]
+    (cell,) = json.loads((tiny / "runs" / "mine" / JSON).read_text())["cells"]
     assert {len(arm["seconds"]) for arm in cell["arms"].values()} == {4}
 
 
@@ -88,15 +92,15 @@ def test_event_files(tiny: Path) -> None:
     run = tiny / "runs" / "mine"
     events = EventAccumulator(str(run / "exact"), size_guidance={"tensors": 0}).Reload()
     curve = events.Tensors("milliseconds/batch_2-3-1")
-    written = json.loads((run / files.JSON).read_text())["cells"][:2]
+    written = json.loads((run / JSON).read_text())["cells"][:2]
     medians = {cell["batch"]: 1e3 * cell["arms"]["exact"]["median"] for cell in written}
     assert {e.step: e.tensor_proto.float_val[0] for e in curve} == pytest.approx(medians, rel=1e-6)
-    figures = EventAccumulator(str(run / files.FIGURES)).Reload()
-    assert set(figures.Tags()["images"]) == {"batch", "memory"}
+    pictures = EventAccumulator(str(run / FIGURES)).Reload()
+    assert set(pictures.Tags()["images"]) == {"batch", "memory"}
 
 
 def test_a_blank_figure_is_noticed(tmp_path: Path) -> None:
-    (tmp_path / "blank.png").write_bytes(plots.png(plots.pixels(Figure((1, 1)))))
+    (tmp_path / "blank.png").write_bytes(figures.png(figures.pixels(Figure((1, 1)))))
     assert blank(tmp_path / "blank.png")
 
 
@@ -105,23 +109,23 @@ def test_an_earlier_run_is_read(tiny: Path, capsys: pytest.CaptureFixture[str]) 
     first = capsys.readouterr().out
     assert main(["speed", "--read", "docs/speed/speed.json", "--run-name", "two"]) == 0
     assert capsys.readouterr().out.split("Written")[0] == first.split("Written")[0]
-    again, before = (tiny / folder / files.JSON for folder in ("runs/two", "docs/speed"))
+    again, before = (tiny / folder / JSON for folder in ("runs/two", "docs/speed"))
     assert again.read_text() == before.read_text()
-    assert not (tiny / "runs/one" / files.JSON).exists()
+    assert not (tiny / "runs/one" / JSON).exists()
 
 
 def test_ctrl_c_keeps_what_was_measured(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    measured, done = cells.measured, []
+    measured, done = measure.measured, []
 
-    def interrupted(*args: Any) -> results.Result:
+    def interrupted(*args: Any) -> Result:
         if done:
             raise KeyboardInterrupt
         done.append(measured(*args))
         return done[0]
 
-    monkeypatch.setattr(cells, "measured", interrupted)
+    monkeypatch.setattr(measure, "measured", interrupted)
     assert main(["speed", "--quick", "--run-name", "mine"]) == 130
-    written = json.loads((tiny / "runs" / "mine" / files.JSON).read_text())
+    written = json.loads((tiny / "runs" / "mine" / JSON).read_text())
     assert len(written["cells"]) == 1 and "interrupted after 1 of 9 cells" in written["notes"]
 
 
@@ -129,7 +133,7 @@ def test_ctrl_c_before_anything_leaves_nothing(tiny: Path, monkeypatch: pytest.M
     def interrupted(*args: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(floor, "measured", interrupted)
+    monkeypatch.setattr(floor, "measured_rates", interrupted)
     assert main(["speed"]) == 130
     assert not list(tiny.iterdir())
 
@@ -137,7 +141,7 @@ def test_ctrl_c_before_anything_leaves_nothing(tiny: Path, monkeypatch: pytest.M
 def test_what_is_too_large_is_left_out(tiny: Path, monkeypatch: pytest.MonkeyPatch,
                                        capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
     slow = floor.Rates({"float32": 1.0}, 1e9)  # an operation a second
-    monkeypatch.setattr(floor, "measured", lambda *_: slow)
+    monkeypatch.setattr(floor, "measured_rates", lambda *_: slow)
     assert main(["speed", "--quick", "--only", "width"]) == 0
     assert (
         "left out of width: 2-7-7-1, batch 8, float32: a step would take" in capsys.readouterr().out
@@ -170,22 +174,10 @@ def test_bad_usage(
 ) -> None:  # fmt: skip
     """Before anything is measured."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cells, "measured", lambda *_: pytest.fail("measured"))
+    monkeypatch.setattr(measure, "measured", lambda *_: pytest.fail("measured"))
     (tmp_path / "runs" / "taken").mkdir(parents=True)
     (tmp_path / "half.json").write_text('{"cells": [{"part": "rows"}]}')
     assert main(["speed", *option.split()]) == 2
     line = capsys.readouterr().err
     assert line.count("\n") == 1 and message in line
     assert not list((tmp_path / "runs" / "taken").iterdir())
-
-
-def test_the_grid() -> None:
-    """Every row has a known step and stands once in its part; quick is a part of it."""
-    for rows in grid.PARTS.values():
-        assert {row.step for row in rows} <= set(speed.STEPS) and len(set(rows)) == len(rows)
-    assert set(grid.cells(quick=True)) < set(grid.cells())
-    assert grid.BATCHES[-1] == 262144 and len(grid.BATCH) == 32
-    assert [grid.coordinate("width", row) for row in grid.WIDTH] == [2**n for n in range(3, 13)]
-    assert [grid.coordinate("depth", row) for row in grid.DEPTH] == [1, 2, 4, 8, 16, 32]
-    assert {part for part, _ in grid.cells(["dtype", "rows"])} == {"dtype", "rows"}
-    assert all(row.step == LAPLACIAN for _, row in grid.cells(step=LAPLACIAN))

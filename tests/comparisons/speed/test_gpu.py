@@ -13,17 +13,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from comparisons import machine
 from comparisons.__main__ import main
-from comparisons.speed import command as speed
-from comparisons.speed import figures as plots
-from comparisons.speed import floor, results
-from comparisons.speed import measure as cells
-from comparisons.speed import run_folder as files
-from comparisons.speed import workloads as grid
-from comparisons.speed.arms import cuda_graphs as graphs
-from comparisons.speed.arms import pytorch as arms
-from comparisons.speed.arms.pytorch import (
+from comparisons.counterparts import WithLoss
+from comparisons.speed import figures, floor, measure, timing, workloads
+from comparisons.speed.arms import arm, cuda_graphs, peers
+from comparisons.speed.arms.arm import (
     AUTOGRAD,
     AUTOGRAD_GRAPHS,
     EXACT,
@@ -33,14 +27,15 @@ from comparisons.speed.arms.pytorch import (
     ONE_PASS_GRAPHS,
 )
 from comparisons.speed.costs import TRAINING
+from comparisons.speed.record import JSON
+from comparisons.speed.run_folder import MARKDOWN
 from comparisons.speed.timing import Budget
-from comparisons.speed.workloads import ROWS, Row
+from comparisons.speed.workloads import Workload
 from manualbp.parity import options
 
-CPU, GPU = torch.device("cpu"), torch.device("cuda")
+CPU = torch.device("cpu")
 NAME = "NVIDIA H100 80GB HBM3"
-TINY = Row(TRAINING, (2, 4, 1), 8, "relu")
-RECORDS = sorted((Path(__file__).parents[3] / "comparisons/results").glob("*/speed.json"))
+TINY = Workload(TRAINING, (2, 4, 1), 8, "relu")
 
 
 @pytest.fixture
@@ -52,16 +47,16 @@ def gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
         (torch.cuda, "set_device", lambda index: None),
         (torch.cuda, "get_device_name", lambda device: NAME),
         (torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=80e9)),
-        (cells.timing, "clock_of", lambda device: time.perf_counter),
-        (cells, "problem", lambda row, seed, device: arms.problem(row, seed, CPU)),
-        (cells.peers, "available", lambda device: ({}, [])),
-        (graphs, "captured", lambda module, x, y: (module, 2**21)),
-        (floor, "measured", lambda names, device, budget: rates(names)),
-        (grid, "PARTS", {"rows": (TINY,)}),
-        (grid, "ON_GPU", {"gpu": (TINY,), "dtype": (replace(TINY, dtype="tf32"),)}),
-        (speed, "QUICK", {}),
-        (speed, "SWEEP_QUICK", Budget(0.001, 2, 2)),
-        (plots, "DPI", 40),
+        (timing, "clock_of", lambda device: time.perf_counter),
+        (measure, "problem", lambda workload, seed, device: arm.problem(workload, seed, CPU)),
+        (peers, "available", lambda device: ({}, [])),
+        (cuda_graphs, "captured", lambda module, x, y: (module, 2**21)),
+        (floor, "measured_rates", lambda names, device, budget: rates(names)),
+        (workloads, "PARTS", {"rows": (TINY,)}),
+        (workloads, "ON_GPU", {"gpu": (TINY,), "dtype": (replace(TINY, dtype="tf32"),)}),
+        (measure, "QUICK", {}),
+        (measure, "SWEEP_QUICK", Budget(0.001, 2, 2)),
+        (figures, "DPI", 40),
     ):
         monkeypatch.setattr(owner, name, value)
     return tmp_path
@@ -77,11 +72,11 @@ def test_a_whole_run(gpu: Path, capsys: pytest.CaptureFixture[str]) -> None:
     printed = capsys.readouterr().out
     (run,) = (gpu / "runs").iterdir()
     assert run.name.startswith("speed-nvidia-h100-80gb-hbm3-20") and NAME in printed
-    page = (run / files.MARKDOWN).read_text()
+    page = (run / MARKDOWN).read_text()
     assert page.startswith(f"# Speed on {NAME}\n") and "| date | 20" in page
     assert "autograd, graphs" in page and "training: graphs / ours, geometric mean:" in page
     assert (run / "gpu.png").exists() and (run / "rows.png").exists()
-    written = json.loads((run / files.JSON).read_text())
+    written = json.loads((run / JSON).read_text())
     assert written["machine"]["device"] == NAME and "CUDA" in written["machine"]
     assert {c["part"]: c["dtype"] for c in written["cells"]} == {
         "rows": "float32", "gpu": "float32", "dtype": "tf32"}  # fmt: skip
@@ -98,7 +93,7 @@ def test_a_record_of_a_gpu_is_read_anywhere(gpu: Path) -> None:
     assert main(["speed", *measured]) == 0
     assert main(["speed", "--read", "first/speed.json", "--output", "again"]) == 0
     assert [run.name for run in (gpu / "runs").glob("speed-nvidia-h100-80gb-hbm3-20*")]
-    for name in (files.JSON, files.MARKDOWN):
+    for name in (JSON, MARKDOWN):
         assert (gpu / "again" / name).read_text() == (gpu / "first" / name).read_text()
 
 
@@ -106,38 +101,19 @@ def test_an_arm_that_cannot_be_made_is_a_note(gpu: Path, monkeypatch: pytest.Mon
     """The others go on."""
 
     def captured(module: nn.Module, x: Tensor, y: Tensor) -> tuple[nn.Module, int]:
-        if isinstance(module, graphs.Whole):
+        if isinstance(module, WithLoss):
             raise RuntimeError("operation not permitted when stream is capturing\nand more")
         return module, 0
 
-    monkeypatch.setattr(graphs, "captured", captured)
+    monkeypatch.setattr(cuda_graphs, "captured", captured)
     assert main(["speed", "--device", "cuda", "--quick", "--only", "gpu", "--output", "out"]) == 0
-    written = json.loads((gpu / "out" / files.JSON).read_text())
+    written = json.loads((gpu / "out" / JSON).read_text())
     (cell,) = written["cells"]
     assert set(cell["arms"]) == {AUTOGRAD, EXACT, FAST, ONE_PASS, ONE_PASS_GRAPHS}
     reason = "(RuntimeError: operation not permitted when stream is capturing)"
-    for arm in (AUTOGRAD_GRAPHS, FAST_GRAPHS):
-        note = f"left out of gpu: {arm} of 2-4-1, batch 8, float32 {reason}"
-        assert note in written["notes"] and note in (gpu / "out" / files.MARKDOWN).read_text()
-
-
-def test_a_graph_that_fails_at_its_replay_is_a_note() -> None:
-    """torch.compile warms up in the first step, records in the second, replays in the third."""
-    steps = iter([None, None, RuntimeError("overwritten by a subsequent run")])
-
-    def step() -> None:
-        if error := next(steps):
-            raise error
-
-    makers = cells.Makers([], GPU, compiling=False)
-    assert makers.made("rows", TINY, {"it": lambda: arms.Arm(step, list, lambda: None)}) == {}
-    assert "(RuntimeError: overwritten by a subsequent run)" in makers.notes[-1]
-
-
-def test_every_arm_has_its_own_colour_and_marker() -> None:
-    assert set(plots.STYLE) == set(arms.ARMS)
-    for kind in (0, 1):
-        assert len({style[kind] for style in plots.STYLE.values()}) == len(arms.ARMS)
+    for name in (AUTOGRAD_GRAPHS, FAST_GRAPHS):
+        note = f"left out of gpu: {name} of 2-4-1, batch 8, float32 {reason}"
+        assert note in written["notes"] and note in (gpu / "out" / MARKDOWN).read_text()
 
 
 @pytest.mark.parametrize("when", ["data", "autograd", "timing"])
@@ -148,21 +124,23 @@ def test_a_cell_that_memory_does_not_suffice_for_is_a_note(
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
 
     owner, name = {
-        "data": (cells, "problem"), "autograd": (nn.functional, "mse_loss"),
-        "timing": (cells.timing, "measure"),
+        "data": (measure, "problem"), "autograd": (nn.functional, "mse_loss"),
+        "timing": (timing, "time_in_turns"),
     }[when]  # fmt: skip
     monkeypatch.setattr(owner, name, exhausted)
     assert main(["speed", "--device", "cuda", "--quick", "--only", "gpu"]) == 0
     printed = capsys.readouterr().out
-    arm = "autograd" if when == "autograd" else "all"
-    assert f"left out of gpu: {arm} of 2-4-1, batch 8, float32 (OutOfMemoryError: CUDA" in printed
+    left_out = "autograd" if when == "autograd" else "all"
+    assert (
+        f"left out of gpu: {left_out} of 2-4-1, batch 8, float32 (OutOfMemoryError: CUDA" in printed
+    )
     assert not (gpu / "runs").exists()
 
 
 def test_every_arm_of_a_row_has_its_tf32(gpu: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While it is made and while it runs; not in the rows before and after."""
     flags: dict[str, set[bool]] = {}
-    original = cells.timing.measure
+    original = timing.time_in_turns
 
     def seen(steps: Any, *rest: Any) -> Any:
         flag = torch.backends.cuda.matmul.allow_tf32
@@ -173,8 +151,8 @@ def test_every_arm_of_a_row_has_its_tf32(gpu: Path, monkeypatch: pytest.MonkeyPa
         flags.setdefault("made", set()).add(torch.backends.cuda.matmul.allow_tf32)
         return module, 0
 
-    monkeypatch.setattr(cells.timing, "measure", seen)
-    monkeypatch.setattr(graphs, "captured", captured)
+    monkeypatch.setattr(timing, "time_in_turns", seen)
+    monkeypatch.setattr(cuda_graphs, "captured", captured)
     before = torch.backends.cuda.matmul.allow_tf32
     for part, expected in (("dtype", True), ("gpu", False)):
         flags.clear()
@@ -195,49 +173,16 @@ def test_the_second_gpu_is_the_one_that_is_used(gpu: Path, monkeypatch: pytest.M
     assert current == [1, 0]
 
 
-def test_the_grid_of_a_gpu() -> None:
-    """The CPU's rows are among them; TF32 of every row, half precision, and what a GPU is for."""
-    every = grid.cells(gpu=True)
-    assert set(grid.cells()) < set(every)
-    dtypes = {row.dtype for part, row in every if part == "dtype"}
-    assert dtypes == {"bfloat16", "float16", "float64", "tf32"}
-    of_tf32 = [replace(row, dtype="float32") for _, row in every if row.dtype == "tf32"]
-    assert of_tf32 == list(ROWS)
-    found = [(row.net, row.batch) for _, row in grid.cells(["gpu"], gpu=True)]
-    assert found == [
-        ("64-128-128-128-1", 65536), ("64-128-128-128-1", 262144), ("64-128-128-128-1", 1048576),
-        ("784-256-128-10", 128), ("64-64-64-1", 256), ("32-32-32-1", 32),
-    ]  # fmt: skip
-
-
-@pytest.mark.parametrize("path", RECORDS, ids=lambda path: path.parent.name)
-def test_records_of_one_floor_are_read(path: Path) -> None:
-    """Those in the repository; their floor is of the products."""
-    written = files.read(path)
-    cells_of_it = results.from_record(written)
-    assert cells_of_it and files.page(written).startswith("# Speed on AMD EPYC")
-    for cell, read in zip(written["cells"], cells_of_it, strict=True):
-        assert read.floor == cell["floor_seconds"]
-        over = {name: arm["over_floor"] for name, arm in cell["arms"].items()}
-        assert {name: read.over_floor(name) for name in over} == over
-
-
-def test_run_names_say_which_gpu() -> None:
-    assert machine.stamped("speed", "cpu").startswith("speed-20")
-    assert machine.stamped("speed", "Tesla T4 (2)").startswith("speed-tesla-t4-2-20")
-    assert options.run_name(machine.stamped("speed", NAME))
-
-
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The AccumulateGrad node's stream:UserWarning")
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_a_whole_run_on_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tiny rows, every arm that does not compile; no arm is left out."""
-    monkeypatch.setattr(grid, "PARTS", {"rows": (TINY,)})
-    monkeypatch.setattr(grid, "ON_GPU", {"dtype": (replace(TINY, dtype="tf32"),)})
+    monkeypatch.setattr(workloads, "PARTS", {"rows": (TINY,)})
+    monkeypatch.setattr(workloads, "ON_GPU", {"dtype": (replace(TINY, dtype="tf32"),)})
     arguments = ["--device", "cuda", "--quick", "--log-dir", str(tmp_path), "--run-name", "mine"]
     assert main(["speed", *arguments]) == 0
-    written = json.loads((tmp_path / "mine" / files.JSON).read_text())
+    written = json.loads((tmp_path / "mine" / JSON).read_text())
     assert not [note for note in written["notes"] if note.startswith("left out")]
     assert all(ONE_PASS_GRAPHS in cell["arms"] for cell in written["cells"])
     assert min(cell["floor_seconds"] for cell in written["cells"]) > 0

@@ -1,14 +1,12 @@
-"""What is made of the times: ratios, spreads, means, tables and the record."""
+"""What is made of the times: ratios, spreads, means, tables and the style of the figures."""
 
 from __future__ import annotations
 
-import json
-import math
-
 import pytest
 
-from comparisons.speed import results, tables
-from comparisons.speed.arms.pytorch import (
+from comparisons.speed import figures, results, tables
+from comparisons.speed.arms.arm import (
+    ARMS,
     AUTOGRAD,
     COMPILE,
     COMPILE_LOSS,
@@ -18,10 +16,13 @@ from comparisons.speed.arms.pytorch import (
     ONE_PASS,
     SKLEARN,
 )
-from comparisons.speed.floor import BYTES, PRODUCTS, Rates
+from comparisons.speed.costs import TRAINING
+from comparisons.speed.floor import BYTES, PRODUCTS
 from comparisons.speed.results import Result
-from comparisons.speed.workloads import BATCH, ROWS, SECOND_ORDER
+from comparisons.speed.workloads import Workload
 
+ROW = Workload(TRAINING, (64, 128, 128, 128, 1), 65536, "relu")
+SMALL, LARGE = (Workload(TRAINING, (64, 32, 32, 1), batch, "relu") for batch in (16, 64))
 TIMES = {
     AUTOGRAD: [0.002, 0.004, 0.006],
     EXACT: [0.001, 0.001, 0.012],
@@ -30,7 +31,7 @@ TIMES = {
     COMPILE_LOSS: [0.002, 0.002, 0.002],
 }
 FLOORS = {PRODUCTS: 0.0005, BYTES: 0.0001}
-CELL = Result("rows", ROWS[0], TIMES, {AUTOGRAD: 2_000_000, EXACT: 1_500_000}, FLOORS)
+RESULT = Result("rows", ROW, TIMES, {AUTOGRAD: 2_000_000, EXACT: 1_500_000}, FLOORS)
 
 
 def test_ratio_and_spread() -> None:
@@ -43,12 +44,12 @@ def test_ratio_and_spread() -> None:
 
 
 def test_the_fastest_of_each_kind_are_compared() -> None:
-    assert CELL.fastest((EXACT, FAST)) == EXACT and CELL.fastest((JAX,)) is None
-    assert CELL.against_ours((COMPILE, COMPILE_LOSS)) == results.ratio(
+    assert RESULT.fastest((EXACT, FAST)) == EXACT and RESULT.fastest((JAX,)) is None
+    assert RESULT.against_ours((COMPILE, COMPILE_LOSS)) == results.ratio(
         TIMES[COMPILE_LOSS], TIMES[EXACT]
     )
-    assert CELL.against_ours((JAX,)) is None
-    assert CELL.over_floor(AUTOGRAD) == 8.0 and CELL.over_floor(JAX) is None
+    assert RESULT.against_ours((JAX,)) is None
+    assert RESULT.over_floor(AUTOGRAD) == 8.0 and RESULT.over_floor(JAX) is None
 
 
 def test_geometric_means() -> None:
@@ -57,42 +58,16 @@ def test_geometric_means() -> None:
         {AUTOGRAD: [4.0], ONE_PASS: [1.0], JAX: [0.5], COMPILE: [9.0], COMPILE_LOSS: [2.0]},
         {AUTOGRAD: [1.0], ONE_PASS: [1.0], JAX: [0.5]},
     ]
-    found = [Result("rows", row, t, {}) for row, t in zip(ROWS, times, strict=False)]
-    assert results.geometric_means(found).splitlines() == [
+    found = [Result("rows", row, t, {}) for row, t in zip((ROW, SMALL), times, strict=True)]
+    assert results.geometric_means(found) == [
         "training: autograd / ours, geometric mean: one pass 2.00",
         "training: compile / ours, geometric mean: one pass 2.00",
         "training: JAX / ours, geometric mean: one pass 0.50",
     ]
 
 
-def test_the_record_comes_back() -> None:
-    second = Result("second-order", SECOND_ORDER[0], {AUTOGRAD: [1.0], EXACT: [2.0]}, {})
-    written = results.record(
-        [CELL, second], {"threads": 2}, Rates({"float32": 1e11}, 2e10), ["a note"]
-    )
-    read = json.loads(results.text(written))
-    assert results.from_record(read) == [CELL, second] and read == written
-    arm = read["cells"][0]["arms"][EXACT]
-    assert arm["median"] == 0.001 and arm["quartiles"] == [0.001, 0.012]
-    assert arm["autograd_over_this"] == {"median": 2.0, "spread": 1.75}
-    assert (arm["over_floor"], arm["peak_bytes"]) == (2.0, 1_500_000)
-    assert read["cells"][1]["compile_over_ours"] is None
-
-
-def test_a_record_that_differs_is_noticed() -> None:
-    written = results.record([CELL], {}, None, [])
-    written["cells"][0]["arms"][EXACT]["seconds"][0] *= 2
-    assert results.from_record(written) != [CELL]
-
-
-def test_nan_is_no_json() -> None:
-    broken = Result("rows", ROWS[0], {AUTOGRAD: [math.nan]}, {})
-    with pytest.raises(ValueError, match="not JSON compliant"):
-        results.text(results.record([broken], {}, None, []))
-
-
 def test_the_tables() -> None:
-    found = {table.title.split(" ")[0]: table for table in tables.of([CELL])}
+    found = {table.title.split(" ")[0]: table for table in tables.of([RESULT])}
     assert list(found) == ["Milliseconds", "Speed-up,", "The", "Peak"]
     for table in found.values():
         assert all(len(row) == len(table.columns) for row in table.rows)
@@ -110,9 +85,15 @@ def test_the_tables() -> None:
 
 def test_a_sweeps_table_has_a_dash_where_an_arm_is_absent() -> None:
     cells = [
-        Result("batch", BATCH[0], TIMES, {}, FLOORS),
-        Result("batch", BATCH[1], {**TIMES, SKLEARN: [0.004, 0.008, 0.012]}, {}, FLOORS),
+        Result("batch", SMALL, TIMES, {}, FLOORS),
+        Result("batch", LARGE, {**TIMES, SKLEARN: [0.004, 0.008, 0.012]}, {}, FLOORS),
     ]
     (table,) = tables.of(cells)
     column = table.columns.index("scikit-\nlearn")
     assert [row[column] for row in table.rows] == ["-", "0.50"]
+
+
+def test_every_arm_has_its_own_colour_and_marker() -> None:
+    assert set(figures.STYLE) == set(ARMS)
+    for kind in (0, 1):
+        assert len({style[kind] for style in figures.STYLE.values()}) == len(ARMS)

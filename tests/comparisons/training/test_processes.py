@@ -12,10 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from torch import nn
 
 from comparisons.cli import main
-from comparisons.training.processes import Group, Launched, Shares
+from comparisons.training.processes import Group, Launched
 
 ROOT = Path(__file__).parents[3]
 SHORT = ["--epochs", "1", "--batch-size", "479", "--run-name", "mine"]
@@ -196,28 +195,6 @@ def test_stopped_from_outside(sent: signal.Signals, tmp_path: Path) -> None:
     assert code == 1 and "comparisons/" not in err  # torchrun's own traceback, none of ours
     steps = len(curve(tmp_path / "runs" / "long" / "parity", "divergence/loss"))
     assert f"interrupted after {steps} steps; bit-identical for {steps} steps" in out and steps
-
-
-@pytest.mark.parametrize("rows", [1, 2, 7, 8])
-@pytest.mark.parametrize("size", [1, 2, 3, 8])
-def test_weighted_shares_have_the_mean_over_all_rows(size: int, rows: int) -> None:
-    """Every row once; to float64 rounding the gradient of the whole batch's mean."""
-    torch.manual_seed(0)
-    layer, mse = nn.Linear(3, 2, dtype=torch.float64), nn.MSELoss()
-    x, y = torch.randn(rows, 3).double(), torch.randn(rows, 2).double()
-    seen, total = [], torch.zeros_like(layer.weight)
-    for rank in range(size):
-        shares = Shares([(x, y)], rank, size)
-        ((own_x, own_y),) = shares
-        loss = shares.weighted(mse)(layer(own_x), own_y)
-        total += torch.autograd.grad(loss, layer.weight)[0] / size
-        seen += [own_x] if shares.weight else []
-        assert len(own_x) >= 1 and shares.weight == pytest.approx(
-            size * (len(own_x) if shares.weight else 0) / rows
-        )
-    assert torch.equal(torch.cat(seen), x)
-    (whole,) = torch.autograd.grad(mse(layer(x), y), layer.weight)
-    torch.testing.assert_close(total, whole, rtol=1e-12, atol=1e-15)
 
 
 def test_a_device_for_each_process(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,8 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from comparisons import machine
 from comparisons.cli import main
-from comparisons.training import command as training
-from comparisons.training import data
+from comparisons.training import command, data, loop, report
 from manualbp.layers import Linear
 from manualbp.parity.options import Parser
 from manualbp.parity.side_by_side import SideBySide, train_side_by_side
@@ -28,36 +27,37 @@ ROOT = Path(__file__).parents[3]
 def report_of(steps: int, *options: str) -> SideBySide:
     """Steps of both arms with these options of the command line, without logging."""
     parser = Parser()
-    training.add_arguments(parser)
+    command.add_arguments(parser)
     args = parser.parse_args(options)
     dataset = data.load(args.dataset, args.seed).to(args.device, args.dtype)
-    training.complete(args, dataset)
+    command.complete(args, dataset)
     stream = data.batches(dataset, args.batch_size, steps, args.seed)
-    report = SideBySide()
-    for step in train_side_by_side(*training.build_arms(args, dataset), islice(stream, steps)):
-        report.add(step)
-    return report
+    found = SideBySide()
+    arms = loop.build_arms(args, dataset.classification)
+    for step in train_side_by_side(*arms, islice(stream, steps)):
+        found.add(step)
+    return found
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_a_thousand_steps_on_digits(optimizer: str, dtype: str) -> None:
     """Bit-exact: losses, gradients and parameters; and the training learns."""
-    report = report_of(1000, "--optimizer", optimizer, "--dtype", dtype)
-    assert report.bit_identical and report.steps == 1000
-    assert report.last is not None and report.last.candidate.metrics["loss"] < 0.1
+    found = report_of(1000, "--optimizer", optimizer, "--dtype", dtype)
+    assert found.bit_identical and found.steps == 1000
+    assert found.last is not None and found.last.candidate.metrics["loss"] < 0.1
 
 
-@pytest.mark.parametrize("optimizer", training.OPTIMIZERS)
+@pytest.mark.parametrize("optimizer", loop.OPTIMIZERS)
 @pytest.mark.parametrize("activation", ["tanh", "gelu", "silu"])
 def test_regression(optimizer: str, activation: str) -> None:
     """Bit-exact, each optimizer, in bfloat16 as well."""
     for dtype in ("float32", "bfloat16"):
-        report = report_of(
+        found = report_of(
             50, "--dataset", "diabetes", "--optimizer", optimizer, "--activation", activation,
             "--dtype", dtype, "--widths", "10,16,8,1",
         )  # fmt: skip
-        assert report.bit_identical
+        assert found.bit_identical
 
 
 def test_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -128,7 +128,7 @@ def test_a_planted_fault_turns_it_red(
         return h, weight, None if bias is None else torch.zeros_like(bias)
 
     monkeypatch.setattr(Linear, "backward", missing_bias)
-    for optimizer in training.OPTIMIZERS:
+    for optimizer in loop.OPTIMIZERS:
         options = ["--epochs", "1", "--optimizer", optimizer, "--log-dir", str(tmp_path)]
         assert main(["training", *options, "--run-name", optimizer]) == 1
         assert "DIFFER from step 1 on, first in 0.bias.grad" in capsys.readouterr().out
@@ -171,7 +171,7 @@ def test_ctrl_c_leaves_a_table_and_closed_files(tmp_path: Path) -> None:
 
 def test_accuracy() -> None:
     output = torch.tensor([[0.1, 0.9], [0.8, 0.2], [0.4, 0.6], [0.7, 0.3]])
-    assert training.accuracy(output, torch.tensor([1, 0, 0, 1])) == 0.5
+    assert loop.accuracy(output, torch.tensor([1, 0, 0, 1])) == 0.5
 
 
 def test_arms_start_equal_and_apart() -> None:
@@ -179,11 +179,11 @@ def test_arms_start_equal_and_apart() -> None:
     weights = []
     for seed in ("0", "0", "1"):
         parser = Parser()
-        training.add_arguments(parser)
+        command.add_arguments(parser)
         args = parser.parse_args(["--seed", seed])
         dataset = data.load("digits", 0).to(args.device, args.dtype)
-        training.complete(args, dataset)
-        manual, autograd = training.build_arms(args, dataset)
+        command.complete(args, dataset)
+        manual, autograd = loop.build_arms(args, dataset.classification)
         pairs = zip(manual.module.parameters(), autograd.module.parameters(), strict=True)
         packages = [type(m).__module__.split(".")[0] for m in
                     (manual.module, manual.loss, autograd.module, autograd.loss)]  # fmt: skip
@@ -197,13 +197,13 @@ def test_arms_start_equal_and_apart() -> None:
 def test_what_goes_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Arms under their names, validation on held-out rows, the threads that were asked for."""
     seen: dict[str, set[object]] = {"arms": set(), "rows": set(), "threads": set()}
-    evaluate, step = training.evaluate, training.RunLog.step
+    evaluate, step = loop.evaluate, loop.RunLog.step
     monkeypatch.setattr(torch, "set_num_threads", seen["threads"].add)
     monkeypatch.setattr(
-        training, "evaluate", lambda arm, x, y: seen["rows"].add(len(x)) or evaluate(arm, x, y)
+        loop, "evaluate", lambda arm, x, y: seen["rows"].add(len(x)) or evaluate(arm, x, y)
     )
     monkeypatch.setattr(
-        training.RunLog, "step", lambda log, s, *arms: seen["arms"].add(arms) or step(log, s, *arms)
+        loop.RunLog, "step", lambda log, s, *arms: seen["arms"].add(arms) or step(log, s, *arms)
     )
     options = ["--epochs", "1", "--threads", "1", "--log-dir", str(tmp_path)]
     assert main(["training", *options]) == 0
@@ -211,5 +211,5 @@ def test_what_goes_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_columns_of_the_summary() -> None:
-    metrics = {"autograd": {"loss": 1.0}, "manual": {"loss": 2.0}}
-    assert training.summary(SideBySide(), metrics)[0] == ["validation loss", "1", "2"]
+    progress = loop.Progress(validation={"autograd": {"loss": 1.0}, "manual": {"loss": 2.0}})
+    assert report.summary(progress, "").rows[0] == ["validation loss", "1", "2"]
