@@ -1,5 +1,6 @@
-"""``python -m comparisons gradients | training | walkthrough``; each command is one module.
+"""``python -m comparisons gradients | training | power | speed | walkthrough``.
 
+Each command is the ``command.py`` of the package of its name.
 ``torchrun --nproc-per-node N -m comparisons training`` trains in N processes.
 """
 
@@ -7,8 +8,8 @@ from __future__ import annotations
 
 import os
 
-# NumPy's threads would keep the processor busy for 0.1 s after each product, beside PyTorch's. They
-# are told when NumPy is loaded, which is with PyTorch.
+# By default NumPy's threads spin for 0.1 s after each product and take processor time from PyTorch.
+# They read this once, when NumPy is loaded; PyTorch loads it.
 os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
 
 from comparisons.cli import main

@@ -1,10 +1,11 @@
-"""Where the figures come from: processor or GPU, caches, threads, versions and the date."""
+"""The machine that the figures come from: processor, GPU, caches, compiler, versions, the date."""
 
 from __future__ import annotations
 
 import os
 import platform
 import re
+import warnings
 from collections.abc import Mapping
 from datetime import datetime
 from importlib import metadata
@@ -18,14 +19,16 @@ from manualbp import fast
 from manualbp.parity import options
 
 CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
-NUMBERS = ("family", "cpu family"), ("model", "model")
+# Numbers of the processor that say what is inside, with their names in /proc/cpuinfo.
+NUMBERS = {"family": "cpu family", "model": "model"}
 
 
 def description(device: torch.device) -> dict[str, str | int]:
-    """For whoever reads the figures later."""
+    """By name, everything that a reader of the figures may ask."""
+    counted = os.cpu_count() or 1
     found: dict[str, str | int] = {
         "processor": processor(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else cores(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else counted,
         "threads": torch.get_num_threads(),
         "caches": caches(),
         "fast products": "; ".join(f"{kind}: {name}" for kind, name in fast.policy().items()),
@@ -46,18 +49,18 @@ def description(device: torch.device) -> dict[str, str | int]:
 
 
 def name(device: torch.device) -> str:
-    """A GPU's own; cpu."""
+    """The GPU's own name, or cpu."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
 
 def stamped(command: str, device: str) -> str:
-    """A run name that is free: what ran, on which GPU if on one, and the time to the second."""
+    """A new run name: what ran, on which GPU (not for cpu), and the time to the second."""
     words = re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")
     return options.stamped(command if device == "cpu" else f"{command}-{words}")
 
 
 def place(known: Mapping[str, Any]) -> str:
-    """The GPU of a description, or the processor where it is of none."""
+    """The GPU of a description; the processor where there was none."""
     return str(known["processor"] if known["device"] == "cpu" else known["device"])
 
 
@@ -73,13 +76,8 @@ def line(known: Mapping[str, str | int]) -> str:
     )  # fmt: skip
 
 
-def cores() -> int:
-    """All that the system counts."""
-    return os.cpu_count() or 1
-
-
 def caches() -> str:
-    """Of the first core, as in ``L1 32K, L2 1024K``; empty where the system does not say."""
+    """The first core's caches, as in ``L1 32K, L2 1024K``; empty where the system does not say."""
     found = []
     for index in sorted(CACHES.glob("index*")):
         try:
@@ -94,7 +92,7 @@ def caches() -> str:
 
 
 def processor() -> str:
-    """Its name, as the system knows it, and its family and model, which say what is inside."""
+    """The processor's name as the system knows it, with its family and model."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -102,5 +100,20 @@ def processor() -> str:
     known = {key.strip(): value.strip() for key, _, value in (li.partition(":") for li in lines)}
     if "model name" not in known:
         return platform.processor() or platform.machine()
-    numbers = [f"{key} {known[name]}" for key, name in NUMBERS if name in known]
+    numbers = [f"{key} {known[name]}" for key, name in NUMBERS.items() if name in known]
     return known["model name"] + (f" ({', '.join(numbers)})" if numbers else "")
+
+
+def no_compiler(device: torch.device) -> str | None:
+    """Why torch.compile cannot be used on this device; None where it can."""
+    # Compile in this process: workers would take processor time while arms are timed.
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what PyTorch's own imports warn of
+            torch.compile(lambda x: x.sin() + 1)(torch.ones(2, device=device))
+    except Exception as error:  # what a missing compiler raises has no common class
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        needs = "Triton" if device.type == "cuda" else "a C++ compiler, such as g++"
+        return f"no torch.compile: it needs {needs} ({reason})"
+    return None

@@ -7,6 +7,12 @@ import pytest
 from manualbp.maths.activations import ACTIVATIONS
 
 
+@pytest.fixture(autouse=True)
+def width_of_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not known, as in a pipe: pytest-xdist sets one for its processes."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+
 @pytest.fixture
 def r_operator(monkeypatch: pytest.MonkeyPatch) -> None:
     """The second order by hand everywhere, not only where it is faster."""

@@ -76,6 +76,6 @@ def test_words_are_compared_and_numbers_are_not() -> None:
 
 
 def test_number_of_cases() -> None:
-    from comparisons.gradients import CASES
+    from comparisons.gradients.cases import CASES
 
     assert f"| {len(CASES)} networks and losses" in README

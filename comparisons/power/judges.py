@@ -1,45 +1,27 @@
-"""Who says whether a candidate is wrong; each is asked about the same pair and the same data.
+"""The judges: who says whether a candidate is wrong. All are asked about the same pair and data.
 
 | judge | rule |
 | --- | --- |
 | ours | manualbp.parity.compare_gradients, float32 |
-| gradcheck | torch.autograd.gradcheck at its defaults: the candidate in float64, by differences |
+| gradcheck | torch.autograd.gradcheck at its defaults: finite differences, float64 |
 | assert_close | torch.testing.assert_close at its defaults on every gradient, float32 |
-| loss 5 %, loss 1e-4 | 100 steps of SGD, lr 0.1: a loss that far from the reference's, relatively |
+| loss 5 %, loss 1e-4 | 100 steps of SGD, lr 0.1: a loss differs relatively by more than that |
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from comparisons.power.pair import Batch, Loss, Pair
 from manualbp.parity import compare_gradients
 from manualbp.parity.record import DIFFER, GradientReport
 
 STEPS, LEARNING_RATE = 100, 0.1
-Batch = tuple[tuple[Tensor, ...], Any]
-Loss = Callable[[Tensor, Any], Tensor] | None
-
-
-@dataclass(frozen=True, eq=False)
-class Pair:
-    """A candidate, a reference with the same parameters, their loss and the batches.
-
-    Without a loss the outputs have cotangents, and there is nothing to train.
-    """
-
-    candidate: nn.Module
-    reference: nn.Module
-    loss: Loss
-    batches: tuple[Batch, ...]
-
-
 Judge = Callable[[Pair], bool]
 
 
@@ -77,10 +59,12 @@ def assert_close(pair: Pair) -> bool:
 
 
 def loss_curve(limit: float) -> Judge:
-    """A judge of losses: one of them is more than ``limit`` off, relatively."""
+    """A judge of losses: one of them differs relatively by more than ``limit``."""
 
     def judge(pair: Pair) -> bool:
-        found, expected = losses(pair.candidate, pair), losses(pair.reference, pair)
+        found, expected = (
+            losses(module, pair.loss, pair.batches) for module in (pair.candidate, pair.reference)
+        )
         return not all(
             abs(a - b) <= limit * abs(b) for a, b in zip(found, expected, strict=True)
         )  # NaN is caught
@@ -98,7 +82,10 @@ JUDGES: dict[str, Judge] = {
 
 
 def gradients(pair: Pair, module: nn.Module) -> Sequence[Tensor | None]:
-    """Of the first batch's loss; of the outputs, weighted by [0.5, 1.5], where there is none."""
+    """The first batch's gradients: of the loss, or without one of the outputs.
+
+    Outputs have random weights in [0.5, 1.5].
+    """
     inputs, target = pair.batches[0]
     leaves = [leaf(x) for x in inputs]
     output = module(*leaves)
@@ -111,13 +98,9 @@ def gradients(pair: Pair, module: nn.Module) -> Sequence[Tensor | None]:
     return torch.autograd.grad(value, wanted, weights, allow_unused=True)
 
 
-def losses(module: nn.Module, pair: Pair) -> tuple[float, ...]:
-    """The loss at every step of SGD from the module's parameters, over the batches in turn."""
-    return _losses(module, pair.loss, pair.batches)
-
-
-@lru_cache(maxsize=4)  # the reference's serve every fault of a subject, the candidate's two judges
-def _losses(module: nn.Module, loss: Loss, batches: tuple[Batch, ...]) -> tuple[float, ...]:
+@lru_cache(maxsize=4)  # a reference serves every fault of its network, a candidate two judges
+def losses(module: nn.Module, loss: Loss, batches: tuple[Batch, ...]) -> tuple[float, ...]:
+    """The loss at every step of SGD, from the module's parameters on, over the batches in turn."""
     module = copy.deepcopy(module)
     optimizer = torch.optim.SGD(module.parameters(), LEARNING_RATE)
     found = []
@@ -133,7 +116,7 @@ def _losses(module: nn.Module, loss: Loss, batches: tuple[Batch, ...]) -> tuple[
 
 
 def leaf(values: Tensor) -> Tensor:
-    """The same numbers, asking for a gradient where they can have one."""
+    """A copy that asks for a gradient where its dtype can have one."""
     return values.detach().clone().requires_grad_(values.is_floating_point())
 
 

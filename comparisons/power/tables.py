@@ -1,33 +1,19 @@
-"""The results as tables, for the terminal and for power.md, and the files."""
+"""The results as tables, for the terminal and for power.md."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
-from pathlib import Path
-from typing import NamedTuple
-
-from comparisons import cli
-from comparisons.power.faults import STRENGTHS
+from comparisons.output import Table, markdown_values
+from comparisons.power.faults.fault import STRENGTHS
 from comparisons.power.judges import LEARNING_RATE, STEPS
-from comparisons.power.measure import FALSE_ALARMS, OURS, REQUIRED, Results
-from manualbp.parity.report import markdown_table, scientific
+from comparisons.power.results import FALSE_ALARMS, OURS, REQUIRED, Results
+from manualbp.parity.report import scientific
 
-
-class Table(NamedTuple):
-    """A title, the columns' names and the cells."""
-
-    title: str
-    columns: list[str]
-    rows: list[list[str]]
-
-
-LISTED = 12
+LISTED = 12  # faults that ours missed, at most
 MARKS = {True: "x", False: "."}
 
 
 def of(results: Results) -> list[Table]:
-    """One of the faults for each family, then the summary; what ours got wrong where it did."""
+    """One table of faults for each family, the summary, and what ours got wrong if anything."""
     families = dict.fromkeys(outcome.family for outcome in results.outcomes)
     found = [family(results, name) for name in families] + [summary(results)]
     return found + [table for table in (missed(results), alarms(results)) if table.rows]
@@ -67,7 +53,7 @@ def summary(results: Results) -> Table:
 
 
 def missed(results: Results) -> Table:
-    """What ours did not see, the gross ones first; of many the first ones, power.json has all."""
+    """What ours did not see, gross faults first; power.json lists all, where they are many."""
     found = [
         [outcome.subject, outcome.fault, strength, outcome.missed[strength]]
         for strength in STRENGTHS for outcome in results.outcomes if strength in outcome.missed
@@ -86,7 +72,7 @@ def alarms(results: Results) -> Table:
 
 
 def verdict(results: Results) -> str:
-    """The line that the exit code says in a number."""
+    """The last line, of which the exit code is the short form."""
     rate = results.alarms[OURS] / results.pairs
     needed = f"expected every gross and 1 % fault caught and under {FALSE_ALARMS:.0%} false alarms"
     faults = sum(any(s in o.missed for s in REQUIRED) for o in results.outcomes)
@@ -99,21 +85,9 @@ def verdict(results: Results) -> str:
 def page(results: Results) -> str:
     """Everything in Markdown."""
     parts = ["# Power: planted faults and correct pairs", verdict(results), _how()]
-    for title, columns, rows in of(results):
-        plain = [column.replace("\n", "") for column in columns]
-        parts += [f"**{title}**", markdown_table(plain, rows)]
-    settings = [[name, value] for name, value in results.settings.items()]
-    return "\n\n".join([*parts, markdown_table(["setting", "value"], settings)]) + "\n"
-
-
-def write(results: Results, folder: Path) -> Sequence[Path]:
-    """power.md and power.json, each whole or not at all; earlier ones are replaced.
-
-    Raises:
-        UsageError: the folder cannot be made or written.
-    """
-    texts = {"power.md": page(results), "power.json": json.dumps(results.record(), indent=1) + "\n"}
-    return cli.write_texts(folder, texts, "--out")
+    for table in of(results):
+        parts += [f"**{table.title}**", table.markdown()]
+    return "\n\n".join([*parts, markdown_values("setting", results.settings)]) + "\n"
 
 
 def _how() -> str:

@@ -1,7 +1,7 @@
-"""The dtypes of the rows: PyTorch's by their names, and tf32.
+"""The dtypes of the workloads: PyTorch's by their names, and tf32.
 
-tf32 is float32 whose products a GPU may take with factors of 10 bits behind the point. It is a flag
-of the process, so every arm of a row has it.
+With tf32 a GPU may round the factors of a float32 product to 10 bits behind the point. It is a flag
+of the process, so every arm of a workload has it.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ DTYPES = {**options.DTYPES, TF32: torch.float32}
 
 
 @contextmanager
-def products(name: str) -> Iterator[None]:
-    """Products as this dtype wants them, until its end: float32's own digits, or TF32's."""
+def product_precision(name: str) -> Iterator[None]:
+    """Inside, products have the precision of this dtype: full float32, or TF32."""
     matmul = torch.backends.cuda.matmul
     before = matmul.allow_tf32
     matmul.allow_tf32 = name == TF32

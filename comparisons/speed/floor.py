@@ -8,11 +8,11 @@
                + B sum_l O_l (I_l + 1)     dC/dW and dC/db are written
     products   = operations / rate     bytes = bytes / bandwidth     floor = the larger of both
 
-in seconds, for N rows, layers of I_l inputs and O_l outputs, and numbers of B bytes; the bytes are
-those of a step that keeps every activation on the chip. The rate is the best that any routine
-reached on any product of the list below, the bandwidth that of a copy too large for any cache, its
-bytes read and written; both in the same run, on the same threads. What a cache still holds of the
-step before comes faster than by that bandwidth.
+in seconds, for N rows, layers of I_l inputs and O_l outputs, and numbers of B bytes. A step that
+keeps every activation on the chip moves these bytes. The rate is the best that any routine reached
+on any product of ``SHAPES``. The bandwidth is that of a copy too large for any cache, its bytes
+read and written. Both are measured in the same run, on the same threads. What a cache still holds
+of the step before comes faster than the bandwidth says.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ import torch
 from torch import Tensor
 
 from comparisons.speed import dtypes
+from comparisons.speed.costs import TRAINING
 from comparisons.speed.dtypes import DTYPES
-from comparisons.speed.grid import Row
-from comparisons.speed.steps import TRAINING
 from comparisons.speed.timing import Clock, clock_of
+from comparisons.speed.workloads import Workload
 from manualbp.fast.cpu import routines
 
 PRODUCTS, BYTES = "products", "bytes"
-# (rows, inner, columns): square, and long and narrow as in a forward pass and a weight gradient;
-# what a GPU needs to be busy is larger.
+# (rows, inner, columns): square, and long and narrow as in a forward pass and a weight gradient.
+# Only larger ones keep a GPU busy.
 SHAPES = (
     (512, 512, 512),
     (1536, 1536, 1536),
@@ -42,8 +42,8 @@ SHAPES = (
     (128, 32768, 128),
 )
 SHAPES_GPU = (*SHAPES, (4096, 4096, 4096), (1048576, 128, 128))
-# The tensor that is copied, and calls between two readings of the clock: a GPU begins the next
-# one while Python launches the one after, so that only the first launch is waited for.
+# Bytes of the tensor that is copied, and calls between two readings of the clock. A GPU waits for
+# the first launch alone: it works on each call while Python launches the next.
 COPIED, COPIED_GPU = 2**28, 2**30
 CALLS, CALLS_GPU = 1, 8
 
@@ -55,60 +55,60 @@ class Rates(NamedTuple):
     bytes: float
 
     def raised(self, after: Rates) -> Rates:
-        """The higher of each: what a moment's load took from one of them is in the other."""
+        """The higher of each: a moment's load on the machine lowers only one of the two."""
         both = {name: max(rate, after.operations[name]) for name, rate in self.operations.items()}
         return Rates(both, max(self.bytes, after.bytes))
 
 
-def operations(row: Row) -> int | None:
+def operations(workload: Workload) -> int | None:
     """Multiplications and additions of a training step's products; None for other steps."""
-    if row.step != TRAINING:
+    if workload.step != TRAINING:
         return None
-    products = [i * o for i, o in zip(row.widths, row.widths[1:], strict=False)]
-    return 2 * row.batch * (3 * sum(products) - products[0])
+    products = [i * o for i, o in workload.layers]
+    return 2 * workload.batch * (3 * sum(products) - products[0])
 
 
-def moved(row: Row) -> int | None:
+def bytes_moved(workload: Workload) -> int | None:
     """Bytes that a training step reads and writes at least; None for other steps."""
-    if row.step != TRAINING:
+    if workload.step != TRAINING:
         return None
-    parameters = sum(o * (i + 1) for i, o in zip(row.widths, row.widths[1:], strict=False))
-    data = row.batch * (row.widths[0] + row.widths[-1])
-    return DTYPES[row.dtype].itemsize * (data + 2 * parameters)
+    parameters = sum(o * (i + 1) for i, o in workload.layers)
+    data = workload.batch * (workload.widths[0] + workload.widths[-1])
+    return DTYPES[workload.dtype].itemsize * (data + 2 * parameters)
 
 
-def floors(row: Row, rates: Rates) -> dict[str, float]:
-    """Seconds of the products and of the bytes of a row; empty where it has no floor."""
-    count, size = operations(row), moved(row)
+def floors(workload: Workload, rates: Rates) -> dict[str, float]:
+    """Seconds of the products and of the bytes; empty where the step has no floor."""
+    count, size = operations(workload), bytes_moved(workload)
     if count is None or size is None:
         return {}
-    return {PRODUCTS: count / rates.operations[row.dtype], BYTES: size / rates.bytes}
+    return {PRODUCTS: count / rates.operations[workload.dtype], BYTES: size / rates.bytes}
 
 
-def measured(names: Iterable[str], device: torch.device, budget: float) -> Rates:
+def measured_rates(names: Iterable[str], device: torch.device, budget: float) -> Rates:
     """The fastest product of every dtype and the copy; ``budget`` seconds each."""
     clock = clock_of(device)
     calls, copied = (CALLS_GPU, COPIED_GPU) if device.type == "cuda" else (CALLS, COPIED)
     found = {}
     for name in dict.fromkeys(names):
-        with dtypes.products(name):
+        with dtypes.product_precision(name):
             found[name] = max(
-                rate(product, count, budget, clock, calls)
+                best_rate(product, count, budget, clock, calls)
                 for product, count in _products(name, device)
             )
     source = torch.zeros(copied, dtype=torch.uint8, device=device)
     copy = partial(torch.empty_like(source).copy_, source)
-    return Rates(found, rate(copy, 2 * copied, budget, clock, calls))
+    return Rates(found, best_rate(copy, 2 * copied, budget, clock, calls))
 
 
-def rate(
+def best_rate(
     call: Callable[[], Tensor],
     work: int,
     budget: float,
     clock: Clock = time.perf_counter,
     calls: int = 1,
 ) -> float:
-    """work / the shortest time that a call took, of ``calls`` between two readings."""
+    """calls * work / the shortest time between two readings of the clock, ``calls`` apart."""
     call()
     shortest, begun = float("inf"), clock()
     while True:
@@ -122,7 +122,7 @@ def rate(
 
 
 def _products(name: str, device: torch.device) -> Iterator[tuple[Callable[[], Tensor], int]]:
-    """Every shape by ATen, and by oneDNN where that is there, and its operations."""
+    """A product of every shape by ATen, and by oneDNN where it is there; and its operations."""
     dtype = DTYPES[name]
     for n, inner, m in SHAPES_GPU if device.type == "cuda" else SHAPES:
         h = torch.randn(n, inner, dtype=dtype, device=device)

@@ -1,13 +1,13 @@
 """The peak memory of a step: the most bytes of tensors that live at once, above its start.
 
 On CPU the allocator tells the profiler of every allocation; on a GPU it keeps the peak itself. A
-step is run for this alone, untimed. What was there before, weights and data, does not count,
-whether it is released meanwhile or not.
+step is run for this alone, untimed. What was there before, weights and data, does not count, even
+if the step releases it.
 
-A CUDA graph's tensors live in a memory pool of its own, which no other step may use and a replay
-allocates nothing in. So all that the pool has reserved counts, in blocks of 2 MB and more, beside
-what the step allocates outside of it. Of torch.compile's graphs nobody tells which pool they have:
-their arm has no figure.
+A CUDA graph's tensors live in its own memory pool, which no other step may use; a replay allocates
+nothing there. So all that the pool has reserved counts, in blocks of 2 MB and more, and what the
+step allocates outside of it. Which pool torch.compile's graphs have is not known: their arm has no
+figure.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def highest(changes: Iterable[int]) -> int:
 
 
 def traced(step: Callable[[], object]) -> int:
-    """The same for NumPy's arrays, which Python's own tracer sees."""
+    """The peak of NumPy's arrays, which Python's own tracer sees."""
     tracemalloc.start()
     try:
         step()

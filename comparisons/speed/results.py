@@ -1,16 +1,14 @@
-"""What was measured, what follows from it, and how it is kept."""
+"""What was measured of each workload, and what follows from it: medians, ratios, means."""
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
-from comparisons.speed.arms import ARMS, AUTOGRAD, AUTOGRAD_GRAPHS, COMPILED, JAX, OURS
-from comparisons.speed.floor import PRODUCTS, Rates
-from comparisons.speed.grid import Row
+from comparisons.speed.arms.arm import ARMS, AUTOGRAD, AUTOGRAD_GRAPHS, COMPILED, JAX, OURS
+from comparisons.speed.workloads import TABLE, Workload
 
 OTHERS = {
     "autograd": (AUTOGRAD,), "compile": COMPILED, "graphs": (AUTOGRAD_GRAPHS,), "JAX": (JAX,),
@@ -44,39 +42,52 @@ def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
 
 @dataclass(frozen=True)
 class Result:
-    """One cell: seconds per step of every arm and round, bytes per arm, seconds of the floors."""
+    """Of a workload: seconds per step of every arm and round, bytes per arm, floors in seconds."""
 
     part: str
-    row: Row
+    workload: Workload
     times: Mapping[str, list[float]]
     memory: Mapping[str, int]
     floors: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def floor(self) -> float | None:
-        """Seconds of the larger one."""
+        """Seconds of the larger floor."""
         return max(self.floors.values(), default=None)
 
     def median(self, arm: str) -> float:
         """Seconds per step."""
         return statistics.median(self.times[arm])
 
+    def milliseconds(self, arm: str) -> float | None:
+        """The median; None where the arm is absent, as in all that follows."""
+        return 1e3 * self.median(arm) if arm in self.times else None
+
+    def megabytes(self, arm: str) -> float | None:
+        """The peak of a step."""
+        return self.memory[arm] / 1e6 if arm in self.memory else None
+
     def fastest(self, arms: Iterable[str]) -> str | None:
-        """Of those that are there, by their medians."""
+        """The one of these arms with the smallest median."""
         return min((arm for arm in arms if arm in self.times), key=self.median, default=None)
 
     def ratio(self, above: str | None, below: str | None) -> Ratio | None:
-        """above / below; None where one is not there."""
+        """above / below."""
         if above is None or below is None or not {above, below} <= set(self.times):
             return None
         return ratio(self.times[above], self.times[below])
+
+    def speed_up(self, arm: str) -> float | None:
+        """autograd / arm."""
+        found = self.ratio(AUTOGRAD, arm)
+        return found.median if found else None
 
     def against_ours(self, arms: Iterable[str]) -> Ratio | None:
         """The fastest of the arms over the fastest of ours: above 1 ours is faster."""
         return self.ratio(self.fastest(arms), self.fastest(OURS))
 
     def over_floor(self, arm: str | None) -> float | None:
-        """How many times its floor a step takes."""
+        """How many times the floor a step takes."""
         if arm is None or arm not in self.times or self.floor is None:
             return None
         return self.median(arm) / self.floor
@@ -88,96 +99,20 @@ def present(results: Iterable[Result]) -> list[str]:
     return [arm for arm in ARMS if arm in found]
 
 
-def geometric_means(results: Sequence[Result]) -> str:
+def geometric_means(results: Sequence[Result]) -> list[str]:
     """Over the rows of each step: autograd, torch.compile, graphs and JAX over each of ours."""
+    rows = [result for result in results if result.part in TABLE]
     lines = []
-    for step in dict.fromkeys(result.row.step for result in results):
-        of_step = [result for result in results if result.row.step == step]
+    for step in dict.fromkeys(result.workload.step for result in rows):
+        of_step = [result for result in rows if result.workload.step == step]
         for words, others in OTHERS.items():
             each = [f"{ours} {mean:.2f}" for ours in OURS if (mean := _mean(of_step, others, ours))]
             if each:
                 lines.append(f"{step}: {words} / ours, geometric mean: {', '.join(each)}")
-    return "\n".join(lines)
+    return lines
 
 
 def _mean(results: Sequence[Result], others: Sequence[str], ours: str) -> float | None:
     found = [(result.fastest(others), result) for result in results if ours in result.times]
     ratios = [result.median(arm) / result.median(ours) for arm, result in found if arm]
     return statistics.geometric_mean(ratios) if ratios else None
-
-
-def record(
-    results: Sequence[Result],
-    machine: Mapping[str, str | int],
-    rates: Rates | None,
-    notes: Sequence[str],
-) -> dict[str, Any]:
-    """Everything, as it is written to speed.json; times in seconds, memory in bytes.
-
-    ``rates`` is None where the run ended before they were measured.
-    """
-    return {
-        "machine": dict(machine),
-        "operations_per_second": dict(rates.operations) if rates else {},
-        "bytes_per_second": rates.bytes if rates else None,
-        "notes": list(notes),
-        "cells": [_cell(result) for result in results],
-    }
-
-
-def _cell(result: Result) -> dict[str, Any]:
-    arms = {}
-    for arm, seconds in result.times.items():
-        low, middle, high = quartiles(seconds)
-        arms[arm] = {
-            "seconds": list(seconds),
-            "median": middle,
-            "quartiles": [low, high],
-            "autograd_over_this": _pair(result.ratio(AUTOGRAD, arm)),
-            "over_floor": result.over_floor(arm),
-            "peak_bytes": result.memory.get(arm),
-        }
-    return {
-        "part": result.part,
-        **asdict(result.row),
-        "widths": list(result.row.widths),
-        "floor_seconds": result.floor,
-        "floors": dict(result.floors),
-        "fastest_of_ours": result.fastest(OURS),
-        "compile_over_ours": _pair(result.against_ours(COMPILED)),
-        "graphs_over_ours": _pair(result.against_ours([AUTOGRAD_GRAPHS])),
-        "jax_over_ours": _pair(result.against_ours([JAX])),
-        "arms": arms,
-    }
-
-
-def _pair(found: Ratio | None) -> dict[str, float] | None:
-    return None if found is None else found._asdict()
-
-
-def from_record(written: Mapping[str, Any]) -> list[Result]:
-    """The results that a record was made of."""
-    return [
-        Result(
-            cell["part"],
-            Row(cell["step"], tuple(cell["widths"]), cell["batch"], cell["activation"],
-                cell["dtype"]),
-            {arm: found["seconds"] for arm, found in cell["arms"].items()},
-            {arm: found["peak_bytes"] for arm, found in cell["arms"].items()
-             if found["peak_bytes"] is not None},
-            _floors(cell),
-        )
-        for cell in written["cells"]
-    ]  # fmt: skip
-
-
-def _floors(cell: Mapping[str, Any]) -> dict[str, float]:
-    """Records of before there were two have that of the products."""
-    if "floors" in cell or cell["floor_seconds"] is None:
-        return dict(cell.get("floors", {}))
-    return {PRODUCTS: cell["floor_seconds"]}
-
-
-def text(written: Mapping[str, Any]) -> str:
-    """The record as JSON; NaN is an error, not a word that no other reader knows."""
-    return json.dumps(written, indent=1, allow_nan=False) + "\n"

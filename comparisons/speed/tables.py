@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any
 
-from comparisons.speed.arms import ARMS, AUTOGRAD, OURS, SKLEARN
+from comparisons import machine
+from comparisons.output import Table, markdown_values
+from comparisons.speed.arms.arm import AUTOGRAD, OURS, SKLEARN
 from comparisons.speed.floor import BYTES, PRODUCTS
-from comparisons.speed.grid import TABLE
-from comparisons.speed.results import OTHERS, Ratio, Result, present
+from comparisons.speed.record import from_record
+from comparisons.speed.results import OTHERS, Result, geometric_means, present
+from comparisons.speed.workloads import TABLE
 
-
-class Table(NamedTuple):
-    """A title, the columns' names and the cells."""
-
-    title: str
-    columns: list[str]
-    rows: list[list[str]]
-
+Columns = Mapping[str, Callable[[Result], str]]  # the text of a cell by its column's name
 
 SWEEPS = {
     "batch": "Batch sweep",
@@ -27,6 +23,11 @@ SWEEPS = {
     "dtype": "Other dtypes",
     "gpu": "What a GPU is for, and what leaves it idle",
 }
+NET: Columns = {
+    "widths": lambda result: result.workload.net,
+    "batch": lambda result: f"{result.workload.batch:,}",
+}
+NAMES: Columns = {**NET, "f": lambda result: result.workload.activation}
 
 
 def of(results: Sequence[Result]) -> list[Table]:
@@ -34,117 +35,118 @@ def of(results: Sequence[Result]) -> list[Table]:
     rows = [result for result in results if result.part in TABLE]
     found = [make(rows) for make in (milliseconds, ratios, against, memory)] if rows else []
     for part, title in SWEEPS.items():
-        cells = [result for result in results if result.part == part]
-        found += [sweep(title, cells)] if cells else []
+        swept = [result for result in results if result.part == part]
+        found += [sweep(title, swept)] if swept else []
     return found
 
 
 def milliseconds(results: Sequence[Result]) -> Table:
     """The median of every arm."""
-    arms = present(results)
-    return Table(
+    return _table(
         "Milliseconds of one step (forward, loss, backward), median of the rounds",
-        ["step", "widths", "batch", "f", *(_broken(arm) for arm in arms)],
-        [
-            [result.row.step, *_names(result), *(_milliseconds(result, arm) for arm in arms)]
-            for result in results
-        ],
-    )
+        {"step": lambda result: result.workload.step, **NAMES,
+         **_for_each(present(results), lambda arm, result: _number(result.milliseconds(arm)))},
+        results,
+    )  # fmt: skip
 
 
 def ratios(results: Sequence[Result]) -> Table:
     """Autograd's time over each other arm's."""
-    arms = [arm for arm in present(results) if arm != AUTOGRAD]
-    return Table(
+    return _table(
         "Speed-up, autograd / each: above 1 it is faster than eager nn.Sequential",
-        ["widths", "batch", "f", *(_broken(arm) for arm in arms)],
-        [
-            [*_names(result), *(_ratio(result.ratio(AUTOGRAD, arm)) for arm in arms)]
-            for result in results
-        ],
-    )
+        {**NAMES, **_for_each(_but_autograd(results),
+                              lambda arm, result: str(result.ratio(AUTOGRAD, arm) or "-"))},
+        results,
+    )  # fmt: skip
 
 
 def against(results: Sequence[Result]) -> Table:
     """The fastest of ours against the others, and against the larger of the floors."""
+    there = set(present(results))
     others = {k: v for k, v in OTHERS.items() if k != AUTOGRAD} | {SKLEARN: (SKLEARN,)}
-    there = {name: arms for name, arms in others.items() if set(arms) & set(present(results))}
-    return Table(
+    return _table(
         "The fastest of ours: above 1 it is faster; the floor is the larger of a step's products "
         "alone and its bytes alone",
-        ["widths", "batch", "fastest\nof ours", *(f"{name} /\nfastest" for name in there),
-         "products,\nms", "bytes,\nms", "autograd\nover floor", "fastest\nover floor"],
-        [
-            [
-                *_names(result)[:2],
-                result.fastest(OURS) or "-",
-                *(_ratio(result.against_ours(arms)) for arms in there.values()),
-                *(_floor(result, name) for name in (PRODUCTS, BYTES)),
-                *_over_floor(result),
-            ]
-            for result in results
-        ],
+        {**NET, "fastest\nof ours": lambda result: result.fastest(OURS) or "-",
+         **{f"{name} /\nfastest": partial(_against_ours, arms)
+            for name, arms in others.items() if set(arms) & there},
+         "products,\nms": partial(_floor, PRODUCTS), "bytes,\nms": partial(_floor, BYTES),
+         "autograd\nover floor": lambda result: _over_floor(result, AUTOGRAD),
+         "fastest\nover floor": lambda result: _over_floor(result, result.fastest(OURS))},
+        results,
     )  # fmt: skip
 
 
 def memory(results: Sequence[Result]) -> Table:
     """The peak of every arm."""
-    arms = [arm for arm in ARMS if any(arm in result.memory for result in results)]
-    return Table(
+    arms = [arm for arm in present(results) if any(arm in result.memory for result in results)]
+    return _table(
         "Peak memory of a step beside weights and data, MB",
-        ["widths", "batch", "f", *(_broken(arm) for arm in arms)],
-        [[*_names(result), *(_megabytes(result, arm) for arm in arms)] for result in results],
+        {**NAMES, **_for_each(arms, lambda arm, result: _number(result.megabytes(arm)))},
+        results,
     )
 
 
 def sweep(title: str, results: Sequence[Result]) -> Table:
     """Autograd's time, its ratio to every other arm, over the floor, and the memory of two arms."""
-    arms = [arm for arm in present(results) if arm != AUTOGRAD]
-    dtypes = {result.row.dtype for result in results}
-    cells: dict[str, Callable[[Result], str]] = {
-        "widths": lambda result: _names(result)[0],
-        "batch": lambda result: _names(result)[1],
-        "autograd,\nms": lambda result: _milliseconds(result, AUTOGRAD),
-    }
-    if dtypes != {"float32"}:
-        cells["dtype"] = lambda result: result.row.dtype
-    for arm in arms:
-        cells[_broken(arm)] = partial(_speed_up, arm)
-    cells["autograd\n/ floor"] = lambda result: _over_floor(result)[0]
-    cells["fastest\n/ floor"] = lambda result: _over_floor(result)[1]
-    cells["autograd,\nMB"] = lambda result: _megabytes(result, AUTOGRAD)
-    cells["ours,\nMB"] = _least_of_ours
-    return Table(
+    dtype: Columns = {"dtype": lambda result: result.workload.dtype}
+    only_float32 = {result.workload.dtype for result in results} == {"float32"}
+    return _table(
         f"{title}: autograd / each; MB of autograd and of the least of ours",
-        list(cells),
-        [[make(result) for make in cells.values()] for result in results],
-    )
+        {**NET, "autograd,\nms": lambda result: _number(result.milliseconds(AUTOGRAD)),
+         **({} if only_float32 else dtype), **_for_each(_but_autograd(results), _speed_up),
+         "autograd\n/ floor": lambda result: _over_floor(result, AUTOGRAD),
+         "fastest\n/ floor": lambda result: _over_floor(result, result.fastest(OURS)),
+         "autograd,\nMB": lambda result: _number(result.megabytes(AUTOGRAD)),
+         "ours,\nMB": _least_of_ours},
+        results,
+    )  # fmt: skip
 
 
-def _names(result: Result) -> list[str]:
-    row = result.row
-    return [row.net, f"{row.batch:,}", row.activation]
+def page(written: Mapping[str, Any]) -> str:
+    """The tables, the notes and the machine of a record, in Markdown."""
+    results = from_record(written)
+    parts = [f"# Speed on {machine.place(written['machine'])}"]
+    for table in of(results):
+        parts += [f"**{table.title}**", table.markdown()]
+    lines = [*geometric_means(results), *written["notes"]]
+    parts += ["\n".join(f"- {line}" for line in lines)] if lines else []
+    known = dict(written["machine"])
+    for dtype, rate in written["operations_per_second"].items():
+        known[f"{dtype} products"] = f"{rate / 1e9:.1f} GFLOP/s"
+    if copied := written.get("bytes_per_second"):
+        known["copy, read and written"] = f"{copied / 1e9:.1f} GB/s"
+    return "\n\n".join([*parts, markdown_values("machine", known)]) + "\n"
 
 
-def _milliseconds(result: Result, arm: str) -> str:
-    return _number(1e3 * result.median(arm) if arm in result.times else None)
+def _table(title: str, columns: Columns, results: Sequence[Result]) -> Table:
+    return Table(title, list(columns), [[cell(r) for cell in columns.values()] for r in results])
 
 
-def _megabytes(result: Result, arm: str) -> str:
-    return _number(result.memory[arm] / 1e6 if arm in result.memory else None)
+def _for_each(arms: Sequence[str], cell: Callable[[str, Result], str]) -> Columns:
+    """A column for each arm, with its name in two short lines."""
+    columns: dict[str, Callable[[Result], str]] = {}
+    for arm in arms:
+        name = arm.replace(", ", ",\n").replace(" ", "\n").replace("-learn", "-\nlearn")
+        columns[name] = partial(cell, arm)
+    return columns
+
+
+def _but_autograd(results: Sequence[Result]) -> list[str]:
+    return [arm for arm in present(results) if arm != AUTOGRAD]
 
 
 def _least_of_ours(result: Result) -> str:
-    found = [result.memory[arm] for arm in OURS if arm in result.memory]
-    return _number(min(found) / 1e6 if found else None)
+    found = [size for arm in OURS if (size := result.megabytes(arm)) is not None]
+    return _number(min(found, default=None))
 
 
-def _over_floor(result: Result) -> list[str]:
-    found = (result.over_floor(arm) for arm in (AUTOGRAD, result.fastest(OURS)))
-    return ["-" if value is None else f"{value:.{2 if value < 10 else 0}f}" for value in found]
+def _over_floor(result: Result, arm: str | None) -> str:
+    value = result.over_floor(arm)
+    return "-" if value is None else f"{value:.{2 if value < 10 else 0}f}"
 
 
-def _floor(result: Result, name: str) -> str:
+def _floor(name: str, result: Result) -> str:
     """Milliseconds, however few."""
     if name not in result.floors:
         return "-"
@@ -152,21 +154,16 @@ def _floor(result: Result, name: str) -> str:
     return _number(value) if value >= 0.1 else f"{value:.2g}"
 
 
-def _ratio(found: Ratio | None) -> str:
-    return "-" if found is None else str(found)
+def _against_ours(arms: Sequence[str], result: Result) -> str:
+    return str(result.against_ours(arms) or "-")
 
 
 def _speed_up(arm: str, result: Result) -> str:
-    found = result.ratio(AUTOGRAD, arm)
-    return "-" if found is None else f"{found.median:.2f}"
+    found = result.speed_up(arm)
+    return "-" if found is None else f"{found:.2f}"
 
 
 def _number(value: float | None) -> str:
     if value is None:
         return "-"
     return f"{value:.{3 if value < 10 else 1 if value < 1000 else 0}f}"
-
-
-def _broken(name: str) -> str:
-    """A heading of two short lines."""
-    return name.replace(", ", ",\n").replace(" ", "\n").replace("-learn", "-\nlearn")

@@ -12,22 +12,22 @@ Clock = Callable[[], float]
 
 
 class Budget(NamedTuple):
-    """How long one cell is measured."""
+    """How long one workload is timed."""
 
     seconds: float
     most: int  # rounds, where the time allows
     least: int  # rounds, whatever they take
 
 
-def measure(
+def time_in_turns(
     steps: Mapping[str, Callable[[], object]],
     budget: Budget,
     clock: Clock = time.perf_counter,
 ) -> dict[str, list[float]]:
-    """Seconds per call, for every arm and round; the turns of all arms last alike.
+    """Seconds per call, for every arm and round; the turns of all arms are equally long.
 
-    A round gives every arm a turn. There are fewer of them where steps are slow. A turn begins with
-    a step that does not count: caches are another arm's then, and its threads still awake.
+    A round gives every arm a turn. There are fewer rounds where steps are slow. A turn begins with
+    a step that does not count: caches hold another arm's data then, and its threads are awake.
     """
     alone = {name: _second_call(step, clock) for name, step in steps.items()}
     fitting = int(budget.seconds / max(2 * sum(alone.values()), 1e-9))
@@ -62,12 +62,12 @@ def clock_of(device: torch.device) -> Clock:
 
 
 class CudaClock:
-    """Seconds by the GPU's events: reading it waits for the work before, and counts all of it.
+    """Seconds by the GPU's events; a reading waits for all the work before it and counts it.
 
-    Between two readings passes what the work took or Python's launches of it, whichever was longer:
-    a reading returns when its event has happened, to a GPU that is idle; the next event stands on
-    the stream behind the last kernel, after every pause in which the GPU waited for a launch. Work
-    on another stream (JAX's) counts since the step waits for it before it returns.
+    The time between two readings is that of the work or of Python's launches, whichever is longer.
+    For a reading returns when its event has happened, so the GPU is idle then. The next event comes
+    on the stream behind the last kernel, so it counts every pause in which the GPU waited for a
+    launch. Work on another stream (JAX's) counts because the step waits for it before it returns.
     """
 
     def __init__(self) -> None:

@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from comparisons.cli import COMMANDS, EXTRA, main
+from comparisons.cli import COMMANDS, main
+from comparisons.gradients import command as gradients
+from comparisons.output import EXTRA
 
 TRAINING = [
     ("--widths 64", "at least two whole numbers"),
@@ -102,8 +104,6 @@ def test_missing_extra_is_named(
 def test_ctrl_c_is_no_traceback(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from comparisons import gradients
-
     def interrupted(args: object) -> int:
         raise KeyboardInterrupt
 

@@ -222,16 +222,14 @@ def test_by_hand_again_without_the_hook(owner: str) -> None:
     assert seen == [False, True]
 
 
-def wrong_cases() -> list[tuple[str, str]]:
-    """The cases above in which twins differ."""
-    pairs = [(owner, name, CASES[name][1]) for owner, name in PAIRS if name != "compiled"]
-    pairs += [(owner, *case) for owner in ("Sequential", "Residual") for case in CONTAINER.items()]
-    return [(owner, name) for owner, name, change in pairs if differing_after(owner, change)]
+ALL = [(owner, name, CASES[name][1]) for owner, name in PAIRS]
+ALL += [(owner, *case) for owner in ("Sequential", "Residual") for case in CONTAINER.items()]
+# Where the numbers stay, though another routine computes them.
+SAME = {(owner, name) for owner, name, _ in ALL if name in ("leaky in place", "dropout in place")}
+SAME.add(("GatedMLP", "eval and train"))
 
 
 def test_planted_stale_plans_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A plan that holds whatever happens: most cases see it, and of every owner several."""
+    """A plan that holds whatever happens: all other cases see it."""
     monkeypatch.setattr(Plan, "holds", lambda self, children, key: True)
-    wrong = wrong_cases()
-    assert len(wrong) > 0.8 * (len(PAIRS) + 2 * len(CONTAINER))
-    assert {owner for owner, _ in wrong} == set(OWNERS)
+    assert {(o, name) for o, name, change in ALL if not differing_after(o, change)} == SAME

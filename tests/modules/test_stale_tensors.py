@@ -1,8 +1,7 @@
-"""A plan never goes stale: parameters and buffers are changed after the first call; bit-exact."""
+"""A plan never goes stale: other parameters and buffers after the first call; bit-exact."""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,37 +11,17 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
 import manualbp
-from manualbp.modules import gated, stretch
-from manualbp.modules.plan import Plan
+from manualbp.modules.plan import KEY, Plan
 from tests.modules.changes import (
     OWNERS,
     WIDTH,
     Change,
     Net,
     differing_after,
-    is_by_hand,
     linear,
 )
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm`:FutureWarning")
-
-
-def frozen(*roles: str) -> Change:
-    """And trained again."""
-
-    def change(net: Net) -> Iterator[None]:
-        for trained in (False, True):
-            for role in roles:
-                net[role].weight.requires_grad_(trained)
-            yield
-
-    return change
-
-
-def all_frozen(net: Net) -> Iterator[None]:
-    for trained in (False, True):
-        net.module.requires_grad_(trained)
-        yield
 
 
 def tied(net: Net) -> Iterator[None]:
@@ -67,30 +46,6 @@ def bias_gone(net: Net) -> Iterator[None]:
     yield
     net["fc1"].bias = own
     yield
-
-
-def data(of: Callable[[Tensor], Tensor], name: str = "weight") -> Change:
-    def change(net: Net) -> None:
-        tensor = getattr(net["fc1"], name)
-        tensor.data = of(tensor.data)
-
-    return change
-
-
-def of_dtype(*dtypes: torch.dtype) -> Change:
-    def change(net: Net) -> Iterator[None]:
-        for dtype in dtypes:
-            net.module.to(dtype)
-            yield
-
-    return change
-
-
-def widened(net: Net) -> None:
-    """The width between two layers, within the tensors that are there."""
-    for role in {"fc1", "up"} & net.names.keys():
-        net[role].weight.data, net[role].bias.data = torch.randn(9, WIDTH), torch.randn(9)
-    net["fc2"].weight.data = torch.randn(WIDTH, 9)
 
 
 def swapped(net: Net) -> None:
@@ -147,30 +102,9 @@ def weight_norm_of_old(net: Net) -> Iterator[None]:
     yield
 
 
-def contents_swapped(net: Net) -> None:
-    torch.utils.swap_tensors(net["fc1"].weight, nn.Parameter(torch.randn(WIDTH, WIDTH)))
-
-
-def stepped(net: Net) -> Iterator[None]:
-    optimizer = torch.optim.SGD(net.module.parameters(), lr=0.1, momentum=0.9)
-    for _ in range(2):
-        optimizer.step()
-        yield
-
-
-def loaded(assign: bool) -> Change:
-    def change(net: Net) -> None:
-        state = {name: t + 1 for name, t in net.module.state_dict().items()}
-        net.module.load_state_dict(state, assign=assign)
-
-    return change
-
-
-def hooked(net: Net) -> Iterator[None]:
-    handle = net["fc1"].weight.register_hook(lambda g: 2 * g)
-    yield
-    handle.remove()
-    yield
+def assigned(net: Net) -> None:
+    state = {name: t + 1 for name, t in net.module.state_dict().items()}
+    net.module.load_state_dict(state, assign=True)
 
 
 def buffer(name: str, of: Callable[[Tensor], Tensor | None]) -> Change:
@@ -178,26 +112,12 @@ def buffer(name: str, of: Callable[[Tensor], Tensor | None]) -> Change:
 
 
 LINEAR: dict[str, Change] = {
-    "frozen": frozen("fc1"),
-    "all weights frozen": frozen("fc1", "fc2"),
-    "all frozen": all_frozen,
     "tied": tied,
     "other weight": exchanged("weight"),
     "other weight, frozen": exchanged("weight", frozen=True),
     "other bias": exchanged("bias"),
     "no bias": bias_gone,
-    "data": data(lambda w: w * 2),
-    "data of the bias": data(lambda b: b * 2, "bias"),
-    "transposed data": data(lambda w: w.t().contiguous().t()),
-    "transposed values": data(torch.t),
-    "strided data": data(lambda w: torch.cat([w, w], 1)[:, ::2]),
-    "expanded bias": data(lambda b: b[:1].expand(WIDTH), "bias"),
-    "other shape": widened,
-    "a shape that does not fit": data(lambda w: w[:, :-1]),
     "weight and bias swapped": swapped,
-    "float64": of_dtype(torch.float64, torch.float32),
-    "bfloat16": of_dtype(torch.bfloat16),
-    "float64 of one weight": data(Tensor.double),
     "no parameter": no_parameter,
     "parametrize": parametrized(
         lambda m: parametrize.register_parametrization(m, "weight", Symmetric())
@@ -206,79 +126,39 @@ LINEAR: dict[str, Change] = {
     "spectral_norm": parametrized(parametrizations.spectral_norm),
     "weight_norm of old": weight_norm_of_old,
     "prune": pruned,
-    "contents swapped": contents_swapped,
-    "optimizer": stepped,
-    "state loaded": loaded(False),
-    "state assigned": loaded(True),
-    "hook of a tensor": hooked,
+    "state assigned": assigned,
 }
 NORM: dict[str, Change] = {
     "other gamma": exchanged("weight", "norm"),
     "gamma and beta by each other's names": renamed,
     "running mean": buffer("running_mean", lambda b: b + 1),
-    "running mean in place": lambda net: net["norm"].running_mean.add_(1),
     "no running mean": buffer("running_mean", lambda b: None),
     "counter": buffer("num_batches_tracked", lambda b: b + 3),
 }
-PAIRS = [(owner, name, change) for owner in OWNERS
-         for name, change in {**LINEAR, **(NORM if "norm" in OWNERS[owner].names else {})}.items()
-        ]  # fmt: skip
+CASES = {**LINEAR, **NORM}
+PAIRS = [(owner, name) for owner in OWNERS for name in CASES
+         if name in LINEAR or "norm" in OWNERS[owner].names]  # fmt: skip
 
 
-@pytest.mark.parametrize(("owner", "name", "change"), PAIRS, ids=[f"{o}-{n}" for o, n, _ in PAIRS])
-def test_changed_tensor(owner: str, name: str, change: Change) -> None:
-    assert differing_after(owner, change) == []
-
-
-@pytest.mark.parametrize("owner", OWNERS)
-def test_by_hand_when_trained_for_the_first_time(owner: str) -> None:
-    """Frozen as a whole it is not."""
-    model, _ = OWNERS[owner].build()
-    model.requires_grad_(False)
-    assert not is_by_hand(model)
-    model.requires_grad_(True)
-    assert is_by_hand(model)
-
-
-# What a plan need not be found again for: the tensors are the same ones, with other contents.
-IN_PLACE = ("frozen", "all weights frozen", "all frozen", "data", "data of the bias",
-            "transposed data", "transposed values", "strided data", "expanded bias", "other shape",
-            "a shape that does not fit", "float64", "bfloat16", "float64 of one weight",
-            "contents swapped", "optimizer", "state loaded", "hook of a tensor",
-            "running mean in place")  # fmt: skip
+@pytest.mark.parametrize(("owner", "name"), PAIRS)
+def test_other_tensor(owner: str, name: str) -> None:
+    assert differing_after(owner, CASES[name]) == []
 
 
 def test_planted_stale_plans_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A plan that holds whatever happens: nearly all cases with other tensors see it."""
+    """A plan that holds whatever happens: every case sees it, for every owner."""
     monkeypatch.setattr(Plan, "holds", lambda self, children, key: True)
-    pairs = [(name, change, owner) for owner, name, change in PAIRS if name not in IN_PLACE]
-    wrong = [name for name, change, owner in pairs if differing_after(owner, change)]
-    assert len(wrong) > 0.9 * len(pairs)
+    assert [pair for pair in PAIRS if not differing_after(pair[0], CASES[pair[1]])] == []
 
 
-def test_planted_stale_layouts_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Shapes, strides and dtypes that are not looked at again: every owner sees it."""
-    for module in (stretch, gated):
-        monkeypatch.setattr(module, "states", lambda x, tensors: "the same")
-    wrong = [(owner, name) for owner, name, change in PAIRS if differing_after(owner, change)]
-    seen = ("transposed data", "strided data")
-    assert {(owner, name) for owner in OWNERS for name in seen} <= set(wrong)
-
-
-def test_the_same_weights_with_other_inputs() -> None:
-    """Bit-exact, whatever came before: shapes, layouts, and inputs that want no gradient."""
+def test_an_attribute_at_the_very_end() -> None:
+    """Of the last child, with no parameter behind it; bit-exact."""
     torch.manual_seed(0)
-    twin = nn.Sequential(linear(), nn.Tanh(), linear())
-    model = manualbp.Sequential(*twin)
-    x = torch.randn(6, WIDTH)
-    inputs = [x, x.t().contiguous().t(), x[:1], x[0], x[:0], x[::2], x[:, :1].expand(6, WIDTH),
-              x.view(2, 3, WIDTH), x.view(3, 2, WIDTH).transpose(0, 1)]  # fmt: skip
-    for first, second in itertools.product(inputs, inputs):
-        for wants_x in (True, False):
-            model(first)
-            y = second.detach().requires_grad_(wants_x)
-            wanted = [*twin.parameters(), *([y] if wants_x else [])]
-            g = torch.randn_like(twin(y))
-            found = [torch.autograd.grad(net(y), wanted, g) for net in (model, twin)]
-            for ours, theirs in zip(*found, strict=True):
-                assert torch.equal(ours, theirs) and ours.stride() == theirs.stride()
+    twin = nn.Sequential(linear(), nn.Tanh())
+    weight, bias = (p.detach().requires_grad_() for p in twin.parameters())
+    del twin[0].weight, twin[0].bias
+    twin[0].weight, twin[0].bias = weight, bias
+    model, x = manualbp.Sequential(*twin), torch.randn(5, WIDTH)
+    assert type(model(x).grad_fn).__name__ == "ChainBackward" and KEY in vars(model)
+    twin[1].forward = torch.sin
+    assert torch.equal(model(x), twin(x))

@@ -1,0 +1,49 @@
+"""What is compared: networks and losses, ours and their counterparts in torch.nn."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+import manualbp
+
+
+class LossPair(NamedTuple):
+    """One loss of torch.nn and ours."""
+
+    autograd: type[nn.Module]
+    manual: type[nn.Module]
+
+
+LOSSES = {
+    "mse": LossPair(nn.MSELoss, manualbp.MSELoss),
+    "l1": LossPair(nn.L1Loss, manualbp.L1Loss),
+    "huber": LossPair(nn.HuberLoss, manualbp.HuberLoss),
+    "smooth_l1": LossPair(nn.SmoothL1Loss, manualbp.SmoothL1Loss),
+    "cross_entropy": LossPair(nn.CrossEntropyLoss, manualbp.CrossEntropyLoss),
+    "bce_with_logits": LossPair(nn.BCEWithLogitsLoss, manualbp.BCEWithLogitsLoss),
+}
+
+
+def autograd_twin(model: nn.Sequential) -> nn.Sequential:
+    """nn.Sequential of copied modules: equal weights, gradients by autograd."""
+    return nn.Sequential(*copy.deepcopy(list(model)))
+
+
+def linears(model: nn.Sequential) -> list[nn.Linear]:
+    """The layers that have weights."""
+    return [module for module in model if isinstance(module, nn.Linear)]
+
+
+class WithLoss(nn.Module):
+    """C(model(x), y): a model and its loss as one module."""
+
+    def __init__(self, model: nn.Module, loss: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.model, self.loss = model, loss
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return self.loss(self.model(x), y)

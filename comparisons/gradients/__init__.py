@@ -1,0 +1,1 @@
+"""Every gradient by NumPy, by hand and by autograd: ``python -m comparisons gradients``."""

@@ -1,0 +1,1 @@
+"""The planted faults: wrong backward passes of those operations."""

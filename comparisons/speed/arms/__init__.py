@@ -1,0 +1,1 @@
+"""The arms of the speed comparison: who takes the step."""

@@ -1,0 +1,197 @@
+"""The peers: the same step by JAX and by scikit-learn, where they are installed.
+
+    JAX             jax.jit(jax.value_and_grad(cost)), waited for
+    scikit-learn    MLPRegressor.partial_fit on the whole batch: one step, its update included
+
+Both start from the same weights and data, in the same dtype and with the same number of threads.
+scikit-learn has only the mean squared error, ReLU and tanh, and no GPU.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import nullcontext
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from comparisons.counterparts import linears
+from comparisons.speed import memory
+from comparisons.speed.arms.arm import JAX, SKLEARN, Arm, Problem
+from comparisons.speed.costs import INPUT_GRADIENT, LAPLACIAN, TRAINING
+from comparisons.speed.dtypes import TF32
+
+Make = Callable[[Problem], "Arm | None"]
+SKLEARN_ACTIVATIONS, SKLEARN_DTYPES = ("relu", "tanh"), ("float32", "float64")
+RATE = 1e-3  # learning rate: scikit-learn's step always updates
+
+
+def available(device: torch.device) -> tuple[dict[str, Make], list[str]]:
+    """What makes each peer's arm, and notes: which are absent, with the remedy; what differs."""
+    found: dict[str, Make] = {}
+    notes = []
+    for name, prepare, extra in (
+        (JAX, _prepare_jax, "peers"),
+        (SKLEARN, _prepare_sklearn, "comparisons"),
+    ):
+        try:
+            found[name] = prepare(device)
+        except ImportError:
+            notes.append(f'no {name}: install it with: pip install -e ".[{extra}]"')
+        except RuntimeError as error:
+            notes.append(f"no {name}: {error}")
+    if SKLEARN in found:
+        notes.append(f"{SKLEARN}'s step includes the update of its weights")
+    return found, notes
+
+
+def _prepare_jax(device: torch.device) -> Make:
+    """JAX, with PyTorch's number of threads; RuntimeError where it has no such device."""
+    os.environ.setdefault("NPROC", str(torch.get_num_threads()))  # read for JAX's first array
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # leave PyTorch its memory
+    import jax
+
+    kind = "gpu" if device.type == "cuda" else "cpu"
+    jax.config.update("jax_enable_x64", True)  # or float64 becomes float32 without a word
+    if kind == "gpu":
+        jax.config.update("jax_default_matmul_precision", "highest")  # else float32 is TF32
+    try:
+        place = jax.devices(kind)[device.index or 0]
+    except (RuntimeError, IndexError):
+        raise RuntimeError(f"it finds no {kind.upper()} here") from None
+    return partial(_jax_arm, place)
+
+
+def _jax_arm(place: Any, problem: Problem) -> Arm:
+    import jax
+
+    tf32 = problem.workload.dtype == TF32
+    name = "float32" if tf32 else problem.workload.dtype
+
+    def array(tensor: Tensor) -> Any:
+        wide = tensor.detach().cpu().to(torch.float64 if name == "float64" else torch.float32)
+        return jax.device_put(jax.numpy.asarray(wide.numpy(), dtype=name), place)
+
+    thetas = [(array(layer.weight), array(layer.bias)) for layer in linears(problem.model)]
+    data = (thetas, array(problem.x), array(problem.y))
+    cost = partial(_JAX_COSTS[problem.workload.step], problem.workload.activation)
+
+    def rounded(*data: Any) -> Any:
+        with jax.default_matmul_precision("tensorfloat32") if tf32 else nullcontext():
+            return cost(*data)
+
+    compiled = jax.jit(jax.value_and_grad(rounded))
+
+    def gradients() -> list[Tensor]:
+        _, found = compiled(*data)
+        return [torch.from_numpy(np.array(g, dtype=np.float64)) for theta in found for g in theta]
+
+    def peak() -> int | None:
+        stats = compiled.lower(*data).compile().memory_analysis()
+        if stats is None:  # not every platform tells
+            return None
+        return int(stats.temp_size_in_bytes + stats.output_size_in_bytes)
+
+    return Arm(lambda: jax.block_until_ready(compiled(*data)), gradients, peak)
+
+
+def _forward(activation: str, thetas: Any, x: Any) -> Any:
+    """o = f(... f(x W_1^T + b_1) ...) W_L^T + b_L."""
+    import jax
+
+    f = jax.numpy.tanh if activation == "tanh" else getattr(jax.nn, activation)
+    for weight, bias in thetas[:-1]:
+        x = f(x @ weight.T + bias)
+    weight, bias = thetas[-1]
+    return x @ weight.T + bias
+
+
+def _jax_training(activation: str, thetas: Any, x: Any, y: Any) -> Any:
+    """C = mean (u(x) - y)^2."""
+    return ((_forward(activation, thetas, x) - y) ** 2).mean()
+
+
+def _jax_input_gradient(activation: str, thetas: Any, x: Any, y: Any) -> Any:
+    """C = mean (|du/dx| - 1)^2."""
+    import jax
+
+    gradient = jax.grad(lambda x: _forward(activation, thetas, x).sum())(x)
+    return ((jax.numpy.sqrt((gradient**2).sum(axis=1)) - 1) ** 2).mean()
+
+
+def _jax_laplacian(activation: str, thetas: Any, x: Any, y: Any) -> Any:
+    """C = mean (sum_i d2u/dx_i^2 - y)^2."""
+    import jax
+
+    gradient = jax.grad(lambda x: _forward(activation, thetas, x).sum())
+    curvature = [
+        jax.grad(lambda x, i=i: gradient(x)[:, i].sum())(x)[:, i : i + 1] for i in range(x.shape[1])
+    ]
+    return ((sum(curvature) - y) ** 2).mean()
+
+
+_JAX_COSTS = {
+    TRAINING: _jax_training,
+    INPUT_GRADIENT: _jax_input_gradient,
+    LAPLACIAN: _jax_laplacian,
+}
+
+
+def _prepare_sklearn(device: torch.device) -> Make:
+    """scikit-learn, its products with PyTorch's number of threads."""
+    from sklearn.neural_network import MLPRegressor
+    from threadpoolctl import threadpool_limits
+
+    if device.type != "cpu":
+        raise RuntimeError("it has no GPU")
+    threadpool_limits(torch.get_num_threads(), user_api="blas")
+    return partial(_sklearn_arm, MLPRegressor)
+
+
+def _sklearn_arm(regressor: Any, problem: Problem) -> Arm | None:
+    """partial_fit on all the data as one batch is one step; None where it has no such step.
+
+    Its cost is sum (u(x) - y)^2 / 2N for N rows of O outputs: ours is that times 2 / O.
+    """
+    workload = problem.workload
+    known = workload.activation in SKLEARN_ACTIVATIONS and workload.dtype in SKLEARN_DTYPES
+    if workload.step != TRAINING or not known:
+        return None
+    x, y = problem.x.numpy(), problem.y.numpy()
+    y = y.ravel() if y.shape[1] == 1 else y  # it warns of a column
+    model = regressor(
+        hidden_layer_sizes=workload.widths[1:-1], activation=workload.activation, solver="sgd",
+        alpha=0, batch_size=workload.batch, learning_rate_init=RATE, momentum=0,
+        nesterovs_momentum=False, shuffle=False, random_state=0,
+    )  # fmt: skip
+
+    def step() -> None:
+        model.partial_fit(x, y)
+
+    def restart() -> None:
+        """Put the weights back."""
+        with torch.no_grad():
+            for i, layer in enumerate(linears(problem.model)):
+                model.coefs_[i][...] = layer.weight.numpy().T
+                model.intercepts_[i][...] = layer.bias.numpy()
+
+    def weights() -> list[Any]:
+        pairs = zip(model.coefs_, model.intercepts_, strict=True)
+        return [array.copy() for pair in pairs for array in pair]
+
+    def gradients() -> list[Tensor]:
+        """(W - W_new) / rate."""
+        restart()
+        before = weights()
+        step()
+        scale = 2 / (workload.widths[-1] * RATE)
+        found = [(a - b) * scale for a, b in zip(before, weights(), strict=True)]
+        return [torch.from_numpy(g.T.copy()) for g in found]
+
+    step()  # makes the arrays
+    restart()
+    return Arm(step, gradients, lambda: memory.traced(step))

@@ -1,0 +1,211 @@
+"""The results as figures: speed-up over autograd, and memory."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.image import imsave
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from numpy.typing import NDArray
+
+from comparisons.speed.arms.arm import AUTOGRAD
+from comparisons.speed.results import Result, present
+from comparisons.speed.workloads import coordinate
+
+# Colour and marker of every arm: ours blue and green, others warm or grey.
+STYLE: dict[str, tuple[str, str]] = {
+    "autograd": ("#555555", "s"),
+    "autograd, graphs": ("#8a8a8a", "d"),
+    "compile": ("#f2b46d", "v"),
+    "compile, loss": ("#d9731a", "^"),
+    "compile, max-autotune": ("#a34a00", "<"),
+    "exact": ("#8cc0e8", "o"),
+    "fast": ("#1f77b4", "D"),
+    "one pass": ("#0b7a5b", "P"),
+    "fast, graphs": ("#0d3f66", "p"),
+    "one pass, graphs": ("#63b99b", "h"),
+    "JAX": ("#a05fb0", "X"),
+    "scikit-learn": ("#b5b5b5", "*"),
+}
+Value = Callable[[Result, str], "float | None"]
+DPI = 150
+
+
+def figures(results: Sequence[Result], footnote: str) -> dict[str, Figure]:
+    """By file name; only those that something was measured for."""
+    parts: dict[str, list[Result]] = {}
+    for result in results:
+        parts.setdefault(result.part, []).append(result)
+    found: dict[str, Figure] = {}
+    for part in ("rows", "gpu"):
+        if part in parts:
+            found[f"{part}.png"] = bars(parts[part], footnote)
+    if "batch" in parts:
+        found["batch.png"] = panels(parts["batch"], speed_up, footnote)
+        found["memory.png"] = panels(parts["batch"], Result.megabytes, footnote)
+    for part in ("depth", "width"):
+        if part in parts:
+            found[f"{part}.png"] = single(part, parts[part], footnote)
+    return found
+
+
+def speed_up(result: Result, arm: str) -> float | None:
+    """autograd / arm; None for autograd itself."""
+    return None if arm == AUTOGRAD else result.speed_up(arm)
+
+
+def bars(results: Sequence[Result], footnote: str) -> Figure:
+    """A group of bars for every row, to the right of 1 where the arm is faster than autograd."""
+    arms = [arm for arm in present(results) if arm != AUTOGRAD]
+    figure = Figure(figsize=(9, 1.2 + len(results) * (0.2 + 0.11 * len(arms))))
+    axes = figure.subplots()
+    thick = 0.8 / max(len(arms), 1)
+    for number, arm in enumerate(arms):
+        points = [(i, value) for i, r in enumerate(results) if (value := speed_up(r, arm))]
+        places = [i + (number - (len(arms) - 1) / 2) * thick for i, _ in points]
+        values = np.array([value for _, value in points])
+        axes.barh(places, values - 1, 0.9 * thick, left=1.0, color=STYLE[arm][0], label=arm)
+        for place, value in zip(places, values, strict=True):
+            side = "left" if value >= 1 else "right"
+            axes.annotate(f"{value:.2f}", (value, place), (3 if value >= 1 else -3, 0),
+                          textcoords="offset points", ha=side, va="center", fontsize=6)  # fmt: skip
+    axes.set_yticks(range(len(results)), map(_label, results), fontsize=8)
+    axes.set_ylim(len(results) - 0.5, -0.5)
+    _ratio_axis(axes.xaxis, axes.set_xscale, axes.set_xlim, results)
+    axes.set_xlabel("speed-up over eager nn.Sequential with autograd (log scale)")
+    axes.axvline(1, color=STYLE[AUTOGRAD][0], linewidth=1)
+    axes.set_title("A training step (forward, loss, backward)", loc="left")
+    for edge in (i + 0.5 for i in range(len(results) - 1)):
+        axes.axhline(edge, color="#dddddd", linewidth=0.6, zorder=0)
+    return _finished(figure, footnote)
+
+
+def _label(result: Result) -> str:
+    workload, seconds = result.workload, result.median(AUTOGRAD)
+    return (
+        f"{workload.net}\nbatch {workload.batch:,}, {workload.activation}\n"
+        f"autograd {1e3 * seconds:,.{2 if seconds < 0.01 else 0}f} ms"
+    )
+
+
+def panels(results: Sequence[Result], value: Value, footnote: str) -> Figure:
+    """A panel for every network of the batch sweep."""
+    nets = list(dict.fromkeys(result.workload.net for result in results))
+    columns = 2 if len(nets) > 1 else 1
+    rows = -(-len(nets) // columns)
+    figure = Figure(figsize=(4.4 * columns + 1.2, 3.2 * rows + 0.8))
+    every = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flatten()
+    for axes, net in zip(every, nets, strict=False):
+        of_net = [result for result in results if result.workload.net == net]
+        _curves(axes, "batch", of_net, present(results), value)
+        axes.set_title(net, loc="left", fontsize=10)
+        axes.set_xlabel("batch")
+        axes.set_ylabel(_meaning(value))
+        axes.label_outer()
+    _value_axis(every[0], results, value)
+    _number_axis(every[0], sorted({result.workload.batch for result in results}))
+    return _finished(figure, footnote)
+
+
+def single(part: str, results: Sequence[Result], footnote: str) -> Figure:
+    """One panel of speed-ups."""
+    names = {
+        "depth": (f"hidden layers of {results[0].workload.widths[1]}", "Depth"),
+        "width": ("width of 2 hidden layers", "Width"),
+    }
+    figure = Figure(figsize=(7.5, 4))
+    axes = figure.subplots()
+    _curves(axes, part, results, present(results), speed_up)
+    _value_axis(axes, results, speed_up)
+    _number_axis(axes, [coordinate(part, result.workload) for result in results])
+    axes.set_xlabel(names[part][0])
+    axes.set_ylabel(_meaning(speed_up))
+    axes.set_title(f"{names[part][1]}, batch {results[0].workload.batch:,}", loc="left")
+    return _finished(figure, footnote)
+
+
+def _meaning(value: Value) -> str:
+    return "speed-up over autograd" if value is speed_up else "peak memory of a step, MB"
+
+
+def _curves(
+    axes: Axes, part: str, results: Sequence[Result], arms: Sequence[str], value: Value
+) -> None:
+    for arm in arms:
+        found = [(coordinate(part, r.workload), value(r, arm)) for r in results]
+        points = [point for point in found if point[1] is not None]
+        if points:
+            colour, marker = STYLE[arm]
+            wide = 3.5 if arm == AUTOGRAD else 1.4  # shows under a curve that lies on it
+            axes.plot(*zip(*points, strict=True), color=colour, marker=marker, markersize=5,
+                      linewidth=wide, label=arm)  # fmt: skip
+    if value is speed_up:
+        axes.axhline(1, color=STYLE[AUTOGRAD][0], linewidth=1)
+    axes.grid(True, color="#e6e6e6", linewidth=0.6)
+
+
+def _number_axis(axes: Axes, ticks: Sequence[int]) -> None:
+    """Logarithmic, with a tick for every number that was measured."""
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_locator(FixedLocator(ticks))
+    axes.xaxis.set_major_formatter(
+        FuncFormatter(lambda x, _: f"{x / 1024:.0f}k" if x >= 1024 else f"{x:.0f}")
+    )
+    axes.xaxis.set_minor_locator(NullLocator())
+
+
+def _value_axis(axes: Axes, results: Sequence[Result], value: Value) -> None:
+    if value is not speed_up:
+        axes.set_yscale("log")
+        return
+    _ratio_axis(axes.yaxis, axes.set_yscale, axes.set_ylim, results)
+
+
+def _ratio_axis(axis: Any, scale: Any, limits: Any, results: Sequence[Result]) -> None:
+    """Logarithmic, so that twice as fast and half as fast are as far from 1."""
+    values = [v for r in results for arm in r.times if (v := speed_up(r, arm))]
+    scale("log", base=2)
+    low, high = min([*values, 0.8]) / 1.25, max([*values, 1.25]) * 1.25
+    limits(low, high)
+    steps = [tick for tick in (0.125, 0.25, 0.5, 0.75, 1, 1.5, 2, 3, 4, 6, 8) if low < tick < high]
+    axis.set_major_locator(FixedLocator(steps))
+    axis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+    axis.set_minor_locator(NullLocator())
+
+
+def _finished(figure: Figure, footnote: str) -> Figure:
+    """The legend outside, the machine at the foot."""
+    every = {
+        label: handle
+        for one in figure.axes
+        for handle, label in zip(*one.get_legend_handles_labels(), strict=True)
+    }
+    for one in figure.axes:
+        one.spines[["top", "right"]].set_visible(False)
+    figure.tight_layout(rect=(0, 0.04, 0.84, 1))
+    figure.legend(every.values(), every.keys(), loc="center left", bbox_to_anchor=(0.845, 0.5),
+                  frameon=False, fontsize=9)  # fmt: skip
+    figure.text(0.01, 0.01, footnote, fontsize=6.5, color="#666666")
+    return figure
+
+
+def pixels(figure: Figure) -> NDArray[np.uint8]:
+    """(height, width, 3), as TensorBoard takes it."""
+    figure.set_dpi(DPI)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()  # type: ignore[no-untyped-call]
+    image = canvas.buffer_rgba()  # type: ignore[no-untyped-call]
+    return np.asarray(image, dtype=np.uint8)[..., :3].copy()
+
+
+def png(picture: NDArray[np.uint8]) -> bytes:
+    """A file's contents."""
+    out = io.BytesIO()
+    imsave(out, picture, format="png", dpi=DPI)
+    return out.getvalue()

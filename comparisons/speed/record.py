@@ -1,0 +1,103 @@
+"""The record of a run, speed.json: the results with all that follows from them, and back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from comparisons import machine
+from comparisons.speed.arms.arm import AUTOGRAD, AUTOGRAD_GRAPHS, COMPILED, JAX, OURS
+from comparisons.speed.floor import PRODUCTS, Rates
+from comparisons.speed.results import Ratio, Result, quartiles
+from comparisons.speed.workloads import Workload
+from manualbp.parity import options
+
+JSON = "speed.json"
+
+
+def record(
+    results: Sequence[Result],
+    where: Mapping[str, str | int],
+    rates: Rates | None,
+    notes: Sequence[str],
+) -> dict[str, Any]:
+    """Everything, as it is written to speed.json; times in seconds, memory in bytes.
+
+    ``where`` describes the machine. ``rates`` is None if the run ended before they were measured.
+    """
+    return {
+        "machine": dict(where),
+        "operations_per_second": dict(rates.operations) if rates else {},
+        "bytes_per_second": rates.bytes if rates else None,
+        "notes": list(notes),
+        "cells": [_cell(result) for result in results],
+    }
+
+
+def _cell(result: Result) -> dict[str, Any]:
+    arms = {}
+    for arm, seconds in result.times.items():
+        low, middle, high = quartiles(seconds)
+        arms[arm] = {
+            "seconds": list(seconds),
+            "median": middle,
+            "quartiles": [low, high],
+            "autograd_over_this": _pair(result.ratio(AUTOGRAD, arm)),
+            "over_floor": result.over_floor(arm),
+            "peak_bytes": result.memory.get(arm),
+        }
+    return {
+        "part": result.part,
+        **asdict(result.workload),
+        "widths": list(result.workload.widths),
+        "floor_seconds": result.floor,
+        "floors": dict(result.floors),
+        "fastest_of_ours": result.fastest(OURS),
+        "compile_over_ours": _pair(result.against_ours(COMPILED)),
+        "graphs_over_ours": _pair(result.against_ours([AUTOGRAD_GRAPHS])),
+        "jax_over_ours": _pair(result.against_ours([JAX])),
+        "arms": arms,
+    }
+
+
+def _pair(found: Ratio | None) -> dict[str, float] | None:
+    return None if found is None else found._asdict()
+
+
+def from_record(written: Mapping[str, Any]) -> list[Result]:
+    """The results that a record was made of."""
+    return [
+        Result(
+            cell["part"],
+            Workload(cell["step"], tuple(cell["widths"]), cell["batch"], cell["activation"],
+                     cell["dtype"]),
+            {arm: found["seconds"] for arm, found in cell["arms"].items()},
+            {arm: found["peak_bytes"] for arm, found in cell["arms"].items()
+             if found["peak_bytes"] is not None},
+            _floors(cell),
+        )
+        for cell in written["cells"]
+    ]  # fmt: skip
+
+
+def _floors(cell: Mapping[str, Any]) -> dict[str, float]:
+    """Older records have one floor, that of the products."""
+    if "floors" in cell or cell["floor_seconds"] is None:
+        return dict(cell.get("floors", {}))
+    return {PRODUCTS: cell["floor_seconds"]}
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The record of an earlier run."""
+    try:
+        written = json.loads(path.read_text())
+        from_record(written)
+        machine.line(written["machine"])
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise options.UsageError(
+            f"expected the {JSON} of an earlier run, got {path} ({type(error).__name__}: {error})"
+        ) from None
+    return dict(written)

@@ -1,0 +1,1 @@
+"""Two trainings on real data, held together step by step: ``python -m comparisons training``."""

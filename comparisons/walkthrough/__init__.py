@@ -1,0 +1,1 @@
+"""The article, number by number: ``python -m comparisons walkthrough``."""

@@ -1,0 +1,75 @@
+"""Our arms round no worse than autograd, over all workloads."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from comparisons.speed.arms.arm import AUTOGRAD, FAST, ONE_PASS, Problem, problem
+from comparisons.speed.arms.pytorch import eager_arms
+from comparisons.speed.workloads import BATCH, DEPTH, ROWS, WIDTH, Workload
+from manualbp.fast.cpu import products
+from tests.comparisons.speed.arms.equal_gradients import CPU
+
+
+def off_kinks(given: Problem, wide: nn.Module) -> Problem:
+    """The rows on which no ReLU's z is so small that rounding decides on which side of 0 it is."""
+    off, h = torch.ones(len(given.x), dtype=torch.bool), given.x.double()
+    with torch.no_grad():
+        for module in wide.children():
+            off &= (h.abs() > 1e-5).all(1) | (not isinstance(module, nn.ReLU))
+            h = module(h)
+    assert off.sum() > len(off) / 2
+    return replace(given, x=given.x[off], y=given.y[off])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "part", [ROWS, BATCH, DEPTH, WIDTH], ids=["rows", "batch", "depth", "width"]
+)
+def test_error_against_float64_over_the_workloads(part: Sequence[Workload]) -> None:
+    """At most 1.5 times autograd's own, and half an ulp of the size, of every gradient.
+
+    A tensor of few numbers may have almost none by chance: those get 10 times.
+    """
+    checked = 0
+    for row in part:
+        if row.dtype != "float32" or row.batch * sum(row.widths) > 4e7 or max(row.widths) > 2048:
+            continue
+        given = problem(row, 0, CPU)
+        wide = copy.deepcopy(given.model).double()
+        given = off_kinks(given, wide)
+        nn.functional.mse_loss(wide(given.x.double()), given.y.double()).backward()
+        arms = eager_arms(given)
+        autograd = arms[AUTOGRAD].gradients()
+        for name in (FAST, ONE_PASS):
+            for p, ours, theirs in zip(
+                wide.parameters(), arms[name].gradients(), autograd, strict=True
+            ):
+                exact = p.grad
+                assert exact is not None
+                errors = [float((g.double() - exact).norm()) for g in (ours, theirs)]
+                times = 1.5 if exact.numel() >= 8 else 10
+                assert errors[0] <= times * errors[1] + 6e-8 * float(exact.norm()), (row, name)
+                checked += 1
+    assert checked > 20
+
+
+@pytest.mark.slow
+def test_a_worse_rounding_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weight gradients with three bits less."""
+    right = products.weight_gradient
+
+    def worse(*args: Any) -> Tensor:
+        found = right(*args)
+        return found + found.abs() * torch.finfo(found.dtype).eps * 8 * torch.rand_like(found)
+
+    monkeypatch.setattr(products, "weight_gradient", worse)
+    with pytest.raises(AssertionError, match="Workload"):
+        test_error_against_float64_over_the_workloads(WIDTH)
