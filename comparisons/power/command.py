@@ -1,9 +1,9 @@
 """Does the harness catch planted faults, and does it leave correct pairs alone?
 
 Backward passes written by hand (operations/, in the networks of networks.py) get one fault each
-(faults/), as gross as the bug is, or blended down to 1 %, 1e-4 and 1e-6 of the gradient. Each goes
-before our harness, gradcheck, assert_close and the comparison of loss curves (judges.py). Correct
-pairs that differ in rounding alone (equivalences.py, correct_pairs.py) count the false alarms.
+(faults/): the bug as it is, gross, or blended down to 1 %, 1e-4 and 1e-6 of the gradient. Our
+harness, gradcheck, assert_close and the comparison of loss curves judge each (judges.py). Pairs
+that differ in rounding alone (equivalences.py, correct_pairs.py) show the false alarms.
 """
 
 from __future__ import annotations

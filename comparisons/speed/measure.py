@@ -34,7 +34,10 @@ def measure(
     wanted: list[tuple[str, Workload]], args: argparse.Namespace
 ) -> tuple[dict[str, Any], bool]:
     """The record of what was measured, and whether Ctrl-C ended it."""
-    _prepare(args)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    if args.device.type == "cuda":  # the clock, the graphs and the compilers take its streams
+        torch.cuda.set_device(args.device.index or 0)
     found: list[Result] = []
     rates: Rates | None = None
     notes: list[str] = []
@@ -83,14 +86,6 @@ def measured(
         return None
     known = {name: size for name, size in peaks.items() if size is not None}
     return Result(part, workload, times, known)
-
-
-def _prepare(args: argparse.Namespace) -> None:
-    """Threads, and the device whose streams the clock, the graphs and the compilers take."""
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    if args.device.type == "cuda":
-        torch.cuda.set_device(args.device.index or 0)
 
 
 def _rates(wanted: list[tuple[str, Workload]], args: argparse.Namespace) -> Rates:

@@ -3,7 +3,7 @@
 autograd               eager nn.Sequential
 compile                torch.compile of the model
 compile, loss          torch.compile of model and loss in one function
-compile, max-autotune  the same with mode="max-autotune", on a GPU: its kernels tried out, in graphs
+compile, max-autotune  the same with mode="max-autotune", on a GPU: kernels tried out, and graphs
 exact                  manualbp.Sequential as it is: the bits of autograd
 fast                   the same with manualbp.set_mode("fast")
 one pass               manualbp.FusedLoss: forward, loss and backward over tiles of rows
