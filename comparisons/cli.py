@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, TypeVar
 from comparisons import distributed
 from comparisons.distributed import Group
 from manualbp.parity import files
-from manualbp.parity.options import Parser, UsageError, nearest, one_line
+from manualbp.parity.cli.options import Parser, UsageError, nearest, one_line
 
 if TYPE_CHECKING:
-    from manualbp.parity.tensorboard import RunLog
+    from manualbp.parity.reports.tensorboard import RunLog
 
 COMMANDS = {
     "gradients": "outputs, losses and every gradient: NumPy, the Function, autograd",
@@ -137,7 +137,7 @@ def widths(text: str) -> tuple[int, ...]:
 
 def new_run(log_dir: Path, name: str, folders: list[str]) -> RunLog:
     """The event files of a new run; a name that is taken or a read-only folder is bad usage."""
-    from manualbp.parity.tensorboard import RunLog
+    from manualbp.parity.reports.tensorboard import RunLog
 
     try:
         return RunLog(log_dir, name, folders)

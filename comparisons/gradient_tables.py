@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from comparisons import cli, machine
 from manualbp.parity import GradientReport, TensorReport
-from manualbp.parity.report import markdown_table, scientific
+from manualbp.parity.reports.terminal import markdown_table, scientific
 
 if TYPE_CHECKING:
     from comparisons.gradients import Case

@@ -22,10 +22,11 @@ from comparisons import cli, gradient_tables, machine
 from comparisons.gradient_tables import Verdicts
 from manualbp import reference
 from manualbp.activations import ACTIVATIONS
-from manualbp.parity import GradientReport, compare_gradients, options
-from manualbp.parity.calls import random_cotangent
-from manualbp.parity.progress import track
-from manualbp.parity.report import print_table
+from manualbp.parity import GradientReport, compare_gradients
+from manualbp.parity.arms.calls import random_cotangent
+from manualbp.parity.cli import options
+from manualbp.parity.cli.progress import track
+from manualbp.parity.reports.terminal import print_table
 
 
 class LossPair(NamedTuple):

@@ -15,7 +15,7 @@ import torch
 
 import manualbp
 from manualbp import gemm
-from manualbp.parity import options
+from manualbp.parity.cli import options
 
 CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 NUMBERS = ("family", "cpu family"), ("model", "model")

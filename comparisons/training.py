@@ -22,11 +22,11 @@ import manualbp
 from comparisons import cli, data, machine
 from comparisons.data import Dataset
 from comparisons.distributed import Group, Shares
-from manualbp.parity import options
-from manualbp.parity.progress import TrainingProgress
-from manualbp.parity.report import markdown_table, print_table, scientific
-from manualbp.parity.side_by_side import Arm, SideBySide, evaluate, train_side_by_side
-from manualbp.parity.tensorboard import PARITY, VERDICT, RunLog
+from manualbp.parity.cli import options
+from manualbp.parity.cli.progress import TrainingProgress
+from manualbp.parity.reports.tensorboard import PARITY, VERDICT, RunLog
+from manualbp.parity.reports.terminal import markdown_table, print_table, scientific
+from manualbp.parity.trajectories.side_by_side import Arm, SideBySide, evaluate, train_side_by_side
 
 AUTOGRAD, MANUAL = "autograd", "manual"
 # Name -> (how it is made from parameters and lr, default lr).

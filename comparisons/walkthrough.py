@@ -29,9 +29,9 @@ from comparisons.trace import (
     trained,
 )
 from manualbp import reference
-from manualbp.parity import options
-from manualbp.parity.report import print_table, scientific
-from manualbp.parity.tensorboard import GRADIENT_NORM, RunLog
+from manualbp.parity.cli import options
+from manualbp.parity.reports.tensorboard import GRADIENT_NORM, RunLog
+from manualbp.parity.reports.terminal import print_table, scientific
 
 # float64 numbers of size 1, sums of at most 3 terms with a rounding of 1.1e-16 each, 3 layers deep:
 # 1e-14 leaves room, and a wrong or missing term is off by far more.

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 CORE = sorted([*(ROOT / "manualbp").glob("*.py"), *(ROOT / "manualbp/activations").glob("*.py"),
                *(ROOT / "manualbp/layers").glob("*.py"),
                *(ROOT / "manualbp/kernels").glob("*.py")])  # fmt: skip
-PARITY = sorted((ROOT / "manualbp" / "parity").glob("*.py"))
+PARITY = sorted((ROOT / "manualbp" / "parity").rglob("*.py"))
 COMPARISONS = sorted((ROOT / "comparisons").rglob("*.py"))
 
 # Each may import the ones before it, of manualbp's own modules.
@@ -74,7 +74,7 @@ def test_layers_import_downwards(path: Path) -> None:
         assert own <= {"activations", "losses", "cross_entropy", "kernels"}
 
 
-@pytest.mark.parametrize("path", PARITY, ids=lambda p: p.name)
+@pytest.mark.parametrize("path", PARITY, ids=lambda p: str(p.relative_to(ROOT)))
 def test_parity_knows_nothing_of_the_mlp(path: Path) -> None:
     own = {n for n in imports(path.read_text()) if n.startswith("manualbp.")}
     assert all(name.startswith("manualbp.parity") for name in own), own

@@ -18,8 +18,8 @@ from comparisons.power.judges import JUDGES
 from comparisons.power.measure import Results
 from comparisons.power.planted import FAMILIES, FAULTS
 from comparisons.speed.arms import Compiler
-from manualbp.parity import options
-from manualbp.parity.report import print_table
+from manualbp.parity.cli import options
+from manualbp.parity.reports.terminal import print_table
 from manualbp.parity.versions import versions
 
 PAIRS, QUICK_PAIRS = 500, 100

@@ -11,9 +11,9 @@ from comparisons.power.faults import STRENGTHS, Fault, effect
 from comparisons.power.judges import Judge, Pair, assert_close, compared
 from comparisons.power.pairs import Cell
 from comparisons.power.subjects import Problem, by_hand, problem
-from manualbp.parity.progress import track
+from manualbp.parity.cli.progress import track
 from manualbp.parity.record import DIFFER, GradientReport
-from manualbp.parity.report import scientific
+from manualbp.parity.reports.terminal import scientific
 
 OURS, CLOSE = "ours", "assert_close"
 # A checker that cries wolf more often is switched off.

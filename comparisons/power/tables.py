@@ -11,7 +11,7 @@ from comparisons import cli
 from comparisons.power.faults import STRENGTHS
 from comparisons.power.judges import LEARNING_RATE, STEPS
 from comparisons.power.measure import FALSE_ALARMS, OURS, REQUIRED, Results
-from manualbp.parity.report import markdown_table, scientific
+from manualbp.parity.reports.terminal import markdown_table, scientific
 
 
 class Table(NamedTuple):

@@ -22,9 +22,9 @@ from comparisons.speed.floor import Rates
 from comparisons.speed.grid import Row
 from comparisons.speed.steps import STEPS
 from comparisons.speed.timing import Budget
-from manualbp.parity import options
-from manualbp.parity.progress import track
-from manualbp.parity.report import print_table
+from manualbp.parity.cli import options
+from manualbp.parity.cli.progress import track
+from manualbp.parity.reports.terminal import print_table
 
 # Seconds per cell, and rounds at most and at least; compiling and warming up are not in them.
 FULL = {"rows": Budget(15, 15, 5), "second-order": Budget(5, 15, 5)}

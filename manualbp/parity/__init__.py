@@ -7,12 +7,18 @@ in ``tolerance``. ``compare_training`` trains both, each by itself and at the sa
 
 from __future__ import annotations
 
-from manualbp.parity.arms import load_parameters
+from manualbp.parity.arms.subject import load_parameters
 from manualbp.parity.gradients import assert_gradients_match, compare_gradients
+from manualbp.parity.judge.tolerance import bit_identical, compare_tensors, ulp_distance
 from manualbp.parity.record import GradientReport, TensorReport, TrainingReport
-from manualbp.parity.side_by_side import Arm, SideBySide, Step, evaluate, train_side_by_side
-from manualbp.parity.tolerance import bit_identical, compare_tensors, ulp_distance
 from manualbp.parity.training import compare_training
+from manualbp.parity.trajectories.side_by_side import (
+    Arm,
+    SideBySide,
+    Step,
+    evaluate,
+    train_side_by_side,
+)
 
 __all__ = [
     "Arm",

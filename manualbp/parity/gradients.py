@@ -20,18 +20,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from manualbp.parity.arms import borrowed, check_parameters, subject
-from manualbp.parity.calls import Call, Loss
-from manualbp.parity.comparison import Comparison
-from manualbp.parity.diagnosis import diagnose
-from manualbp.parity.page import explain
-from manualbp.parity.power import measure_power
+from manualbp.parity.arms.calls import Call, Loss
+from manualbp.parity.arms.runs import KINDS
+from manualbp.parity.arms.subject import borrowed, check_parameters, subject
+from manualbp.parity.diagnosis.diagnose import diagnose
+from manualbp.parity.diagnosis.gather import gather
+from manualbp.parity.judge.comparison import Comparison
+from manualbp.parity.judge.power import measure_power
+from manualbp.parity.judge.tolerance import to_double
+from manualbp.parity.judge.yardstick import Twins
 from manualbp.parity.record import Check, Finding, GradientReport, TensorReport
-from manualbp.parity.runs import KINDS
-from manualbp.parity.tolerance import to_double
+from manualbp.parity.reports.page import explain
 from manualbp.parity.versions import versions
-from manualbp.parity.watch import gather
-from manualbp.parity.yardstick import Twins
 
 # An independent float64 oracle must meet the float64 run this closely, relative to the sums.
 ORACLE_TOLERANCE = 1e-12
@@ -97,7 +97,7 @@ def compare_gradients(
     ours, theirs = subject(candidate, parameters), subject(reference)
     check_parameters(ours, theirs)
     if repro is not None:
-        from manualbp.parity.replay import save_repro  # which runs this function
+        from manualbp.parity.repro import save_repro  # which runs this function
 
         settings = dict(
             loss=loss, target=target, candidate_loss=candidate_loss, parameters=parameters,

@@ -18,15 +18,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from manualbp.parity.arms import Subject, borrowed, check_apart, check_parameters, subject
-from manualbp.parity.batches import Batches
-from manualbp.parity.calls import Loss
-from manualbp.parity.checkpoint import Checkpoint, module_hash
-from manualbp.parity.optimizers import Pair, described, pairs_of
+from manualbp.parity.arms.batches import Batches
+from manualbp.parity.arms.calls import Loss
+from manualbp.parity.arms.optimizers import Pair, described, pairs_of
+from manualbp.parity.arms.subject import Subject, borrowed, check_apart, check_parameters, subject
+from manualbp.parity.arms.trainee import MakeOptimizer
+from manualbp.parity.judge.tolerance import rms, to_double
 from manualbp.parity.record import PowerReport, TrainingReport, Trajectory
-from manualbp.parity.tolerance import rms, to_double
-from manualbp.parity.trainee import MakeOptimizer
-from manualbp.parity.trajectory import Options, Race
+from manualbp.parity.trajectories.checkpoint import Checkpoint, module_hash
+from manualbp.parity.trajectories.one_training import Options, Race
 from manualbp.parity.versions import versions
 
 # Fewer have no spread to speak of.

@@ -28,7 +28,7 @@ from comparisons.speed.arms import (
 from comparisons.speed.grid import ROWS, Row
 from comparisons.speed.steps import TRAINING
 from comparisons.speed.timing import Budget
-from manualbp.parity import options
+from manualbp.parity.cli import options
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 NAME = "NVIDIA H100 80GB HBM3"

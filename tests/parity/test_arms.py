@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from manualbp.parity import load_parameters
-from manualbp.parity.arms import borrowed, check_parameters, subject
-from manualbp.parity.tolerance import bit_identical
+from manualbp.parity.arms.subject import borrowed, check_parameters, subject
+from manualbp.parity.judge.tolerance import bit_identical
 
 
 class Named(nn.Module):

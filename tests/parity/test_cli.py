@@ -12,9 +12,9 @@ from xml.etree import ElementTree
 import pytest
 
 import manualbp
-from manualbp.parity import export
 from manualbp.parity.cli import main
 from manualbp.parity.record import GradientReport, TrainingReport
+from manualbp.parity.reports import json_format
 from tests.parity.samples import AFFINE
 
 PAIR = '''
@@ -164,7 +164,7 @@ def refused(line: str, capsys: pytest.CaptureFixture[str]) -> str:
 
 
 def gradients(path: Path) -> GradientReport:
-    report = export.from_json(path.read_text())
+    report = json_format.from_json(path.read_text())
     assert isinstance(report, GradientReport)
     return report
 
@@ -246,7 +246,7 @@ TRAINING = "pair:{} pair:Reference --data pair:{} --loss mse --steps 5 --optimiz
 def test_training(here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     json = tmp_path / "t.json"
     assert run(TRAINING.format("Right", "batches") + f" --json {json} --device cpu") == 0
-    report = export.from_json(json.read_text())
+    report = json_format.from_json(json.read_text())
     assert isinstance(report, TrainingReport) and report.agrees
     assert [(r.dtype, r.steps) for r in report.runs] == [("float32", 5), ("float64", 5)]
     assert run(TRAINING.format("Wrong", "batches") + " --dtype float64") == 1
@@ -262,7 +262,7 @@ def test_training_is_interrupted_and_goes_on(
     printed = capsys.readouterr()
     assert printed.err == f"interrupted; the same command goes on from {checkpoint}\n"
     assert "2 of 5" in printed.out
-    report = export.from_json(json.read_text())
+    report = json_format.from_json(json.read_text())
     assert isinstance(report, TrainingReport) and report.interrupted
     assert run(line) == 0
 
@@ -357,7 +357,7 @@ def test_the_report_is_printed_where_a_file_cannot_be_written(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(export, "write_json", full)
+    monkeypatch.setattr(json_format, "write_json", full)
     files = f"--json {tmp_path / 'a.json'} --junit {tmp_path / 'a.xml'}"
     assert run(f"{GOOD} --seeds 0 --no-power {files}") == 2
     printed = capsys.readouterr()

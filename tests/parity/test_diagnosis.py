@@ -13,15 +13,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from manualbp.parity.arms import subject
-from manualbp.parity.comparison import Comparison
-from manualbp.parity.diagnosis import diagnose
-from manualbp.parity.evidence import Evidence, Pair
-from manualbp.parity.power import only
+from manualbp.parity.arms.runs import Call, backward
+from manualbp.parity.arms.subject import subject
+from manualbp.parity.diagnosis.diagnose import diagnose
+from manualbp.parity.diagnosis.evidence import Evidence, Pair
+from manualbp.parity.judge.comparison import Comparison
+from manualbp.parity.judge.power import only
+from manualbp.parity.judge.tolerance import compare_tensors
+from manualbp.parity.judge.yardstick import _in_float64
 from manualbp.parity.record import Finding
-from manualbp.parity.runs import Call, backward
-from manualbp.parity.tolerance import compare_tensors
-from manualbp.parity.yardstick import _in_float64
 
 N, SIZES = 13, (6, 8, 8, 5)  # lengths that cannot be mistaken for each other
 

@@ -11,8 +11,15 @@ import torch
 from torch import nn
 
 from manualbp.parity import compare_training
-from manualbp.parity.envelope import FACTOR, FLOOR, Envelope, Layout, limits, worst_first
 from manualbp.parity.record import DIFFER
+from manualbp.parity.trajectories.envelope import (
+    FACTOR,
+    FLOOR,
+    Envelope,
+    Layout,
+    limits,
+    worst_first,
+)
 from tests.parity.training_pairs import Chunked, Reversed, Wide, batches, net, other
 
 EPS = 2.0**-23

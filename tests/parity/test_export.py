@@ -16,7 +16,9 @@ import pytest
 import torch
 from torch import nn
 
-from manualbp.parity.export import (
+from manualbp.parity.gradients import compare_gradients
+from manualbp.parity.record import Check, GradientReport, TrainingReport
+from manualbp.parity.reports.json_format import (
     from_json,
     to_json,
     write_json,
@@ -24,11 +26,9 @@ from manualbp.parity.export import (
     write_markdown,
     write_text,
 )
-from manualbp.parity.gradients import compare_gradients
-from manualbp.parity.junit import junit
-from manualbp.parity.page import explain
-from manualbp.parity.record import Check, GradientReport, TrainingReport
-from manualbp.parity.report import markdown_report
+from manualbp.parity.reports.junit import junit
+from manualbp.parity.reports.page import explain
+from manualbp.parity.reports.terminal import markdown_report
 from tests.parity.samples import sample_gradient_report, sample_training_report, tensor
 
 VERDICTS = ("agree", "DIFFER", "NO POWER")

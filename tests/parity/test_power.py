@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from manualbp.parity import GradientReport, assert_gradients_match, compare_gradients
-from manualbp.parity.arms import subject
-from manualbp.parity.calls import Call
-from manualbp.parity.comparison import Comparison
-from manualbp.parity.power import FAULTS, SMALL, Site, measure_power
+from manualbp.parity.arms.calls import Call
+from manualbp.parity.arms.subject import subject
+from manualbp.parity.judge.comparison import Comparison
+from manualbp.parity.judge.power import FAULTS, SMALL, Site, measure_power
 from manualbp.parity.record import AGREE, DIFFER, NO_POWER, PowerReport
 
 X = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))

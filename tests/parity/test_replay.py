@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from manualbp.parity import compare_gradients
-from manualbp.parity import replay as module
+from manualbp.parity import repro as module
 from manualbp.parity.record import GradientReport
-from manualbp.parity.replay import replay, save_repro
+from manualbp.parity.repro import replay, save_repro
 from tests.parity.samples import AFFINE
 
 ARMS = """
@@ -41,7 +41,7 @@ def scaled(o, y):
 """
 RUN = """
 import json, sys
-from manualbp.parity.replay import replay
+from manualbp.parity.repro import replay
 report = replay(sys.argv[1])
 print(json.dumps([report.verdict, [repr(t) for t in report.tensors]]))
 """

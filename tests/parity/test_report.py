@@ -13,10 +13,10 @@ import markdown
 import pytest
 from rich.console import Console
 
-from manualbp.parity.page import explain, page, verdict_sentence
-from manualbp.parity.progress import TrainingProgress, track
+from manualbp.parity.cli.progress import TrainingProgress, track
 from manualbp.parity.record import Check, Finding, First, GradientReport, TrainingReport
-from manualbp.parity.report import (
+from manualbp.parity.reports.page import explain, page, verdict_sentence
+from manualbp.parity.reports.terminal import (
     markdown_report,
     markdown_table,
     print_report,

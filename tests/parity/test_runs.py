@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from manualbp.parity.arms import subject
-from manualbp.parity.calls import Call, Directions, WrongShape, random_cotangent
-from manualbp.parity.runs import KINDS, Run, backward, forward_mode, second_order, vmap
+from manualbp.parity.arms.calls import Call, Directions, WrongShape, random_cotangent
+from manualbp.parity.arms.runs import KINDS, Run, backward, forward_mode, second_order, vmap
+from manualbp.parity.arms.subject import subject
 
 
 def model() -> nn.Sequential:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from manualbp.parity.side_by_side import (
+from manualbp.parity.trajectories.side_by_side import (
     Arm,
     ArmStep,
     SideBySide,

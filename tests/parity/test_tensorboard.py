@@ -14,10 +14,10 @@ from matplotlib.image import imread
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
-from manualbp.parity import tensorboard
-from manualbp.parity.charts import log_divergence
-from manualbp.parity.side_by_side import Arm, evaluate, train_side_by_side
-from manualbp.parity.tensorboard import PARITY, RunLog
+from manualbp.parity.reports import tensorboard
+from manualbp.parity.reports.charts import log_divergence
+from manualbp.parity.reports.tensorboard import PARITY, RunLog
+from manualbp.parity.trajectories.side_by_side import Arm, evaluate, train_side_by_side
 from tests.parity import browser
 
 

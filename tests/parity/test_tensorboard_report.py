@@ -20,10 +20,11 @@ from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 from tensorboard.plugins.hparams.api_pb2 import STATUS_SUCCESS
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
-from manualbp.parity import charts, pictures, record
+from manualbp.parity import record
 from manualbp.parity.record import CURVE_POINTS, Curve, TrainingReport, Trajectory
-from manualbp.parity.report import markdown_report
-from manualbp.parity.tensorboard import RunLog, log_report
+from manualbp.parity.reports import charts, pictures
+from manualbp.parity.reports.tensorboard import RunLog, log_report
+from manualbp.parity.reports.terminal import markdown_report
 from tests.parity import browser
 from tests.parity.samples import curve, sample_gradient_report, sample_training_report
 

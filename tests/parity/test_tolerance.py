@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from manualbp.parity.tolerance import bit_identical, compare_tensors, rms, ulp_distance
+from manualbp.parity.judge.tolerance import bit_identical, compare_tensors, rms, ulp_distance
 
 FLOATS = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from manualbp.parity import charts
 from manualbp.parity.record import CURVE_POINTS, TrainingReport, Trajectory
+from manualbp.parity.reports import charts
 from manualbp.parity.training import compare_training
 from tests.parity.training_pairs import (
     Chunked,

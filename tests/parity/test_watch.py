@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from manualbp.parity import compare_gradients
-from manualbp.parity.arms import subject
-from manualbp.parity.calls import Call
-from manualbp.parity.comparison import Comparison
-from manualbp.parity.watch import gather
+from manualbp.parity.arms.calls import Call
+from manualbp.parity.arms.subject import subject
+from manualbp.parity.diagnosis.gather import gather
+from manualbp.parity.judge.comparison import Comparison
 
 X = torch.randn(9, 6, generator=torch.Generator().manual_seed(1))
 Y = torch.randint(3, (9,), generator=torch.Generator().manual_seed(2))

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from manualbp.parity.arms import subject
-from manualbp.parity.calls import Call, Directions
-from manualbp.parity.runs import KINDS
-from manualbp.parity.yardstick import TWINS, Rounded, Yardstick, judge, nudged
+from manualbp.parity.arms.calls import Call, Directions
+from manualbp.parity.arms.runs import KINDS
+from manualbp.parity.arms.subject import subject
+from manualbp.parity.judge.yardstick import TWINS, Rounded, Yardstick, judge, nudged
 
 EPS = 2.0**-23
 
