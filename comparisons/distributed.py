@@ -31,7 +31,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from manualbp.parity.trajectories.side_by_side import Arm, Batch, Step
+from manualbp.parity import Arm, Step
+from manualbp.parity.arms.batches import Batch
 
 # How long torchrun may take to tell the others that it has lost one of them.
 NOTICE_SECONDS = 5.0

@@ -22,11 +22,14 @@ import manualbp
 from comparisons import cli, data, machine
 from comparisons.data import Dataset
 from comparisons.distributed import Group, Shares
+from manualbp.parity import Arm, SideBySide, evaluate, train_side_by_side
 from manualbp.parity.cli import options
 from manualbp.parity.cli.progress import TrainingProgress
-from manualbp.parity.reports.tensorboard import PARITY, VERDICT, RunLog
-from manualbp.parity.reports.terminal import markdown_table, print_table, scientific
-from manualbp.parity.trajectories.side_by_side import Arm, SideBySide, evaluate, train_side_by_side
+from manualbp.parity.reports.charts import PARITY, VERDICT
+from manualbp.parity.reports.markdown import markdown_table
+from manualbp.parity.reports.tables import scientific
+from manualbp.parity.reports.tensorboard import RunLog
+from manualbp.parity.reports.terminal import print_table
 
 AUTOGRAD, MANUAL = "autograd", "manual"
 # Name -> (how it is made from parameters and lr, default lr).

@@ -15,7 +15,7 @@ import manualbp
 from comparisons.speed.memory import peak
 from manualbp import layers
 from manualbp.layers import BatchNorm, Cache, Dropout, Layer, LayerNorm, Needs, RMSNorm
-from manualbp.parity.judge.tolerance import bit_identical
+from manualbp.parity import bit_identical
 from tests.helpers import hand_twin, kept_bytes
 from tests.test_sequential import make_cotangent, make_input
 

@@ -16,8 +16,8 @@ from comparisons.speed.arms import AUTOGRAD
 from comparisons.speed.grid import TABLE, coordinate
 from comparisons.speed.results import Result, geometric_means, present
 from manualbp.parity.cli import options
+from manualbp.parity.reports.markdown import markdown_table
 from manualbp.parity.reports.tensorboard import RunLog
-from manualbp.parity.reports.terminal import markdown_table
 
 JSON, MARKDOWN = "speed.json", "speed.md"
 FIGURES = "figures"

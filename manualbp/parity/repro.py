@@ -1,7 +1,7 @@
-"""A comparison in one file, to be run again: elsewhere, later, by somebody else.
+"""A comparison of gradients in one file, to be run again: elsewhere, later, by somebody else.
 
     save_repro("linear.repro", candidate, reference, x, {"loss": nn.MSELoss(), "target": y})
-    report = replay("linear.repro")
+    compare_gradients(**read_repro("linear.repro", load_arm))
 
 The file holds both arms, the inputs, every setting, and the versions it was made with.
 """
@@ -12,7 +12,7 @@ import inspect
 import io
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,6 @@ import torch
 from torch import nn
 
 from manualbp.parity import files
-from manualbp.parity.cli.specs import load, load_arm
-from manualbp.parity.gradients import compare_gradients
-from manualbp.parity.record import GradientReport
 from manualbp.parity.versions import versions
 
 FORMAT = "manualbp repro 1"
@@ -45,8 +42,8 @@ def save_repro(
         reference: what it should equal.
         inputs: as for ``compare_gradients``.
         settings: its further arguments by name: ``loss``, ``target``, ``seeds``, ``exact``, ...
-        specs: ``package.module:name`` of both arms. Then the file holds these and the modules'
-            state instead of the modules.
+        specs: ``package.module:name`` of both arms, which can be imported. Then the file holds
+            these and the modules' state instead of the modules.
 
     Raises:
         ValueError: something cannot be written or imported again: a lambda, a local class, or one
@@ -55,19 +52,19 @@ def save_repro(
     """
     places = dict(zip(ARMS, specs or (None, None), strict=True))
     arms = {"candidate": candidate, "reference": reference}
-    parts = {name: _state(arm, places[name]) for name, arm in arms.items()}
+    parts = {name: _state(arm) if places[name] else arm for name, arm in arms.items()}
     parts |= {"inputs": inputs, **settings}
     body = _pickled(parts)
-    # The body is bytes of its own: it may need what only importing the specs makes importable.
+    # The body is bytes of its own: only after the specs' import can all it needs be imported.
     whole = {"format": FORMAT, "versions": _versions(), "specs": places, "body": body}
     files.write(path, lambda file: torch.save(whole, file))
 
 
-def replay(path: str | os.PathLike[str]) -> GradientReport:
-    """Run the comparison in a repro file again; on the same machine with the same numbers.
+def read_repro(path: str | os.PathLike[str], load_arm: Callable[[str], Any]) -> dict[str, Any]:
+    """The arguments of ``compare_gradients`` by name; ``load_arm`` makes an arm of its spec.
 
-    A repro file is a program: it is unpickled, and its arms are run. Only open what you trust.
-    Warns where a version, the machine or the number of threads is not what it was written with.
+    A repro file is a program: it is unpickled. Only open what you trust. Warns where a version, the
+    machine or the number of threads is not what it was written with.
 
     Raises:
         ValueError: the file is no repro file, or what it needs cannot be imported.
@@ -89,19 +86,15 @@ def replay(path: str | os.PathLike[str]) -> GradientReport:
     if changed:
         warnings.warn(
             f"{os.fspath(path)} was written with {'; '.join(changed)}: numbers may differ",
-            stacklevel=2,
+            stacklevel=3,
         )
     made = {name: load_arm(spec) for name, spec in whole["specs"].items() if spec}
-    parts = _unpickled(io.BytesIO(whole["body"]), path)
-    candidate, reference = (_restored(made.get(name), parts.pop(name)) for name in ARMS)
-    return compare_gradients(candidate, reference, **parts)
+    parts: dict[str, Any] = _unpickled(io.BytesIO(whole["body"]), path)
+    return parts | {name: _restored(made.get(name), parts[name]) for name in ARMS}
 
 
-def _state(arm: Any, spec: str | None) -> Any:
-    """The arm itself, or what it holds beyond its spec."""
-    if spec is None:
-        return arm
-    load(spec)  # a name that cannot be imported is of no use in the file
+def _state(arm: Any) -> Any:
+    """What an arm holds beyond its spec."""
     if not isinstance(arm, nn.Module):
         return None
     return {

@@ -17,8 +17,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from comparisons import data, machine, training
 from comparisons.cli import main
 from manualbp.layers import Linear
+from manualbp.parity import SideBySide, train_side_by_side
 from manualbp.parity.cli.options import Parser
-from manualbp.parity.trajectories.side_by_side import SideBySide, train_side_by_side
 
 ROOT = Path(__file__).parents[2]
 

@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from manualbp.parity import load_parameters
-from manualbp.parity.arms.subject import borrowed, check_parameters, subject
-from manualbp.parity.judge.tolerance import bit_identical
+from manualbp.parity import bit_identical, load_parameters
+from manualbp.parity.arms.borrowed import borrowed
+from manualbp.parity.arms.parameters import check_parameters
+from manualbp.parity.arms.subject import subject
 
 
 class Named(nn.Module):

@@ -16,8 +16,8 @@ import torch
 from torch import nn
 
 from manualbp.parity import TrainingReport, compare_training
-from manualbp.parity.record import Trajectory
 from manualbp.parity.reports.json_format import to_json
+from manualbp.parity.training_record import Trajectory
 from tests.parity.training_pairs import Wide, batches, other
 
 ROOT = Path(__file__).parents[2]

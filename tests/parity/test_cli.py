@@ -13,8 +13,9 @@ import pytest
 
 import manualbp
 from manualbp.parity.cli import main
-from manualbp.parity.record import GradientReport, TrainingReport
-from manualbp.parity.reports import json_format
+from manualbp.parity.record import GradientReport
+from manualbp.parity.reports import json_format, write
+from manualbp.parity.training_record import TrainingReport
 from tests.parity.samples import AFFINE
 
 PAIR = '''
@@ -357,7 +358,7 @@ def test_the_report_is_printed_where_a_file_cannot_be_written(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(json_format, "write_json", full)
+    monkeypatch.setattr(write, "write_json", full)
     files = f"--json {tmp_path / 'a.json'} --junit {tmp_path / 'a.xml'}"
     assert run(f"{GOOD} --seeds 0 --no-power {files}") == 2
     printed = capsys.readouterr()

@@ -13,14 +13,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from manualbp.parity.arms.runs import Call, backward
+from manualbp.parity import compare_tensors
+from manualbp.parity.arms.calls import Call
+from manualbp.parity.arms.forward import only_rows
+from manualbp.parity.arms.runs import backward
 from manualbp.parity.arms.subject import subject
 from manualbp.parity.diagnosis.diagnose import diagnose
-from manualbp.parity.diagnosis.evidence import Evidence, Pair
+from manualbp.parity.diagnosis.evidence import Evidence, Rerun
 from manualbp.parity.judge.comparison import Comparison
-from manualbp.parity.judge.power import only
-from manualbp.parity.judge.tolerance import compare_tensors
-from manualbp.parity.judge.yardstick import _in_float64
+from manualbp.parity.judge.yardstick import in_float64
 from manualbp.parity.record import Finding
 
 N, SIZES = 13, (6, 8, 8, 5)  # lengths that cannot be mistaken for each other
@@ -95,16 +96,16 @@ def gather(candidate: nn.Module, reference: nn.Module, x: Tensor, **options: Any
     for name, child in double.module.named_modules():
         if not list(child.children()):
             child.register_forward_hook(lambda _, __, z, name=name: ran.update({name: z.detach()}))
-    call64 = _in_float64(call)
+    call64 = in_float64(call)
     double.call(*call64.args)
     pre = dict(ran)
     names = [n for layer in reversed(pre) for n in theirs.parameters if n.startswith(f"{layer}.")]
 
-    def both(c: Call, hook: Any = None) -> Pair:
+    def both(c: Call, hook: Any = None) -> Rerun:
         d = comparison.directions if hook else copy.deepcopy(comparison.directions)
         if not hook:
             d.drawn = {n: v[: len(c.args[0])] for n, v in d.drawn.items()}
-        exact = backward(double, _in_float64(c), d, hook).tensors
+        exact = backward(double, in_float64(c), d, hook).tensors
         got = backward(ours, c, d, hook).tensors
         return got, {n: v for n, v in exact.items() if v is not None}
 
@@ -114,7 +115,7 @@ def gather(candidate: nn.Module, reference: nn.Module, x: Tensor, **options: Any
         order=(*(f"{n}.grad" for n in names), "input.grad"),
         layers={f"{n}.grad": n.rpartition(".")[0] for n in names} | {"input.grad": "0"},
         rows=comparison.rows, pre_activations=pre,
-        probe=lambda mask: both(call, lambda g: g * only(mask, g)),
+        probe=lambda mask: both(call, only_rows(mask)),
         prefix=lambda n: both(replace(call, args=(x[:n],))),
     )  # fmt: skip
 
@@ -252,7 +253,7 @@ def test_each_fault_is_recognized_as_itself(fault: str) -> None:
     "fault", ["mean for sum", "dropped", "no mask", "f'(a)", "element", "long"]
 )
 @pytest.mark.parametrize(("rows", "dtype"), [(70, torch.float32), (13, torch.float64)])
-def test_the_same_in_groups_of_rows_and_in_float64(
+def test_the_same_in_groups_of_rows_andin_float64(
     fault: str, rows: int, dtype: torch.dtype
 ) -> None:
     rules, tensor, kind, words = FAULTS[fault]
@@ -405,7 +406,7 @@ def test_other_bits_are_rounding() -> None:
 
 
 def test_without_probes_and_with_ones_that_raise() -> None:
-    def fails(_: Any) -> Pair:
+    def fails(_: Any) -> Rerun:
         raise RuntimeError("no such batch")
 
     evidence = evidence_of(FAULTS["dropped"][0])

@@ -16,7 +16,7 @@ from manualbp.parity.trajectories.envelope import (
     FACTOR,
     FLOOR,
     Envelope,
-    Layout,
+    PackedStep,
     limits,
     worst_first,
 )
@@ -53,7 +53,7 @@ def test_a_twin_that_left_for_infinity_allows_everything() -> None:
 
 def test_the_distance_is_a_running_maximum() -> None:
     """Twins that come together again do not take back what they have shown."""
-    layout, envelope = Layout({"w": torch.ones(4)}), Envelope()
+    layout, envelope = PackedStep({"w": torch.ones(4)}), Envelope()
     first, _ = envelope.update(layout, np.array([[1.0], [2.0], [3.0]]))
     low, high = envelope.update(layout, np.array([[0.0], [0.0], [0.0]]))
     assert first.tolist() == low.tolist() == [1.0]
@@ -61,12 +61,14 @@ def test_the_distance_is_a_running_maximum() -> None:
 
 
 def test_no_twin_no_limit() -> None:
-    low, high = Envelope().update(Layout({"w": torch.ones(4)}), np.zeros((0, 1)))
+    low, high = Envelope().update(PackedStep({"w": torch.ones(4)}), np.zeros((0, 1)))
     assert low.tolist() == [0.0] and high.tolist() == [np.inf]
 
 
 def test_the_floor_is_two_eps_of_each_tensors_own_size_and_dtype() -> None:
-    found = Layout({"a": torch.full((3,), 8.0), "b": torch.ones(2).double(), "c": torch.zeros(2)})
+    found = PackedStep(
+        {"a": torch.full((3,), 8.0), "b": torch.ones(2).double(), "c": torch.zeros(2)}
+    )
     smallest = torch.finfo(torch.float32).smallest_normal
     assert FLOOR == 2 and found.floor().tolist() == [16 * EPS, 2.0**-51, 2 * EPS * smallest]
 
@@ -74,7 +76,7 @@ def test_the_floor_is_two_eps_of_each_tensors_own_size_and_dtype() -> None:
 def test_distances() -> None:
     """rms over the elements; infinity for a NaN on one side, 0 for the same bits, NaN included."""
     nan = math.nan
-    layout = Layout({"a": torch.tensor([3.0, 4.0]), "b": torch.tensor([nan, 1.0]),
+    layout = PackedStep({"a": torch.tensor([3.0, 4.0]), "b": torch.tensor([nan, 1.0]),
                      "c": torch.tensor([0.0]), "d": torch.tensor([1e30])})  # fmt: skip
     apart = layout.distance(layout.pack(
         {"a": torch.tensor([3.0, 2.0]), "b": torch.tensor([nan, 1.0]), "c": torch.tensor([-0.0]),
@@ -87,7 +89,7 @@ def test_distances() -> None:
 
 
 def test_bits() -> None:
-    layout = Layout({"a": torch.tensor([0.0, 1.0]), "b": torch.tensor([1.0])})
+    layout = PackedStep({"a": torch.tensor([0.0, 1.0]), "b": torch.tensor([1.0])})
     other = layout.pack({"a": torch.tensor([-0.0, 1.0]), "b": torch.tensor([1.0])})
     assert layout.same_bits(other).tolist() == [False, True]
 

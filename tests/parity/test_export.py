@@ -17,18 +17,13 @@ import torch
 from torch import nn
 
 from manualbp.parity.gradients import compare_gradients
-from manualbp.parity.record import Check, GradientReport, TrainingReport
-from manualbp.parity.reports.json_format import (
-    from_json,
-    to_json,
-    write_json,
-    write_junit,
-    write_markdown,
-    write_text,
-)
+from manualbp.parity.record import Check, GradientReport
+from manualbp.parity.reports.json_format import from_json, to_json
 from manualbp.parity.reports.junit import junit
+from manualbp.parity.reports.markdown import markdown_report
 from manualbp.parity.reports.page import explain
-from manualbp.parity.reports.terminal import markdown_report
+from manualbp.parity.reports.write import write_json, write_junit, write_markdown, write_text
+from manualbp.parity.training_record import TrainingReport
 from tests.parity.samples import sample_gradient_report, sample_training_report, tensor
 
 VERDICTS = ("agree", "DIFFER", "NO POWER")

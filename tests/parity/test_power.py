@@ -14,7 +14,8 @@ from manualbp.parity import GradientReport, assert_gradients_match, compare_grad
 from manualbp.parity.arms.calls import Call
 from manualbp.parity.arms.subject import subject
 from manualbp.parity.judge.comparison import Comparison
-from manualbp.parity.judge.power import FAULTS, SMALL, Site, measure_power
+from manualbp.parity.judge.faults import FAULTS, SMALL, Site
+from manualbp.parity.judge.power import measure_power
 from manualbp.parity.record import AGREE, DIFFER, NO_POWER, PowerReport
 
 X = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))

@@ -14,10 +14,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from manualbp.parity import compare_gradients
-from manualbp.parity import repro as module
+from manualbp.parity import compare_gradients, repro
+from manualbp.parity.cli import main
+from manualbp.parity.cli.replay import replay
 from manualbp.parity.record import GradientReport
-from manualbp.parity.repro import replay, save_repro
+from manualbp.parity.repro import save_repro
 from tests.parity.samples import AFFINE
 
 ARMS = """
@@ -41,7 +42,7 @@ def scaled(o, y):
 """
 RUN = """
 import json, sys
-from manualbp.parity.repro import replay
+from manualbp.parity.cli.replay import replay
 report = replay(sys.argv[1])
 print(json.dumps([report.verdict, [repr(t) for t in report.tensors]]))
 """
@@ -116,7 +117,9 @@ def test_nothing_that_is_saved_is_changed(tmp_path: Path) -> None:
         assert all(torch.equal(v, state[n]) for n, v in arm.state_dict().items())
 
 
-def test_what_cannot_be_imported_is_refused_and_no_file_is_left(tmp_path: Path) -> None:
+def test_what_cannot_be_imported_is_refused_and_no_file_is_left(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     class Local(nn.Linear):
         pass
 
@@ -130,8 +133,9 @@ def test_what_cannot_be_imported_is_refused_and_no_file_is_left(tmp_path: Path) 
         save_repro(file, linear, linear, X, {"loss": lambda o: o.sum()})
     with pytest.raises(ValueError, match="expected inputs to be importable"):
         save_repro(file, linear, linear, lambda seed: X, {})
-    with pytest.raises(ValueError, match="found no module nowhere_at_all"):
-        save_repro(file, linear, linear, X, {}, ("nowhere_at_all:a", "nowhere_at_all:b"))
+    command = f"nowhere_at_all:a nowhere_at_all:b --inputs torch:pi --repro {file}"
+    assert main(command.split()) == 2
+    assert "found no module nowhere_at_all" in capsys.readouterr().err
     assert file.read_text() == "before" and list(tmp_path.iterdir()) == [file]
 
 
@@ -168,7 +172,7 @@ def test_a_write_that_fails_leaves_the_old_file(
 def test_other_versions_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file, linear = tmp_path / "a", nn.Linear(4, 3)
     save_repro(file, copy.deepcopy(linear), linear, X, SETTINGS)
-    monkeypatch.setattr(module, "versions", lambda: {"torch": "9.9"})
+    monkeypatch.setattr(repro, "versions", lambda: {"torch": "9.9"})
     with pytest.warns(UserWarning, match=r"written with .*torch .*, now 9\.9.*numbers may differ"):
         assert replay(file).bit_identical
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from manualbp.parity.arms.calls import Call, Directions, WrongShape, random_cotangent
-from manualbp.parity.arms.runs import KINDS, Run, backward, forward_mode, second_order, vmap
+from manualbp.parity.arms.runs import RUN_KINDS, ArmRun, backward, forward_mode, second_order, vmap
 from manualbp.parity.arms.subject import subject
 
 
@@ -82,8 +82,8 @@ def test_names_of_inputs(inputs: Any, names: list[str]) -> None:
 def test_inputs_by_seed_and_by_keyword() -> None:
     assert torch.equal(of(lambda seed: A + seed, seed=7).leaves["input"], A + 7)
     call = of({"x": A, "flag": True})
-    args, kwargs = call.replace({"input['x']": B})
-    assert args == () and kwargs["x"] is B and kwargs["flag"] is True
+    other = call.with_leaves({"input['x']": B})
+    assert other.args == () and other.kwargs["x"] is B and other.kwargs["flag"] is True
     assert call.kwargs["x"] is A
 
 
@@ -209,25 +209,25 @@ def test_vmap_needs_something_to_stack() -> None:
 # All kinds alike.
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", RUN_KINDS)
 def test_a_map_and_frozen_parameters(kind: str) -> None:
     """Names are the reference's, what needs no gradient has none, and the module stays as it is."""
     net = model()
     net[0].bias.requires_grad_(False)
     before = copy.deepcopy(net.state_dict())
-    plain = KINDS[kind](subject(net), of(X), Directions(0)).tensors
-    mapped = KINDS[kind](subject(net, {"2.weight": "out"}), of(X), Directions(0)).tensors
+    plain = RUN_KINDS[kind](subject(net), of(X), Directions(0)).tensors
+    mapped = RUN_KINDS[kind](subject(net, {"2.weight": "out"}), of(X), Directions(0)).tensors
     assert [n.replace("2.weight", "out") for n in plain] == list(mapped)
     assert not any("0.bias" in name for name in plain)
     assert all(torch.equal(v, before[n]) for n, v in net.state_dict().items())
     assert all(p.grad is None for p in net.parameters())
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", RUN_KINDS)
 def test_a_hook_turns_what_comes_in(kind: str) -> None:
     """Twice the gradient of the outputs gives twice of everything linear in it, by the bit."""
-    once = KINDS[kind](subject(model()), of(X), Directions(0)).tensors
-    twice = KINDS[kind](subject(model()), of(X), Directions(0), lambda g: g * 2).tensors
+    once = RUN_KINDS[kind](subject(model()), of(X), Directions(0)).tensors
+    twice = RUN_KINDS[kind](subject(model()), of(X), Directions(0), lambda g: g * 2).tensors
     for name, value in once.items():
         if value is not None:
             factor = 1 if name.endswith("output") and kind != "forward_mode" else 2
@@ -238,8 +238,8 @@ def test_a_hook_turns_what_comes_in(kind: str) -> None:
 def test_random_layers_draw_the_same_by_seed(kind: str) -> None:
     net = nn.Sequential(model(), nn.Dropout(0.5), nn.Tanh())
 
-    def run(seed: int) -> Run:
-        return KINDS[kind](subject(net), of(X, seed=seed), Directions(0))
+    def run(seed: int) -> ArmRun:
+        return RUN_KINDS[kind](subject(net), of(X, seed=seed), Directions(0))
 
     first, again, other = run(0).tensors, run(0).tensors, run(1).tensors
     same = [n for n, t in first.items() if t is not None and torch.equal(t, other[n])]  # type: ignore[arg-type]

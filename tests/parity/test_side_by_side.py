@@ -10,14 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from manualbp.parity.trajectories.side_by_side import (
-    Arm,
-    ArmStep,
-    SideBySide,
-    Step,
-    evaluate,
-    train_side_by_side,
-)
+from manualbp.parity import Arm, SideBySide, Step, evaluate, train_side_by_side
+from manualbp.parity.training_record import ArmStep
 
 
 def module() -> nn.Sequential:

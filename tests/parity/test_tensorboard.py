@@ -14,10 +14,10 @@ from matplotlib.image import imread
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
-from manualbp.parity.reports import tensorboard
-from manualbp.parity.reports.charts import log_divergence
-from manualbp.parity.reports.tensorboard import PARITY, RunLog
-from manualbp.parity.trajectories.side_by_side import Arm, evaluate, train_side_by_side
+from manualbp.parity import Arm, evaluate, train_side_by_side
+from manualbp.parity.reports import charts
+from manualbp.parity.reports.charts import PARITY, log_divergence
+from manualbp.parity.reports.tensorboard import RunLog
 from tests.parity import browser
 
 
@@ -54,7 +54,7 @@ def test_what_was_judged_is_what_was_logged(tmp_path: Path) -> None:
     events = {name: read(tmp_path / "run" / name) for name in ("manual", "autograd", PARITY)}
     for name, arm in (("manual", "candidate"), ("autograd", "reference")):
         for step in steps:
-            for tag, value in tensorboard.scalars(getattr(step, arm)).items():
+            for tag, value in charts.scalars(getattr(step, arm)).items():
                 assert curve(events[name], tag)[step.number] == np.float32(value)
     for step in steps:
         for tensor, apart in step.divergence.items():

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from manualbp.parity.judge.tolerance import bit_identical, compare_tensors, rms, ulp_distance
+from manualbp.parity import bit_identical, compare_tensors, ulp_distance
+from manualbp.parity.bits import rms
 
 FLOATS = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 

@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from manualbp.parity.record import CURVE_POINTS, TrainingReport, Trajectory
 from manualbp.parity.reports import charts
 from manualbp.parity.training import compare_training
+from manualbp.parity.training_record import CURVE_POINTS, TrainingReport, Trajectory
 from tests.parity.training_pairs import (
     Chunked,
     Wide,

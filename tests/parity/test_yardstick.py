@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from manualbp.parity.arms.calls import Call, Directions
-from manualbp.parity.arms.runs import KINDS
+from manualbp.parity.arms.rounding import Rounded, nudged
+from manualbp.parity.arms.runs import RUN_KINDS
 from manualbp.parity.arms.subject import subject
-from manualbp.parity.judge.yardstick import TWINS, Rounded, Yardstick, judge, nudged
+from manualbp.parity.judge.yardstick import TWINS, Yardstick, judge_tensors
 
 EPS = 2.0**-23
 
@@ -19,8 +20,8 @@ EPS = 2.0**-23
 def yardstick_of(reference: Any, *inputs: Tensor, loss: Any = None) -> Yardstick:
     call = Call.of(inputs, loss, None, 0)
     directions, arm = Directions(0), subject(reference)
-    KINDS["backward"](arm, call, directions)
-    return Yardstick(KINDS["backward"], arm, call, directions)
+    RUN_KINDS["backward"](arm, call, directions)
+    return Yardstick(RUN_KINDS["backward"], arm, call, directions)
 
 
 def test_the_float64_run_is_the_oracle() -> None:
@@ -111,8 +112,8 @@ def test_the_reference_is_only_read() -> None:
         Call.of(torch.randn(5, 3), None, None, 0),
         Directions(0),
     )
-    KINDS["backward"](arm, call, directions)
-    found = Yardstick(KINDS["backward"], arm, call, directions)
+    RUN_KINDS["backward"](arm, call, directions)
+    found = Yardstick(RUN_KINDS["backward"], arm, call, directions)
     before = {n: v.clone() for n, v in reference.state_dict().items()}
     found.extend(3)
     assert all(torch.equal(v, before[n]) for n, v in reference.state_dict().items())
@@ -121,7 +122,7 @@ def test_the_reference_is_only_read() -> None:
 def test_judge_names_what_either_arm_has() -> None:
     found = yardstick_of(torch.exp, x := torch.rand(3)).extend(TWINS)
     theirs = {"output": x.exp(), "input.grad": None}
-    reports = judge({"output": x.exp(), "extra.grad": x}, theirs, found)
+    reports = judge_tensors({"output": x.exp(), "extra.grad": x}, theirs, found)
     assert [(r.name, r.agrees) for r in reports] == [
         ("output", True), ("input.grad", True), ("extra.grad", False)
     ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""The batches of a training, one after the other, again from the start where they run out."""
+"""The batches of a training, in order; where they run out, from the start again."""
 
 from __future__ import annotations
 
@@ -10,22 +10,21 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from manualbp.parity.arms.calls import named
-from manualbp.parity.arms.runs import seed_all
+from manualbp.parity.arms.calls import named, seed_all
 
 Batch = tuple[Any, Any]
 
 
 def step_seed(seed: int, step: int) -> int:
-    """The random numbers of a step: the same in every arm, whatever was drawn before it."""
+    """The seed of a step: the same in every arm, whatever was drawn before."""
     return (seed * 1_000_003 + step) % 2**62
 
 
 class Batches:
     """Iterates (inputs, target), epoch after epoch, from ``data`` or ``data(seed)``.
 
-    ``data`` is read afresh in each epoch. What it draws at random depends on the seed and the
-    position alone, so it is the same each time.
+    ``data`` is read anew in each epoch. What it draws at random depends on the seed and the
+    position alone, so every reading gives the same batches.
 
     Raises:
         ValueError: it is empty, can be read only once, or a batch is not finite or has no row.
@@ -34,7 +33,7 @@ class Batches:
 
     def __init__(self, data: Any, seed: int) -> None:
         self._data, self._seed = data, seed
-        if isinstance(data, Sequence):  # in memory already: better refused before any step
+        if isinstance(data, Sequence):  # in memory already: refused before any step
             for number, batch in enumerate(data, start=1):
                 check_batch(number, batch)
 
@@ -82,7 +81,7 @@ class Batches:
         return batches
 
     def _next(self, batches: Iterator[Any], number: int) -> Any:
-        seed_all(step_seed(self._seed, number))  # augmentations, shuffles
+        seed_all(step_seed(self._seed, number))  # for augmentations and shuffles
         return next(batches, None)
 
 

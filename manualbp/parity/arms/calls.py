@@ -54,18 +54,24 @@ class Call:
         """Every tensor among the arguments: ``input``, ``input[1]['mask']``."""
         return named((self.args, self.kwargs), self._prefix)
 
-    def replace(self, values: Mapping[str, Tensor]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The arguments with other tensors in their places."""
+    def with_leaves(self, values: Mapping[str, Tensor]) -> Call:
+        """The same with other tensors among the arguments, by the names of ``leaves``."""
         pairs, spec = pytree.tree_flatten_with_path((self.args, self.kwargs))
         leaves = [values.get(self._prefix(path), leaf) for path, leaf in pairs]
-        return pytree.tree_unflatten(leaves, spec)
+        args, kwargs = pytree.tree_unflatten(leaves, spec)
+        return replace(self, args=args, kwargs=kwargs)
 
     def to(
         self, dtype: torch.dtype | None = None, device: torch.device | str | None = None
     ) -> Call:
-        """The same with ``moved`` arguments and target; the loss is left as it is."""
+        """The same with ``moved`` arguments and target; the loss stays as it is."""
         args, kwargs, target = moved((self.args, self.kwargs, self.target), dtype, device)
         return replace(self, args=args, kwargs=kwargs, target=target)
+
+    def loss_of(self, output: Any) -> Any:
+        """``loss(output)``, or ``loss(output, target)`` where there is a target."""
+        assert self.loss is not None
+        return self.loss(output) if self.target is None else self.loss(output, self.target)
 
     def _prefix(self, path: Any) -> str:
         """One argument alone is ``input``, several are ``input[0]``, a keyword ``input['x']``."""
@@ -100,12 +106,23 @@ class Directions:
         found = self.drawn[name]
         if found.shape != like.shape:
             raise WrongShape(name, tuple(like.shape), tuple(found.shape))
-        # The clone keeps it whole where a backward writes over its grad_output.
+        # A copy: a backward may write over its grad_output.
         return found.to(like.device, like.dtype, copy=True)
 
 
+def seed_all(seed: int) -> None:
+    """Seed the global generators of the devices in use.
+
+    torch.manual_seed also writes down a stack trace for every device that is not yet in use, which
+    costs milliseconds and memory at each call.
+    """
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        torch.cuda.manual_seed_all(seed)
+
+
 def random_cotangent(shape: Sequence[int], dtype: torch.dtype, seed: int) -> Tensor:
-    """Numbers of either sign with sizes in [0.5, 1.5]: never 1 by habit, never near zero."""
+    """Random numbers of either sign with sizes in [0.5, 1.5]: never near zero."""
     generator = torch.Generator().manual_seed(seed)
     size = 0.5 + torch.rand(tuple(shape), generator=generator, dtype=torch.float64)
     sign = torch.randint(0, 2, tuple(shape), generator=generator) * 2 - 1
@@ -113,7 +130,7 @@ def random_cotangent(shape: Sequence[int], dtype: torch.dtype, seed: int) -> Ten
 
 
 def named(tree: Any, prefix: Callable[[Any], str]) -> dict[str, Tensor]:
-    """The tensors in nested tuples, lists, dicts and named tuples, by their path."""
+    """The tensors in nested tuples, lists, dicts and named tuples, named by their path."""
     leaves, _ = pytree.tree_flatten_with_path(tree)
     return {prefix(path): leaf for path, leaf in leaves if isinstance(leaf, Tensor)}
 
@@ -139,7 +156,7 @@ def cast_loss(loss: L, dtype: torch.dtype | None) -> L:
 
 
 def refuse_complex(name: str, value: Tensor) -> None:
-    """Complex numbers have no rule here yet.
+    """There is no rule for complex numbers yet.
 
     Raises:
         TypeError: the tensor is complex.

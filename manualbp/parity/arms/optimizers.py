@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
+from typing import Any
 
 import torch
+from torch.optim import Optimizer
 
-from manualbp.parity.arms.trainee import MakeOptimizer
-
+MakeOptimizer = Callable[[Iterable[Any]], Optimizer]
+OptimizerPair = tuple[MakeOptimizer, MakeOptimizer]  # the candidate's and the reference's
 OPTIMIZERS: dict[str, MakeOptimizer] = {
     "sgd": partial(torch.optim.SGD, lr=0.01),
     "momentum": partial(torch.optim.SGD, lr=0.01, momentum=0.9),
     "adam": partial(torch.optim.Adam, lr=1e-3),
     "adamw": partial(torch.optim.AdamW, lr=1e-3, weight_decay=0.01),
 }
-Pair = tuple[MakeOptimizer, MakeOptimizer]
 
 
 def pairs_of(
-    optimizers: Collection[str] | Mapping[str, MakeOptimizer | Pair],
-) -> dict[str, Pair]:
-    """The candidate's and the reference's optimizer by name.
+    optimizers: Collection[str] | Mapping[str, MakeOptimizer | OptimizerPair],
+) -> dict[str, OptimizerPair]:
+    """Both arms' optimizers by name.
 
     Raises:
         ValueError: none is given, or a name is unknown.

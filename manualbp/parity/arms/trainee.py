@@ -2,49 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 from torch.utils import _pytree as pytree
 
-from manualbp.parity.arms.calls import Call
-from manualbp.parity.arms.runs import Tensors, seed_all
+from manualbp.parity.arms.calls import Call, seed_all
+from manualbp.parity.arms.forward import LOSS, Tensors
+from manualbp.parity.arms.optimizers import MakeOptimizer
+from manualbp.parity.arms.rounding import Nudge
 from manualbp.parity.arms.subject import COMPILED, Subject
-from manualbp.parity.judge.yardstick import nudged
-
-MakeOptimizer = Callable[[Iterable[Any]], Optimizer]
-LOSS = "loss"
-
-
-class Nudge:
-    """Rounding that another correct implementation would do: at most one ``eps`` at random.
-
-    Drawn from a seed for each step, so that a training can be taken up again anywhere.
-    """
-
-    def __init__(self, eps: float, seed: int) -> None:
-        self.eps, self._generator = eps, torch.Generator().manual_seed(seed)
-
-    def __call__(self, values: Tensor) -> Tensor:
-        if not values.is_floating_point():
-            return values
-        return nudged(values, self.eps, self._generator)
-
-    def ulp(self, values: Tensor) -> Tensor:
-        """Every number moved to a neighbour, above or below."""
-        sign = torch.randint(0, 2, values.shape, generator=self._generator).double() * 2 - 1
-        return (values * (1 + self.eps * sign.to(values.device))).to(values.dtype)
 
 
 class Trainee:
-    """A subject in training. Names of tensors are the reference's, as in ``record``.
+    """A subject in training. Names of tensors are the reference's, as in training_record.py.
 
     Args:
         subject: a module; it is trained in place.
-        make: from its parameters to an optimizer.
+        make: makes an optimizer of its parameters.
         order: the names in whose order the optimizer gets the parameters; others come after.
 
     Raises:
@@ -85,8 +62,8 @@ class Trainee:
     def gradients(self, call: Call, nudge: Nudge | None = None) -> Tensors:
         """``loss`` and every ``T.grad`` of one forward and backward; parameters stay as they are.
 
-        ``nudge`` moves the inputs, the parameters (for this call only), the output's gradient, and
-        in a twin what every layer hands on, forward and backward.
+        ``nudge`` moves the inputs, the parameters (for this call alone), the output's gradient, and
+        in a twin every layer's output and that output's gradient.
 
         Raises:
             TypeError: the loss is not one number with a floating-point dtype.
@@ -118,7 +95,7 @@ class Trainee:
         return found
 
     def state(self) -> dict[str, Any]:
-        """A copy of all that a step changes; ``load`` puts it back, also into another arm."""
+        """A copy of all that a step changes, for ``load`` of this or another arm."""
         states = self.optimizer.state
         return {
             "parameters": {n: p.detach().clone() for n, p in self.parameters.items()},
@@ -146,20 +123,19 @@ class Trainee:
         if not optimizer:
             return
         self.optimizer.state.clear()
-        for name, kept in state["optimizer"].items():
+        for name, saved in state["optimizer"].items():
             if name in self.trained:
-                self.optimizer.state[self.trained[name]] = {k: _copy(v) for k, v in kept.items()}
-        for group, kept in zip(self.optimizer.param_groups, state["groups"], strict=True):
-            group.update({k: _copy(v) for k, v in kept.items()})
+                self.optimizer.state[self.trained[name]] = {k: _copy(v) for k, v in saved.items()}
+        for group, saved in zip(self.optimizer.param_groups, state["groups"], strict=True):
+            group.update({k: _copy(v) for k, v in saved.items()})
 
     def _gradients(self, call: Call, leaves: dict[str, Tensor]) -> Tensors:
         seed_all(call.seed)  # every arm sees the same dropout
         for parameter in self.parameters.values():
             parameter.grad = None
-        args, kwargs = call.replace(leaves)
-        output = self._off(self.subject.call(*args, **kwargs))
-        assert call.loss is not None
-        loss = call.loss(output) if call.target is None else call.loss(output, call.target)
+        own = call.with_leaves(leaves)
+        output = self._off(self.subject.call(*own.args, **own.kwargs))
+        loss = call.loss_of(output)
         if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.is_floating_point():
             got = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
             raise TypeError(f"expected the loss to be one floating-point number, got {got}")
@@ -172,7 +148,7 @@ class Trainee:
         return found
 
     def _off(self, output: Any) -> Any:
-        """A layer's output as another implementation may round it, and its gradient likewise."""
+        """An output as another implementation may round it; its gradient will be rounded too."""
         return output if self._nudge is None else pytree.tree_map(self._off_one, output)
 
     def _off_one(self, value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The arguments of the command line: what there is, and what is refused before anything is run."""
+"""The arguments of the command line, and what is refused before anything is run."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 from torch import nn
 
+from manualbp.parity.arms.runs import RUN_KINDS
 from manualbp.parity.cli import options
 from manualbp.parity.cli.options import UsageError
 
@@ -42,7 +43,7 @@ OF_TRAINING = ("steps", "optimizers", "checkpoint")
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    """The settings of one comparison, checked as far as can be without importing what they name.
+    """The settings of one comparison, checked without importing what they name.
 
     Raises:
         UsageError: something is missing, unknown, taken, or cannot be written.
@@ -141,9 +142,7 @@ def _pairs(text: str) -> dict[str, str]:
 
 
 def _derivative(text: str) -> str:
-    from manualbp.parity.arms.runs import KINDS
-
-    return options.one_of([kind for kind in KINDS if kind != "backward"], "a derivative")(text)
+    return options.one_of([kind for kind in RUN_KINDS if kind != "backward"], "a derivative")(text)
 
 
 def _check_kind(args: argparse.Namespace) -> None:
@@ -160,7 +159,7 @@ def _check_kind(args: argparse.Namespace) -> None:
 
 
 def _check_outputs(args: argparse.Namespace) -> None:
-    """Nothing is run whose report could not be shown."""
+    """The report can be shown and written as asked; else nothing is run."""
     files = [path.resolve() for name in ("json", "junit", "repro", "checkpoint", "file")
              if (path := getattr(args, name, None))]  # fmt: skip
     if len(set(files)) < len(files):

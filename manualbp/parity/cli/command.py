@@ -13,13 +13,19 @@ import torch
 from torch import nn
 
 from manualbp.parity.arms.calls import moved
+from manualbp.parity.arms.parameters import load_parameters
 from manualbp.parity.cli import options
 from manualbp.parity.cli.arguments import LOSSES, OPTIMIZERS, STEPS, parse
 from manualbp.parity.cli.options import UsageError
+from manualbp.parity.cli.progress import TrainingProgress
+from manualbp.parity.cli.replay import replay
 from manualbp.parity.cli.specs import explain, importable_here, is_refusal, load_arm, load_value
-from manualbp.parity.record import GradientReport, TrainingReport, Trajectory
-
-Report = GradientReport | TrainingReport
+from manualbp.parity.gradients import compare_gradients
+from manualbp.parity.reports import tensorboard, write
+from manualbp.parity.reports.terminal import print_report
+from manualbp.parity.repro import save_repro
+from manualbp.parity.training import compare_training
+from manualbp.parity.training_record import Report, TrainingReport, Trajectory
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -53,11 +59,7 @@ def compare(args: argparse.Namespace) -> Report:
         TypeError: it is nothing that can be compared.
     """
     if "file" in args:
-        from manualbp.parity.repro import replay
-
         return replay(args.file)
-    from manualbp.parity.arms.subject import load_parameters
-
     seed = (args.seeds or (0,))[0]
     torch.manual_seed(seed)  # what a module makes while it is imported
     candidate, reference = load_arm(args.candidate, seed), load_arm(args.reference, seed)
@@ -69,25 +71,22 @@ def compare(args: argparse.Namespace) -> Report:
 
 
 def show(report: Report, args: argparse.Namespace) -> None:
-    """Every file that was asked for, and the report itself whatever becomes of them.
+    """Write every file that was asked for, and print the report in any case.
 
     Raises:
         OSError: a file could not be written; the others are, and the report is printed.
     """
-    from manualbp.parity.reports import json_format, tensorboard
-    from manualbp.parity.reports.terminal import print_report
-
     runs, failures = [], []
     writers: list[tuple[Any, Callable[[], Any]]] = [
-        (args.json, lambda: json_format.write_json(report, args.json)),
-        (args.junit, lambda: json_format.write_junit(report, args.junit)),
+        (args.json, lambda: write.write_json(report, args.json)),
+        (args.junit, lambda: write.write_junit(report, args.junit)),
         (args.log_dir, lambda: runs.append(
             tensorboard.log_report(report, args.log_dir, args.run_name))),
     ]  # fmt: skip
-    for asked, write in writers:
+    for asked, written in writers:
         try:
             if asked:
-                write()
+                written()
         except OSError as error:
             failures.append(error)
     print_report(report, verbose=args.verbose)
@@ -98,9 +97,7 @@ def show(report: Report, args: argparse.Namespace) -> None:
 
 
 def _gradients(args: argparse.Namespace, candidate: Any, reference: Any, seed: int) -> Report:
-    """One forward and backward for each seed; the repro file is there before, come what may."""
-    from manualbp.parity.gradients import compare_gradients
-
+    """One forward and backward for each seed; the repro file is written before."""
     inputs = load_value(args.inputs, seed, by_seed=True)
     settings = _given(
         loss=_loss(args.loss, seed), parameters=args.parameters, seeds=args.seeds,
@@ -108,8 +105,6 @@ def _gradients(args: argparse.Namespace, candidate: Any, reference: Any, seed: i
         exact=args.exact, power=not args.no_power, dtype=args.dtype, device=args.device,
     )  # fmt: skip
     if args.repro:
-        from manualbp.parity.repro import save_repro
-
         specs = args.candidate, args.reference
         save_repro(args.repro, candidate, reference, inputs, settings, specs)
     report = compare_gradients(candidate, reference, inputs, **settings)
@@ -118,9 +113,6 @@ def _gradients(args: argparse.Namespace, candidate: Any, reference: Any, seed: i
 
 def _training(args: argparse.Namespace, candidate: Any, reference: Any, seed: int) -> Report:
     """One training for each optimizer, dtype and seed, with a bar on a terminal."""
-    from manualbp.parity.cli.progress import TrainingProgress
-    from manualbp.parity.training import compare_training
-
     for arm in (candidate, reference):
         if not isinstance(arm, nn.Module):
             raise UsageError(
@@ -151,7 +143,7 @@ def _training(args: argparse.Namespace, candidate: Any, reference: Any, seed: in
 
 
 def _moved(data: Any, device: torch.device) -> Any:
-    """The batches on another device; what can be read only once is refused later, as it is."""
+    """The batches on another device; what can be read only once stays, to be refused later."""
     if callable(data):
         return lambda seed: _moved(data(seed), device)
     return data if isinstance(data, Iterator) else _Moved(data, device)

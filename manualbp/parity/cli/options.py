@@ -1,4 +1,4 @@
-"""What command lines share: the types of their options, and errors that are one line."""
+"""What command lines have in common: the types of their options, and errors on one line."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import NoReturn, TypeVar
 
 import torch
+
+from manualbp.parity.reports.tensorboard import new_path
 
 T = TypeVar("T")
 
@@ -31,7 +33,7 @@ class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are one line, with the nearest option to a mistyped one."""
 
     def error(self, message: str) -> NoReturn:
-        """Leave it to ``main`` to print, which knows where to and in how many processes."""
+        """Raise, and let ``main`` print: it knows where to and in how many processes."""
         mistyped = re.search(r"unrecognized arguments: (--\S+)", message)
         known = self._option_string_actions if mistyped else ()
         close = difflib.get_close_matches(mistyped[1] if mistyped else "", known, n=1)
@@ -142,7 +144,7 @@ log_dir = folder("--log-dir")
 
 
 def new_file(option: str) -> Callable[[str], Path]:
-    """An argparse type: a file that can be written or written anew; nothing is made here."""
+    """An argparse type: a file that can be written or replaced; it is not made here."""
 
     def parse(text: str) -> Path:
         path = Path(text)
@@ -185,9 +187,7 @@ def stamped(name: str) -> str:
 
 
 def free_run(log_dir: Path, name: str) -> None:
-    """A name that is taken is bad usage, before a long run; nothing is made yet."""
-    from manualbp.parity.reports.tensorboard import new_path
-
+    """Refuse a run name that is taken, before a long run; nothing is made yet."""
     try:
         new_path(log_dir, name)
     except FileExistsError as error:

@@ -1,4 +1,4 @@
-"""Progress bars on the terminal's error stream; where that is no terminal, nothing."""
+"""Progress bars on the terminal's error stream; nothing where that is no terminal."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class TrainingProgress:
         self._steps = self._bars.add_task("training", total=steps, loss="-", speed="-")
 
     def step(self, loss: float, training: str | None = None) -> None:
-        """One step done; ``training`` names the one it belongs to, where there are several."""
+        """One step is done; ``training`` names the one it belongs to, where there are several."""
         speed = self._bars.tasks[self._steps].speed
         self._bars.update(
             self._steps, advance=1, description=training, loss=f"{loss:.4g}",
@@ -72,6 +72,6 @@ def _rich() -> tuple[ModuleType, Console]:
         from rich.console import Console
     except ImportError as error:
         raise ImportError(
-            'manualbp.parity.progress needs rich; install it with: pip install "manualbp[parity]"'
+            'progress bars need rich; install it with: pip install "manualbp[parity]"'
         ) from error
     return progress, Console(stderr=True)

@@ -1,4 +1,4 @@
-"""``package.module:name``, ``path/to/file.py:name``: an object by its place in source code."""
+"""Specs: ``package.module:name`` and ``path/to/file.py:name``, objects by their place in code."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from manualbp.parity.cli.options import UsageError, one_line
 
 FORMS = "package.module:name or path/to/file.py:name"
-# Whose lines are no help to find an error: this package's, PyTorch's and the import machinery's.
+# Files in which nobody looks for an error: this package's, PyTorch's and the import machinery's.
 OWN = Path(__file__).parents[1]
 FOREIGN = (str(OWN), str(Path(torch.__file__).parent), "<frozen ")
 
@@ -40,7 +40,7 @@ def importable_here() -> Iterator[None]:
 
 
 def load(spec: str) -> Any:
-    """What a spec names; of a file, the folder becomes importable, as when it is run.
+    """What a spec names. A file's folder becomes importable, as when the file is run.
 
     Raises:
         UsageError: there is no such file, module or name, or importing it raised something.
@@ -61,7 +61,8 @@ def load_arm(spec: str, seed: int = 0) -> Any:
     """An arm or a loss: what the spec names, or what that makes.
 
     A class of modules and a function that takes no argument are called, with the random state at
-    ``seed``; a module, another function and a subclass of ``torch.autograd.Function`` are it.
+    ``seed``. A module, another function and a subclass of ``torch.autograd.Function`` are returned
+    as they are.
 
     Raises:
         UsageError: as ``load``, or the call raised something.
@@ -76,8 +77,8 @@ def load_arm(spec: str, seed: int = 0) -> Any:
 def load_value(spec: str, seed: int, *, by_seed: bool = False) -> Any:
     """Inputs, a target or data: what the spec names, or what that function makes.
 
-    It is called without an argument or, where it takes one, with ``seed``; the random state is at
-    ``seed`` before. With ``by_seed`` a function of the seed is returned as it is.
+    It is called without an argument or, where it takes one, with ``seed``, and with the random
+    state at ``seed``. With ``by_seed`` a function of the seed is returned as it is.
 
     Raises:
         UsageError: as ``load``, or the call raised something.

@@ -14,8 +14,9 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from manualbp.parity.arms.runs import Tensors
-from manualbp.parity.judge.tolerance import rms, to_double
+from manualbp.parity.arms.forward import Tensors
+from manualbp.parity.bits import rms, to_double
+from manualbp.parity.diagnosis.wording import title
 from manualbp.parity.record import TensorReport
 
 # Looser than the verdict's own floors: a guess has to tell kinds of wrong apart, not right from
@@ -25,7 +26,7 @@ ELEMENT, TENSOR = 24.0, 6.0
 NEARER = 0.25
 
 # Both arms' tensors of a changed run: the candidate's, and the float64 run's.
-Pair = tuple[Mapping[str, Tensor | None], Mapping[str, Tensor]]
+Rerun = tuple[Mapping[str, Tensor | None], Mapping[str, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Evidence:
         layers: a gradient's name -> its layer's name.
         rows: N, the rows of the batch; None where the outputs have no common first dimension.
         pre_activations: the output of each layer that owns parameters, float64, by layer name.
-        probe: both arms with the output's gradient kept only in the rows of a bool mask (N,).
+        probe: both arms, the gradients of the outputs zero outside of a bool mask of rows, (N,).
         prefix: both arms on the first n rows of the inputs.
         incoming: layer name -> whether the gradient that arrives at its output agrees; None where
             that cannot be watched.
@@ -55,9 +56,25 @@ class Evidence:
     layers: Mapping[str, str] = field(default_factory=dict)
     rows: int | None = None
     pre_activations: Mapping[str, Tensor] = field(default_factory=dict)
-    probe: Callable[[Tensor], Pair] | None = None
-    prefix: Callable[[int], Pair] | None = None
+    probe: Callable[[Tensor], Rerun] | None = None
+    prefix: Callable[[int], Rerun] | None = None
     incoming: Mapping[str, bool] | None = None
+    _reruns: dict[tuple[int, ...], Rerun | None] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+
+    def of_rows(self, start: int, stop: int) -> Rerun | None:
+        """``probe`` of rows [start, stop), run once; None where it cannot be run."""
+        if (start, stop) not in self._reruns:
+            n = torch.arange(self.rows or 0)
+            self._reruns[start, stop] = _tried(self.probe, (n >= start) & (n < stop))
+        return self._reruns[start, stop]
+
+    def of_first(self, n: int) -> Rerun | None:
+        """``prefix`` of n rows, run once; None where it cannot be run."""
+        if (n,) not in self._reruns:
+            self._reruns[n,] = _tried(self.prefix, n)
+        return self._reruns[n,]
 
 
 @dataclass(frozen=True)
@@ -149,54 +166,9 @@ def cosine(c: Tensor, o: Tensor) -> float:
     return k * rms(o) / size if size else float("nan")
 
 
-def title(layer: str | None) -> str:
-    """A layer's name as one says it: ``fc1``, ``layer 0``, ``the module`` itself."""
-    if not layer:
-        return "the module"
-    return f"layer {layer}" if layer.isdigit() else layer
-
-
-def spans(found: list[int]) -> list[tuple[int, int]]:
-    """Sorted indices as maximal runs [start, stop)."""
-    runs: list[tuple[int, int]] = []
-    for i in found:
-        if runs and runs[-1][1] == i:
-            runs[-1] = runs[-1][0], i + 1
-        else:
-            runs.append((i, i + 1))
-    return runs
-
-
-def last_where(holds: Callable[[int], bool], low: int, high: int) -> int:
-    """The last number below ``high`` where it holds, as it does at ``low``: by bisection."""
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if holds(middle) else (low, middle)
-    return low
-
-
-def listed(noun: str, runs: list[tuple[int, int]], count: int) -> str:
-    """``rows 1 and 4 to 6 of 8``."""
-    shown = [str(a) if b - a == 1 else f"{a} to {b - 1}" for a, b in runs[:4]]
-    if len(runs) > 4:
-        shown.append(f"{len(runs) - 4} more")
-    many = "s" if sum(b - a for a, b in runs) > 1 else ""
-    joined = shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}"
-    return f"{noun}{many} {joined} of {count}"
-
-
-def tile(runs: list[tuple[int, int]], count: int) -> str:
-    """``: the last tile`` where neighbours stand alone at an edge or in an aligned block."""
-    (start, stop), *more = runs
-    if more or stop - start < 2:
-        return ""
-    if stop == count:
-        return ": the last tile"
-    if not start:
-        return ": the first tile"
-    return ": one tile" if stop - start >= 4 and start % (stop - start) == 0 else ""
-
-
-def noun_of(dims: int, dim: int) -> str:
-    """What one index along a dimension is called."""
-    return "element" if dims == 1 else ("row", "column")[dim] if dims == 2 else f"dim-{dim} index"
+def _tried(run: Callable[..., Rerun] | None, argument: Tensor | int) -> Rerun | None:
+    """A candidate that cannot be run this way leaves the question open."""
+    try:
+        return None if run is None else run(argument)
+    except Exception:
+        return None

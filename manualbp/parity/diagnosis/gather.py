@@ -1,8 +1,8 @@
 """What a diagnosis asks the two arms: their layers' outputs, what arrives there, single rows.
 
-Only asked where something differs. The candidate's children are watched by hooks, and what they
-tell counts only if the gradients stay the same bits, since a module may compute otherwise when it
-is watched.
+Only asked where something differs. Hooks watch the candidate's children. What they see counts only
+where the gradients have the same bits as without hooks: a module may compute otherwise when it is
+watched.
 """
 
 from __future__ import annotations
@@ -15,16 +15,17 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from manualbp.parity.arms.calls import Call, Directions
-from manualbp.parity.arms.runs import KINDS, Tensors
+from manualbp.parity.arms.forward import Tensors, only_rows
+from manualbp.parity.arms.runs import RUN_KINDS
 from manualbp.parity.arms.subject import Subject
-from manualbp.parity.diagnosis.evidence import Evidence, Pair
+from manualbp.parity.bits import both_identical, to_double
+from manualbp.parity.diagnosis.evidence import Evidence, Rerun
 from manualbp.parity.judge.comparison import Comparison
-from manualbp.parity.judge.power import only
-from manualbp.parity.judge.tolerance import bit_identical, compare_tensors, to_double
+from manualbp.parity.judge.tolerance import compare_tensors
 
 
 def gather(comparison: Comparison) -> Evidence:
-    """Everything that diagnosis.py reads, of one comparison."""
+    """Everything that ``diagnose`` reads, of one comparison."""
     yardstick, double = comparison.yardstick, comparison.twins.double
     inputs = {f"{name}.grad" for name in comparison.call.leaves}
     layers = _layers(comparison, inputs)
@@ -87,7 +88,7 @@ def _watched(
     named = dict(module.named_modules()) if module is not None else {}
     handles = [named[name].register_forward_hook(watch(name)) for name in layers if name in named]
     try:
-        run = KINDS[comparison.kind](arm, call, comparison.directions)
+        run = RUN_KINDS[comparison.kind](arm, call, comparison.directions)
     finally:
         for handle in handles:
             handle.remove()
@@ -95,13 +96,13 @@ def _watched(
 
 
 def _incoming(comparison: Comparison, layers: set[str]) -> dict[str, bool] | None:
-    """Layer -> whether the gradient that arrives at its output agrees; None if not to be seen."""
+    """Layer -> whether the gradient that arrives at its output agrees; None if nothing is seen."""
     try:
         ours, again = _watched(comparison, comparison.candidate, layers, comparison.candidate_call)
     except Exception:  # some modules take no hooks
         return None
     first = comparison.ours.tensors
-    undisturbed = all(_same(again.get(name), value) for name, value in first.items())
+    undisturbed = all(both_identical(again.get(name), value) for name, value in first.items())
     if not ours or not undisturbed:
         return None
     theirs, _ = _watched(comparison, comparison.reference, layers, comparison.call)
@@ -117,27 +118,24 @@ def _incoming(comparison: Comparison, layers: set[str]) -> dict[str, bool] | Non
     return found
 
 
-def _probe(comparison: Comparison) -> Callable[[Tensor], Pair]:
-    """Pair arms with the outputs' gradients kept in some rows of the batch."""
+def _probe(comparison: Comparison) -> Callable[[Tensor], Rerun]:
+    """Both arms with the outputs' gradients zero outside of some rows of the batch."""
 
-    def probe(rows: Tensor) -> Pair:
-        def keep(gradient: Tensor) -> Tensor:
-            return gradient * only(rows, gradient)
-
-        call, directions = comparison.call, comparison.directions
-        exact = comparison.yardstick.rerun(call, directions, keep)
-        return comparison.rerun_candidate(hook=keep), exact
+    def probe(rows: Tensor) -> Rerun:
+        hook, call, directions = only_rows(rows), comparison.call, comparison.directions
+        exact = comparison.yardstick.rerun(call, directions, hook)
+        return comparison.rerun_candidate(hook=hook), exact
 
     return probe
 
 
-def _prefix(comparison: Comparison) -> Callable[[int], Pair] | None:
+def _prefix(comparison: Comparison) -> Callable[[int], Rerun] | None:
     """Both arms on the first rows of the inputs alone."""
     rows, call = comparison.rows, comparison.call
     if rows is None or not any(_batched(x, rows) for x in call.leaves.values()):
         return None
 
-    def prefix(count: int) -> Pair:
+    def prefix(count: int) -> Rerun:
         def first(tree: Any) -> Any:
             return pytree.tree_map(lambda x: x[:count] if _batched(x, rows) else x, tree)
 
@@ -152,7 +150,3 @@ def _prefix(comparison: Comparison) -> Callable[[int], Pair] | None:
 
 def _batched(value: Any, rows: int) -> bool:
     return isinstance(value, Tensor) and value.dim() > 0 and len(value) == rows
-
-
-def _same(a: Tensor | None, b: Tensor | None) -> bool:
-    return a is b if a is None or b is None else bit_identical(a, b)

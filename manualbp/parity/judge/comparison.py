@@ -1,8 +1,7 @@
-"""One check of two arms: both run once, then judged; kept, so that more can be asked afterwards."""
+"""One check of two arms: both run once, then are judged. More can be asked of it afterwards."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -11,10 +10,11 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from manualbp.parity.arms.calls import Call, Directions, Loss, WrongShape, named
-from manualbp.parity.arms.runs import KINDS, Run, Tensors
+from manualbp.parity.arms.forward import LOSS, Hook, Tensors
+from manualbp.parity.arms.runs import RUN_KINDS, ArmRun
 from manualbp.parity.arms.subject import AFTER, Subject
 from manualbp.parity.judge.tolerance import without_numbers
-from manualbp.parity.judge.yardstick import Twins, Yardstick, judge
+from manualbp.parity.judge.yardstick import Twins, Yardstick, judge_tensors
 from manualbp.parity.record import TensorReport
 
 
@@ -22,14 +22,14 @@ class Comparison:
     """Both arms' runs of one kind, the yardstick, and the ``reports`` on every tensor.
 
     Args:
-        kind: one of ``runs.KINDS``.
+        kind: one of ``RUN_KINDS``.
         candidate: the arm under test; what it raises is a difference.
         reference: the arm it should equal; what it raises is raised.
         call: arguments, loss, target and seed.
         candidate_loss: the candidate's own loss, ``call.loss`` by default.
         cotangent: of the loss or the outputs; random by default.
         exact: ask for the reference's bits.
-        twins: copies of the reference to work with; made here by default.
+        twins: copies of the reference to run; made here by default.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Comparison:
         self.directions = Directions(call.seed, _by_name(cotangent, call))
         self.theirs = self._run_reference()
         self.ours, problems = self._run_candidate()
-        self.yardstick = Yardstick(KINDS[kind], reference, call, self.directions, self.twins)
+        self.yardstick = Yardstick(RUN_KINDS[kind], reference, call, self.directions, self.twins)
         self.reports = (*problems, *self._judged())
 
     @property
@@ -80,16 +80,18 @@ class Comparison:
         self,
         call: Call | None = None,
         directions: Directions | None = None,
-        hook: Callable[[Tensor], Tensor] | None = None,
+        hook: Hook | None = None,
     ) -> Tensors:
         """The candidate's tensors for another call, or with the outputs' gradients changed."""
         own = replace(call or self.call, loss=self.candidate_call.loss)
-        return KINDS[self.kind](self.candidate, own, directions or self.directions, hook).tensors
+        return RUN_KINDS[self.kind](
+            self.candidate, own, directions or self.directions, hook
+        ).tensors
 
-    def _run_reference(self) -> Run:
-        """What it raises in an ordinary backward is the user's to see; beyond, say what to do."""
+    def _run_reference(self) -> ArmRun:
+        """An error in an ordinary backward is raised as it is; else the message says what to do."""
         try:
-            return KINDS[self.kind](self.reference, self.call, self.directions)
+            return RUN_KINDS[self.kind](self.reference, self.call, self.directions)
         except Exception as error:
             if self.kind == "backward":
                 raise
@@ -99,16 +101,15 @@ class Comparison:
                 f"leave {self.kind} out"
             ) from error
 
-    def _run_candidate(self) -> tuple[Run, list[TensorReport]]:
+    def _run_candidate(self) -> tuple[ArmRun, list[TensorReport]]:
         """The run, and what is wrong with it before any number is compared."""
         first = next(iter(self.theirs.tensors))
         try:
-            run = KINDS[self.kind](self.candidate, self.candidate_call, self.directions)
+            run = RUN_KINDS[self.kind](self.candidate, self.candidate_call, self.directions)
         except WrongShape as error:
-            return Run({}), [without_numbers(error.name, str(error))]
+            return ArmRun({}), [without_numbers(error.name, str(error))]
         except Exception as error:
-            reason = f"the candidate raised {type(error).__name__}: {' '.join(str(error).split())}"
-            return Run({}), [without_numbers(first, reason)]
+            return ArmRun({}), [without_numbers(first, raised(error))]
         problems = []
         if run.structure != self.theirs.structure:
             reason = f"{run.structure}, expected {self.theirs.structure}"
@@ -125,18 +126,23 @@ class Comparison:
     def _judged(self) -> tuple[TensorReport, ...]:
         if not self.ours.tensors:  # it raised: that is the one report
             return ()
-        # A buffer counts where both arms have one of that name; in one alone it is an arm's own.
+        # A buffer is compared where both arms have one of that name.
         common = self.candidate.buffers & self.reference.buffers
         ours, theirs = (
             {n: t for n, t in run.tensors.items() if not n.endswith(AFTER) or n in common}
             for run in (self.ours, self.theirs)
         )
-        return judge(ours, theirs, self.yardstick, self.exact)
+        return judge_tensors(ours, theirs, self.yardstick, self.exact)
+
+
+def raised(error: Exception) -> str:
+    """What the candidate raised, on one line."""
+    return f"the candidate raised {type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def _by_name(cotangent: Any, call: Call) -> dict[str, Tensor]:
-    """A given cotangent under the names of what it belongs to."""
+    """A given cotangent by the names of the outputs, or of the loss."""
     if cotangent is None:
         return {}
-    root = "output" if call.loss is None else "loss"
+    root = "output" if call.loss is None else LOSS
     return named(cotangent, lambda path: root + pytree.keystr(path))

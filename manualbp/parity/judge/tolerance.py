@@ -10,25 +10,34 @@ e   the reference's own error in the working dtype, at least |r - o|
 s   size of the sums an element comes from: |o|, or more where large terms leave a small rest
 eps of the working dtype
 
-So the reference's distance from float64 is the yardstick, no tolerance is set by hand, and the
-rule has no scale: multiply a gradient by 1e-9 and the verdict stays the same. Numbers come last:
-a missing tensor, another shape or dtype, and NaN are decided before any subtraction. An infinity
-agrees with the same one in both other runs. A gradient of 0 has s = 0: only 0 agrees, or what is
-below the smallest normal number, since denormals are rounded by their own step.
+The yardstick is the reference's own distance from float64. No tolerance is set by hand, and the
+rule has no scale: multiply a gradient by 1e-9 and the verdict stays the same. A missing tensor,
+another shape or dtype, and NaN are decided before any number is compared. An infinity agrees where
+all three runs have the same one. A gradient of 0 has s = 0: then only 0 agrees, or what is below
+the smallest normal number, since denormals are rounded to their own step.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from manualbp.parity.record import TensorReport, Worst
+from manualbp.parity.bits import (
+    UNREACHABLE,
+    bit_identical,
+    differing_bits,
+    largest,
+    rms,
+    to_double,
+    ulp_distance,
+)
+from manualbp.parity.record import TensorReport, WorstElement
 
 # How much larger than the reference's error the candidate's may be: both are draws of rounding.
 FACTOR = 2.0
@@ -36,14 +45,11 @@ FACTOR = 2.0
 RMS_FLOOR = 2.0
 # The same for one element, the worst of many.
 ELEMENT_FLOOR = 16.0
-# What may be left of terms as large as the tensor's others, where another way to the same result
-# adds and takes them away again: no element is judged more finely than by the whole tensor's eps.
+# Another way to the same result may add terms as large as the tensor's others and take them away
+# again. What is left of them is an eps of the whole tensor, so no element is judged more finely.
 TENSOR_FLOOR = 1.0
 # A reference that is itself this far from float64, relative to its sums, is no yardstick.
 REFERENCE_LIMIT = 0.25
-
-_INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-_FAR = torch.iinfo(torch.int64).max
 
 
 def compare_tensors(
@@ -59,9 +65,9 @@ def compare_tensors(
     """Hold ``candidate`` against ``reference``, both judged by their distance to ``oracle``.
 
     ``sums`` and ``noise`` are s and e above, float64 and of the oracle's shape. Without them one
-    size stands for the whole tensor, the rms: right for the large elements, but blind to a fault
-    in elements far smaller than that. ``exact`` asks for the reference's bits. Tensors that are not
-    floating point must be equal in any case.
+    size, the rms, stands for the whole tensor: right for the large elements, but blind to a fault
+    in elements far smaller. ``exact`` asks for the reference's bits. Tensors that are not
+    floating point must always be equal.
 
     Raises:
         ValueError: the oracle is missing or of another shape than the reference.
@@ -76,89 +82,78 @@ def compare_tensors(
     if oracle is None or tuple(oracle.shape) != shape:
         got = None if oracle is None else tuple(oracle.shape)
         raise ValueError(f"the oracle of {name} must be {shape}, got {got}")
-    same_bits = bit_identical(candidate, reference)
     if not dtype.is_floating_point:
-        reason = "" if same_bits else _unequal(candidate, reference)
-        return without_numbers(name, reason, shape, dtype)
-    c, r, o = to_double(candidate), to_double(reference), to_double(oracle)
-    worst_ulp = int(ulp_distance(candidate, reference).max()) if c.numel() else 0
-    ulp = None if worst_ulp == _FAR else worst_ulp
+        same_bits = bit_identical(candidate, reference)
+        return _unlike(name, reference, "" if same_bits else _unequal(candidate, reference))
+    return _compare_numbers(name, candidate, reference, to_double(oracle), sums, noise, exact)
+
+
+def _compare_numbers(
+    name: str, candidate: Tensor, reference: Tensor, o: Tensor,
+    sums: Tensor | None, noise: Tensor | None, exact: bool,
+) -> TensorReport:  # fmt: skip
+    """The rule for two tensors of one shape and dtype."""
+    c, r, same_bits = (
+        to_double(candidate),
+        to_double(reference),
+        bit_identical(candidate, reference),
+    )
+    ulp = int(ulp_distance(candidate, reference).max()) if c.numel() else 0
     alike = c.isinf() & (c == r) & (r == o)  # minus infinity where a mask says so, in all three
     broken = _not_finite({"candidate": c, "reference": r, "float64 run": o}, alike)
     if broken:
-        nan = math.nan
-        return TensorReport(
-            name, shape, dtype, nan, nan, ulp, nan, nan, nan, same_bits, False, broken
-        )
+        known = None if ulp == UNREACHABLE else ulp
+        return replace(_unlike(name, reference, broken), ulp=known, bit_identical=same_bits)
     c, r, o = (values.masked_fill(alike, 0.0) for values in (c, r, o))
     c_error, r_error = (c - o).abs(), (r - o).abs()
-    s = _sizes(o, sums, dtype).masked_fill(alike, 0.0)
-    if noise is None:
-        e = torch.maximum(r_error, r_error.new_tensor(rms(r_error)))
-    else:
-        e = torch.maximum(r_error, noise.cpu().masked_fill(alike, 0.0))
-    eps = torch.finfo(dtype).eps
-    allowed = FACTOR * rms(e) + RMS_FLOOR * eps * rms(s)
-    limit = FACTOR * e + eps * (ELEMENT_FLOOR * s + TENSOR_FLOOR * rms(s))
-    count = int((c_error > limit).sum())
-    worst = _worst(c, o, limit) if count else None
-    reason = ""
-    if exact and not same_bits:
+    limits = _limits(r_error, o, alike, sums, noise, torch.finfo(reference.dtype))
+    count = 0 if same_bits else int((c_error > limits.each).sum())
+    worst = _worst(c, o, limits.each) if count else None
+    if same_bits:
+        reason = ""
+    elif exact:
         reason = _unequal(candidate, reference)
-    elif not same_bits:
-        reason = _judge(c_error, e, s, allowed, count, worst)
+    else:
+        reason = _reason(c_error, limits, count, worst)
     return TensorReport(
-        name=name, shape=shape, dtype=dtype,
-        max_abs=_max((c - r).abs()), max_rel=_max_relative(c, r), ulp=worst_ulp,
-        candidate_error=rms(c_error), reference_error=rms(r_error), allowed=allowed,
-        bit_identical=same_bits, agrees=not reason, reason=reason,
-        differing=0 if same_bits else count, worst=None if same_bits else worst,
+        name=name, shape=tuple(reference.shape), dtype=reference.dtype,
+        max_abs=largest((c - r).abs()), max_rel=_max_relative(c, r), ulp=ulp,
+        candidate_error=rms(c_error), reference_error=rms(r_error), allowed=limits.whole,
+        bit_identical=same_bits, agrees=not reason, reason=reason, differing=count, worst=worst,
     )  # fmt: skip
 
 
-def bit_identical(a: Tensor, b: Tensor) -> bool:
-    """Same shape, same dtype, same bits: NaN equals the same NaN, -0.0 differs from 0.0."""
-    if a.shape != b.shape or a.dtype != b.dtype:
-        return False
-    return torch.equal(_bits(a), _bits(b))
+class _Limits(NamedTuple):
+    """e and s, and the right-hand sides of the rule: of the whole tensor, and of each element."""
+
+    e: Tensor
+    s: Tensor
+    whole: float
+    each: Tensor
 
 
-def ulp_distance(a: Tensor, b: Tensor) -> Tensor:
-    """Representable numbers from a to b, elementwise, int64; 0.0 and -0.0 are the same number.
-
-    A NaN on either side is the largest int64. Shapes and dtypes must be equal.
-
-    Raises:
-        ValueError: another shape or dtype, or no floating-point dtype.
-    """
-    if a.shape != b.shape or a.dtype != b.dtype or not a.dtype.is_floating_point:
-        raise ValueError(
-            f"expected two floating-point tensors of one shape and dtype, "
-            f"got {tuple(a.shape)} {a.dtype} and {tuple(b.shape)} {b.dtype}"
-        )
-    x, y = _bits(a).to(torch.int64), _bits(b).to(torch.int64)
-    # The bits of a float are sign and magnitude; magnitudes count the numbers from zero up.
-    sign = torch.iinfo(_INTEGERS[a.element_size()]).min
-    m, n = x & ~sign, y & ~sign
-    half = 2**62 - 1  # so that the sum of two float64 magnitudes stays an int64
-    apart = m.clamp(max=half) + n.clamp(max=half)
-    distance = torch.where((x < 0) == (y < 0), (m - n).abs(), apart)
-    nan = (torch.isnan(a) | torch.isnan(b)).cpu()
-    return distance.masked_fill(nan, _FAR)
+def _limits(
+    r_error: Tensor, o: Tensor, alike: Tensor,
+    sums: Tensor | None, noise: Tensor | None, info: torch.finfo,
+) -> _Limits:  # fmt: skip
+    # s is at least |o|, and so large that a step of the denormals, smallest_normal * eps, is no
+    # error.
+    s = o.abs().clamp(min=rms(o)) if sums is None else torch.maximum(sums.cpu(), o.abs())
+    s = s.clamp(min=info.smallest_normal).masked_fill(alike, 0.0)
+    if noise is None:
+        e = r_error.clamp(min=rms(r_error))
+    else:
+        e = torch.maximum(r_error, noise.cpu().masked_fill(alike, 0.0))
+    whole = FACTOR * rms(e) + RMS_FLOOR * info.eps * rms(s)
+    each = FACTOR * e + info.eps * (ELEMENT_FLOOR * s + TENSOR_FLOOR * rms(s))
+    return _Limits(e, s, whole, each)
 
 
-def to_double(values: Tensor | NDArray[Any]) -> Tensor:
-    """The same numbers on the CPU in float64, without a graph."""
-    return torch.as_tensor(values).detach().to("cpu", torch.float64)
-
-
-def _judge(
-    c_error: Tensor, e: Tensor, s: Tensor, allowed: float, count: int, worst: Worst | None
-) -> str:
+def _reason(c_error: Tensor, limits: _Limits, count: int, worst: WorstElement | None) -> str:
     """The two inequalities of the rule in words; the empty string where both hold."""
-    if rms(e) > REFERENCE_LIMIT * rms(s):
+    if rms(limits.e) > REFERENCE_LIMIT * rms(limits.s):
         return (
-            f"the reference itself is {rms(e):.1e} from its float64 run, "
+            f"the reference itself is {rms(limits.e):.1e} from its float64 run, "
             "so it cannot judge; is it random, or does it depend on the dtype?"
         )
     if worst is not None:
@@ -166,21 +161,21 @@ def _judge(
             f"{count} of {c_error.numel()} elements; worst {list(worst.index)}: got "
             f"{worst.got:.9g}, expected {worst.expected:.9g} within {worst.limit:.1e}"
         )
-    if rms(c_error) <= allowed:
+    if rms(c_error) <= limits.whole:
         return ""
-    return f"rms error {rms(c_error):.1e}, allowed {allowed:.1e}, spread over all elements"
+    return f"rms error {rms(c_error):.1e}, allowed {limits.whole:.1e}, spread over all elements"
 
 
-def _worst(c: Tensor, o: Tensor, limit: Tensor) -> Worst:
-    """The element that is the most times its limit away."""
+def _worst(c: Tensor, o: Tensor, limit: Tensor) -> WorstElement:
+    """The element whose error is the largest multiple of its limit."""
     worst = int(((c - o).abs() / limit).argmax())
     index = tuple(int(i) for i in np.unravel_index(worst, tuple(c.shape)))
-    return Worst(index, *(float(values.flatten()[worst]) for values in (c, o, limit)))
+    return WorstElement(index, *(float(values.flatten()[worst]) for values in (c, o, limit)))
 
 
 def _unequal(candidate: Tensor, reference: Tensor) -> str:
     """Bits differ, in words: how many elements, which first, and the values there."""
-    differ = _bits(candidate) != _bits(reference)
+    differ = differing_bits(candidate, reference)
     index = [int(i) for i in differ.nonzero()[0]]
     got, expected = (t[tuple(index)].item() for t in (candidate, reference))
     return (
@@ -189,17 +184,10 @@ def _unequal(candidate: Tensor, reference: Tensor) -> str:
     )
 
 
-def _sizes(o: Tensor, sums: Tensor | None, dtype: torch.dtype) -> Tensor:
-    """s, at least |o| and never so small that a step of the denormals would count as an error."""
-    given = o.abs().clamp(min=rms(o)) if sums is None else torch.maximum(sums.cpu(), o.abs())
-    info = torch.finfo(dtype)
-    return given.clamp(min=info.smallest_normal)  # smallest_normal * eps is the denormals' step
-
-
 def without_numbers(
     name: str, reason: str, shape: tuple[int, ...] = (), dtype: torch.dtype | None = None
 ) -> TensorReport:
-    """A verdict that no number decides; it agrees where there is no reason against it."""
+    """A verdict that needs no number; it agrees where there is no reason against it."""
     number = math.nan if reason else 0.0
     return TensorReport(
         name, shape, dtype, number, number, None if reason else 0, number, number, number,
@@ -218,6 +206,7 @@ def _missing(name: str, candidate: Tensor | None, reference: Tensor | None) -> T
 
 
 def _unlike(name: str, present: Tensor, reason: str) -> TensorReport:
+    """``without_numbers``, in the shape and dtype of a tensor that is there."""
     return without_numbers(name, reason, tuple(present.shape), present.dtype)
 
 
@@ -227,20 +216,6 @@ def _not_finite(tensors: dict[str, Tensor], alike: Tensor) -> str:
     return f"NaN or infinity: {', '.join(found)}" if found else ""
 
 
-def _bits(values: Tensor) -> Tensor:
-    return values.detach().cpu().contiguous().view(_INTEGERS[values.element_size()])
-
-
-def rms(values: Tensor) -> float:
-    """Root mean square, scaled by the largest so that squares neither vanish nor overflow."""
-    top = _max(values.abs())
-    return top * math.sqrt(float((values / top).square().mean())) if top != 0 else 0.0
-
-
-def _max(values: Tensor) -> float:
-    return float(values.max()) if values.numel() else 0.0
-
-
 def _max_relative(c: Tensor, r: Tensor) -> float:
     size = torch.maximum(c.abs(), r.abs())
-    return _max(torch.where(size > 0, (c - r).abs() / size, 0.0))
+    return largest(torch.where(size > 0, (c - r).abs() / size, 0.0))

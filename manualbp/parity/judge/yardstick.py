@@ -1,12 +1,15 @@
-r"""How far a correct run may be from the float64 run: known element by element, from twins.
-
-A twin is the reference with every input, parameter and output gradient off by at most one eps of
-the working dtype. It runs three times: in the working dtype, in float64, and in float64 with the
-result of every single operator off by at most one eps as well (Monte Carlo arithmetic, Parker
-1997). The first two lie apart by one more draw of e, the reference's own error; how far the third
-moves, over eps, is the size s of the sums behind a number, also where large terms cancel halfway.
+r"""How far a correct run may be from the float64 run: measured for each element, by twins.
 
     s = |o| + max over twins |o_rounded - o| / eps       e = max over twins |r_twin - o_twin|
+
+A twin is the reference with every input, parameter and output gradient off by at most one eps of
+the working dtype. It runs three times:
+
+    r_twin       in the working dtype
+    o_twin       in float64; e, the reference's own error, is how far r_twin is from it
+    o_rounded    in float64 with the result of every operator off by at most one eps as well;
+                 how far it moves, over eps, is the size s of the sums behind a number, also where
+                 large terms cancel halfway
 
 Limits only grow with the number of twins: what agrees by two agrees by all nine.
 """
@@ -15,28 +18,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from manualbp.parity.arms.calls import Call, Directions, cast_loss
-from manualbp.parity.arms.runs import Run, Tensors
+from manualbp.parity.arms.forward import Hook, Tensors
+from manualbp.parity.arms.rounding import Rounded, nudged
+from manualbp.parity.arms.runs import ArmRun
 from manualbp.parity.arms.subject import Subject
-from manualbp.parity.judge.tolerance import compare_tensors, to_double
+from manualbp.parity.bits import to_double
+from manualbp.parity.judge.tolerance import compare_tensors
 from manualbp.parity.record import TensorReport
 
 TWINS = 9
 
-# KINDS of runs.py: one run of one arm.
-Runner = Callable[..., Run]
+# One of RUN_KINDS in runs.py: one run of one arm.
+Runner = Callable[..., ArmRun]
 
 
 @dataclass(frozen=True)
 class Twins:
-    """Two copies of the reference, in the working dtype and in float64, to be loaded at will."""
+    """Two copies of the reference, in the working dtype and in float64; every use loads them."""
 
     working: Subject
     double: Subject
@@ -55,7 +58,7 @@ class Yardstick:
     """The float64 run ``exact``, and ``sums`` and ``noise`` (s and e) by tensor name.
 
     Args:
-        run: what is run, one of ``runs.KINDS``.
+        run: what is run, one of ``RUN_KINDS``.
         reference: as it stands now; it is read, not run.
         call: what it is called with.
         directions: as drawn by the reference's own run.
@@ -74,7 +77,7 @@ class Yardstick:
         twins: Twins | None = None,
     ) -> None:
         self._run, self._reference, self._directions = run, reference, directions
-        self._call, self.double_call = call, _in_float64(call)
+        self._call, self.double_call = call, in_float64(call)
         self._twins = twins or Twins.of(reference)
         floats = [*reference.parameters.values(), *call.leaves.values()]
         self.dtype = next((t.dtype for t in floats if t.is_floating_point()), torch.float32)
@@ -113,13 +116,14 @@ class Yardstick:
         return self
 
     def rerun(
-        self, call: Call, directions: Directions, hook: Callable[[Tensor], Tensor] | None = None
+        self, call: Call, directions: Directions, hook: Hook | None = None
     ) -> dict[str, Tensor]:
         """The float64 run for another call, other directions, or other gradients of the outputs."""
         self._twins.double.load(self._reference)
-        return self._in_double(_in_float64(call), hook, directions)
+        return self._in_double(in_float64(call), hook, directions)
 
     def _draw(self) -> None:
+        """One more twin: its three runs, and how far they lie apart."""
         working, double, generator = self._twins.working, self._twins.double, self._generator
         working.load(self._reference)
         with torch.no_grad():
@@ -127,8 +131,8 @@ class Yardstick:
                 parameter.copy_(nudged(parameter, self.eps, generator))
         double.load(working)
         floating = {n: x for n, x in self._call.leaves.items() if x.is_floating_point()}
-        call = _with_leaves(
-            self._call, {n: nudged(x, self.eps, generator) for n, x in floating.items()}
+        call = self._call.with_leaves(
+            {n: nudged(x, self.eps, generator) for n, x in floating.items()}
         )
         state = generator.get_state()  # both twins get the same nudge of the output's gradient
 
@@ -138,7 +142,7 @@ class Yardstick:
         run = self._run(working, call, self._directions, hook).tensors
         generator.set_state(state)
         doubled = {n: x.double() for n, x in call.leaves.items() if n in floating}
-        double_call = _with_leaves(self.double_call, doubled)
+        double_call = self.double_call.with_leaves(doubled)
         moved = self._in_double(double_call, hook)
         for name in self.exact.keys() & moved.keys():
             mine, value = run.get(name), moved[name]
@@ -151,10 +155,7 @@ class Yardstick:
             self._moved[name] = _larger(self._moved[name], rounded[name] - self.exact[name])
 
     def _in_double(
-        self,
-        call: Call,
-        hook: Callable[[Tensor], Tensor] | None = None,
-        directions: Directions | None = None,
+        self, call: Call, hook: Hook | None = None, directions: Directions | None = None
     ) -> dict[str, Tensor]:
         run, double = self._run, self._twins.double
         try:
@@ -167,36 +168,7 @@ class Yardstick:
         return {name: to_double(value) for name, value in found.items() if value is not None}
 
 
-class Rounded(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Inside, every operator's floating-point result is off by at most ``eps`` at random."""
-
-    def __init__(self, eps: float, generator: torch.Generator) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.eps, self.generator = eps, generator
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        found = func(*args, **(kwargs or {}))
-        if func is torch.ops.aten.clone.default:  # no arithmetic
-            return found
-        if any(r.alias_info is not None for r in func._schema.returns):  # a view, or in place
-            return found
-        if torch.Tag.nondeterministic_seeded in func.tags:  # random numbers; of several results,
-            if isinstance(found, Tensor):  # attention or dropout and what it keeps for later
-                return found
-            return (self._off(found[0]), *found[1:])
-        return pytree.tree_map(self._off, found)
-
-    def _off(self, value: Any) -> Any:
-        if not isinstance(value, Tensor) or not value.is_floating_point() or value.is_meta:
-            return value
-        if value._is_zerotensor():  # the tangent of a constant: it has no memory to read
-            return value
-        return nudged(value, self.eps, self.generator)
-
-
-def judge(
+def judge_tensors(
     candidate: Tensors,
     reference: Tensors,
     yardstick: Yardstick,
@@ -205,7 +177,7 @@ def judge(
 ) -> tuple[TensorReport, ...]:
     """One TensorReport for each tensor of either arm, the reference's order first.
 
-    ``pairs``: how many twins are drawn at first and, as long as some tensor differs, next.
+    ``pairs``: how many twins are drawn at first, and how many next as long as a tensor differs.
     """
     names = [*reference, *(name for name in candidate if name not in reference)]
     for count in pairs:
@@ -218,22 +190,11 @@ def judge(
     return reports
 
 
-def nudged(values: Tensor, eps: float, generator: torch.Generator) -> Tensor:
-    """Every number off by a random relative error of at most eps."""
-    noise = torch.rand(values.shape, generator=generator, dtype=torch.float64) * 2 - 1
-    return (values * (1 + eps * noise.to(values.device))).to(values.dtype)
-
-
 def _larger(known: Tensor, apart: Tensor) -> Tensor:
-    """max(known, |apart|) where that is finite: a twin that overflows says nothing about limits."""
+    """max(known, |apart|) where that is finite: a twin that overflows has nothing to say."""
     return torch.maximum(known, apart.abs().nan_to_num(nan=0.0, posinf=0.0))
 
 
-def _with_leaves(call: Call, leaves: dict[str, Tensor]) -> Call:
-    args, kwargs = call.replace(leaves)
-    return replace(call, args=args, kwargs=kwargs)
-
-
-def _in_float64(call: Call) -> Call:
+def in_float64(call: Call) -> Call:
     """The same call in float64: arguments, target, and a loss that is a module."""
     return replace(call.to(torch.float64), loss=cast_loss(call.loss, torch.float64))

@@ -1,4 +1,4 @@
-"""What TensorBoard is given of a training's record: points, tags, layout, settings. Pure data.
+"""What TensorBoard shows of a training's record, as data: points, tags, layout, settings.
 
 loss/candidate        -> loss in the folder ``candidate``, loss/reference in ``reference``
 drift/T, low/T, high/T, forced/T, log10_error/T (of the drift), log10_low/T, ...: ``parity``
@@ -11,10 +11,27 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from manualbp.parity.record import AGREE, CURVE_POINTS, Curve, TrainingReport, Trajectory
+from manualbp.parity.record import AGREE
+from manualbp.parity.training_record import (
+    CURVE_POINTS,
+    ArmStep,
+    Curve,
+    TrainingReport,
+    Trajectory,
+)
 
 CANDIDATE, REFERENCE, PARITY = "candidate", "reference", "parity"
 WHOLE = "."  # the folder of what is said of all trainings
+# Tags of a run that is logged step by step.
+TRAIN = "train/{}"  # loss, accuracy: of each batch, before the update
+VALIDATION = "validation/{}"  # the same on held-out data, after each epoch
+LEARNING_RATE = "learning_rate"
+GRADIENT_NORM = "gradient_norm/{}"  # per layer
+GRADIENTS = "gradients/{}"  # histogram per tensor
+WEIGHTS = "weights/{}"  # histogram per tensor
+DIVERGENCE = "divergence/{}"
+LOG_DIVERGENCE = "log10_divergence/{}"
+VERDICT = "verdict"
 # Quantity in the record -> the tag of its log10.
 LOGARITHMS = {
     "drift": "log10_error", "low": "log10_low", "high": "log10_high", "forced": "log10_forced",
@@ -22,9 +39,9 @@ LOGARITHMS = {
 # Where log10 of 0 is drawn; whatever is not 0 is drawn above it.
 BIT_IDENTICAL, SMALLEST = -40.0, -38.0
 OVERLAYS = "all in one"
-# float32 and float64 fit into one chart by their logarithms alone.
+# Only logarithms show float32 and float64 in one chart.
 LOG_ENVELOPE, ENVELOPE = "drift in its envelope, log10", "drift in its envelope"
-Layout = dict[str, dict[str, list[object]]]
+ChartLayout = dict[str, dict[str, list[object]]]
 
 
 class Share(NamedTuple):
@@ -45,7 +62,7 @@ def log_divergence(apart: float) -> float:
 def logarithms(values: Mapping[int, float]) -> dict[int, float]:
     """log10 by step; 0 lies a decade below the smallest other, or at ``BIT_IDENTICAL``.
 
-    So one step without a difference does not flatten the rest of a chart.
+    Lower, a single step without a difference would flatten the rest of a chart.
     """
     others = [log_divergence(value) for value in values.values() if value > 0]
     zero = min(others, default=BIT_IDENTICAL + 1) - 1
@@ -53,9 +70,9 @@ def logarithms(values: Mapping[int, float]) -> dict[int, float]:
 
 
 def points(curve: Curve) -> dict[int, float]:
-    """Value by step: ``CURVE_POINTS`` at most, and the newest besides.
+    """Value by step: ``CURVE_POINTS`` at most, and the newest.
 
-    Curves that grew together have the same steps, as a Margin chart asks for.
+    Curves that grew together have the same steps: a Margin chart needs that.
     """
     stride = -(-len(curve.steps) // CURVE_POINTS) or 1
     found = dict(zip(curve.steps[::stride], curve.values[::stride], strict=True))
@@ -68,7 +85,7 @@ def folder(run: Trajectory) -> str:
 
 
 def located(tag: str) -> tuple[str, str]:
-    """The folder a tag of the record goes to, and its tag there: an arm's name is taken out."""
+    """The folder that a tag of the record goes to, and the tag there, without the arm's name."""
     parts = tag.split("/", 2)
     if len(parts) > 1 and parts[0] not in LOGARITHMS and parts[1] in (CANDIDATE, REFERENCE):
         return parts[1], "/".join([parts[0], *parts[2:]])
@@ -78,11 +95,11 @@ def located(tag: str) -> tuple[str, str]:
 def curves(run: Trajectory) -> Iterator[tuple[str, str, dict[int, float]]]:
     """Folder, tag and points of every curve, and of its log10 where that says more."""
     for tag, curve in run.curves.items():
-        kept = points(curve)
-        yield (*located(tag), kept)
+        values = points(curve)
+        yield (*located(tag), values)
         quantity, _, tensor = tag.partition("/")
         if quantity in LOGARITHMS:
-            yield PARITY, f"{LOGARITHMS[quantity]}/{tensor}", logarithms(kept)
+            yield PARITY, f"{LOGARITHMS[quantity]}/{tensor}", logarithms(values)
 
 
 def drift_shares(run: Trajectory) -> dict[str, dict[int, float]]:
@@ -96,7 +113,7 @@ def forced_shares(run: Trajectory) -> dict[str, dict[int, float]]:
 
 
 def _with_peaks(run: Trajectory, quantity: str) -> dict[str, dict[int, float]]:
-    """The curves of a quantity, each with its largest value, whether that was kept or not."""
+    """The curves of a quantity, each with its peak, which may be none of its points."""
     found = {}
     for tensor in tensors(run, quantity):
         curve = run.curves[f"{quantity}/{tensor}"]
@@ -120,12 +137,12 @@ def tensors(run: Trajectory, quantity: str) -> list[str]:
     return [t.partition("/")[2] for t in run.curves if t.partition("/")[0] == quantity]
 
 
-def layout(report: TrainingReport) -> Layout:
+def layout(report: TrainingReport) -> ChartLayout:
     """The custom charts: each drift between its limits, and every tensor's curve in one chart.
 
     TensorBoard takes the tags of a Margin chart as they are, and those of a Multiline chart as
     regular expressions that need only match a beginning. A tensor that never drifts, such as
-    Adam's count of steps, has no chart, unless none does.
+    Adam's count of steps, has no chart, unless no tensor drifts.
     """
     pairs = [(run, t) for run in report.runs for t in tensors(run, "drift")]
     moved = [(run, t) for run, t in pairs if any(points(run.curves[f"drift/{t}"]).values())]
@@ -164,6 +181,13 @@ def settings(run: Trajectory) -> tuple[dict[str, str], dict[str, float | None]]:
         "verdict/drift_over_allowed": largest.value if largest else None,
         "verdict/first_bad_step": float(min(bad)) if bad else None,
     }
+
+
+def scalars(arm: ArmStep) -> dict[str, float]:
+    """One arm's numbers of one step by tag."""
+    found = {TRAIN.format(name): value for name, value in arm.metrics.items()}
+    found[LEARNING_RATE] = arm.learning_rate
+    return found | {GRADIENT_NORM.format(k): norm for k, norm in arm.gradient_norms.items()}
 
 
 def _all(quantity: str, names: dict[str, None]) -> list[object]:

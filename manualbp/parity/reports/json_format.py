@@ -1,6 +1,6 @@
-"""A report as a file: JSON that reads back to an equal report, JUnit XML for a CI server, Markdown.
+"""A report as JSON that reads back to an equal report.
 
-NaN and infinity, which JSON has not, are the strings ``nan``, ``inf`` and ``-inf``.
+NaN and infinity, which JSON does not have, are the strings ``nan``, ``inf`` and ``-inf``.
 """
 
 from __future__ import annotations
@@ -9,16 +9,12 @@ import dataclasses
 import json
 import math
 import types
-from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 import torch
 
-from manualbp.parity import files
-from manualbp.parity.files import PathLike
-from manualbp.parity.record import GradientReport, TrainingReport
-from manualbp.parity.reports.junit import junit
-from manualbp.parity.reports.terminal import markdown_report
+from manualbp.parity.record import GradientReport
+from manualbp.parity.training_record import Report, TrainingReport, check_report
 from manualbp.parity.versions import versions
 
 SCHEMA = "manualbp.parity.report"
@@ -26,26 +22,21 @@ SCHEMA_VERSION = 1
 _KINDS = {kind.__name__: kind for kind in (GradientReport, TrainingReport)}
 
 
-def to_json(report: GradientReport | TrainingReport) -> str:
+def to_json(report: Report) -> str:
     """The whole report, its verdict and the versions of what wrote it.
 
     Raises:
         TypeError: it is no report.
     """
-    kind = type(report).__name__
-    if kind not in _KINDS:
-        raise TypeError(
-            f"expected a GradientReport or a TrainingReport, got {kind}; "
-            "pass what compare_gradients or compare_training returned"
-        )
+    check_report(report)
     content = {
-        "schema": SCHEMA, "schema_version": SCHEMA_VERSION, "kind": kind,
+        "schema": SCHEMA, "schema_version": SCHEMA_VERSION, "kind": type(report).__name__,
         "verdict": report.verdict, "versions": versions(), "report": _encode(report),
     }  # fmt: skip
     return json.dumps(content, indent=1, allow_nan=False) + "\n"
 
 
-def from_json(text: str) -> GradientReport | TrainingReport:
+def from_json(text: str) -> Report:
     """The report that ``to_json`` wrote, equal to it.
 
     Raises:
@@ -68,54 +59,9 @@ def from_json(text: str) -> GradientReport | TrainingReport:
     kind = next((k for k in _KINDS if k == content.get("kind")), None)
     if kind is None:
         raise ValueError(f"expected kind {' or '.join(_KINDS)}, got {_short(content.get('kind'))}")
-    report: GradientReport | TrainingReport
+    report: Report
     report = _decode(content.get("report"), _KINDS[kind], "report")
     return report
-
-
-def write_json(report: GradientReport | TrainingReport, path: PathLike) -> None:
-    """``to_json`` as a file.
-
-    Raises:
-        TypeError: it is no report.
-        OSError: it cannot be written there; nothing has changed then.
-    """
-    write_text(path, to_json(report))
-
-
-def write_junit(report: GradientReport | TrainingReport, path: PathLike) -> None:
-    """A test case per tensor and check, or per training, in JUnit's XML; see junit.py.
-
-    Raises:
-        TypeError: it is no report.
-        OSError: it cannot be written there; nothing has changed then.
-    """
-    write_text(path, junit(report))
-
-
-def write_markdown(report: GradientReport | TrainingReport, path: PathLike) -> None:
-    """``report.markdown_report`` as a file.
-
-    Raises:
-        TypeError: it is no report.
-        OSError: it cannot be written there; nothing has changed then.
-    """
-    write_text(path, markdown_report(report))
-
-
-def write_text(path: PathLike, text: str) -> None:
-    """``files.write_text``, and what to do where that fails.
-
-    Raises:
-        OSError: it cannot be written there; what stood there is unchanged.
-    """
-    try:
-        files.write_text(path, text)
-    except OSError as error:
-        raise type(error)(
-            f"cannot write {Path(path).resolve()}: {error.strerror or error}; nothing was changed; "
-            "give a file in a folder that exists and may be written"
-        ) from error
 
 
 def _encode(value: Any) -> Any:
@@ -134,7 +80,7 @@ def _encode(value: Any) -> Any:
 
 
 def _decode(value: Any, kind: Any, where: str) -> Any:
-    """The other way, by the annotation ``kind`` of a field; ``where`` names it in errors."""
+    """From JSON's types, by the annotation ``kind`` of a field; ``where`` names it in errors."""
     origin, inner = get_origin(kind), get_args(kind)
     if origin is types.UnionType:  # "kind or None" is the only one there is
         kind = next(k for k in inner if k is not type(None))
@@ -157,15 +103,19 @@ def _decode(value: Any, kind: Any, where: str) -> Any:
         _check(found, torch.dtype, where, value)
         return found
     if kind is float:
-        if value == "nan":
-            return math.nan  # the very object, so that reports that have it are equal
-        _check(float(value) if value in ("inf", "-inf") else value, (int, float), where)
-        try:
-            return float(value)
-        except OverflowError as error:
-            raise ValueError(f"{where} is no number of float64; was the file edited?") from error
+        return _decode_float(value, where)
     _check(value, kind, where)
     return value
+
+
+def _decode_float(value: Any, where: str) -> float:
+    if value == "nan":
+        return math.nan  # the very object, so that reports that have it are equal
+    _check(float(value) if value in ("inf", "-inf") else value, (int, float), where)
+    try:
+        return float(value)
+    except OverflowError as error:
+        raise ValueError(f"{where} is no number of float64; was the file edited?") from error
 
 
 def _decode_fields(value: Any, kind: Any, where: str) -> Any:

@@ -1,7 +1,7 @@
 """A report as JUnit XML, which CI servers show: what fails there is what does not agree.
 
-One test case per tensor and check, and one for power; of a training one per trajectory, and one
-that every trajectory came to its end. ``NO POWER`` fails like ``DIFFER``.
+Of gradients: one test case for each tensor and check, and one for power. Of trainings: one for
+each, and one that says whether every training came to its end. ``NO POWER`` fails like ``DIFFER``.
 """
 
 from __future__ import annotations
@@ -11,16 +11,17 @@ from collections.abc import Sequence
 from typing import NamedTuple
 from xml.etree import ElementTree
 
-from manualbp.parity.record import DIFFER, NO_POWER, Finding, GradientReport, TrainingReport
+from manualbp.parity.record import DIFFER, NO_POWER, Finding, GradientReport
 from manualbp.parity.reports.page import explain
 from manualbp.parity.reports.training_words import (
     training_lines,
     training_reason,
     training_sections,
 )
-from manualbp.parity.reports.words import finding_lines, numbers, power_lines
+from manualbp.parity.reports.words import next_lines, numbers, power_lines
+from manualbp.parity.training_record import Report, TrainingReport
 
-# What XML 1.0 cannot hold in any form, such as a terminal's colour codes in an error message.
+# What XML 1.0 cannot hold at all, such as a terminal's colour codes in an error message.
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
@@ -34,7 +35,7 @@ class Case(NamedTuple):
     text: str = ""
 
 
-def junit(report: GradientReport | TrainingReport) -> str:
+def junit(report: Report) -> str:
     """The XML, for ``write_junit``.
 
     Raises:
@@ -78,7 +79,7 @@ def gradient_cases(report: GradientReport) -> list[Case]:
                 continue
             found, seen = findings.get(tensor.name), numbers(tensor)
             kind, message = (found.kind, found.words) if found else (DIFFER, seen)
-            text = "\n".join([seen, *(finding_lines(found) if found else ())])
+            text = "\n".join([seen, *next_lines(found)])
             cases.append(Case(check.kind, name, kind, message, text))
     missing = report.power.missing if report.power else ()
     if not report.tensors:

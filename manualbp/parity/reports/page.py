@@ -1,27 +1,28 @@
-"""A report as one page, which report.py shows in the terminal and as Markdown."""
+"""A report as one page of words, which the terminal and Markdown show in the same order."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-from manualbp.parity.record import GradientReport, TrainingReport
+from manualbp.parity.record import GradientReport
+from manualbp.parity.reports.gradient_words import (
+    GRADIENT_COLUMNS,
+    gradient_reason,
+    gradient_rows,
+    gradient_sections,
+)
 from manualbp.parity.reports.training_words import (
     TRAINING_COLUMNS,
     training_reason,
     training_row,
     training_sections,
 )
-from manualbp.parity.reports.words import (
-    GRADIENT_COLUMNS,
-    Section,
-    gradient_reason,
-    gradient_rows,
-    gradient_sections,
-)
+from manualbp.parity.reports.words import Section
+from manualbp.parity.training_record import Report, check_report
 
 
 class Page(NamedTuple):
-    """Everything that is said of a report, in the order in which it is said."""
+    """Everything that is said of a report, in its order."""
 
     title: str
     columns: tuple[str, ...]
@@ -31,31 +32,27 @@ class Page(NamedTuple):
     verdict: str
 
 
-def page(report: GradientReport | TrainingReport, *, verbose: bool = False) -> Page:
+def page(report: Report, *, verbose: bool = False) -> Page:
     """What there is to say; ``verbose`` adds every seed, every planted fault and the setup.
 
     Raises:
         TypeError: it is no report.
     """
+    check_report(report)
     columns: tuple[str, ...]
     if isinstance(report, GradientReport):
         columns, rows = GRADIENT_COLUMNS, gradient_rows(report, verbose=verbose)
         sections = gradient_sections(report, verbose=verbose)
-    elif isinstance(report, TrainingReport):
+    else:
         columns, rows = TRAINING_COLUMNS, [training_row(run) for run in report.runs]
         sections = [s for run in report.runs for s in training_sections(run, verbose=verbose)]
-    else:
-        raise TypeError(
-            f"expected a GradientReport or a TrainingReport, got {type(report).__name__}; "
-            "pass what compare_gradients or compare_training returned"
-        )
     title = f"{report.candidate} against {report.reference}"
     setup = dict(report.setup) if verbose else {}
     return Page(title, columns, tuple(rows), tuple(sections), setup, verdict_sentence(report))
 
 
-def explain(report: GradientReport | TrainingReport) -> str:
-    """What is wrong, in plain text: every offender, power, and the verdict as the last line."""
+def explain(report: Report) -> str:
+    """What is wrong, in plain text: every wrong tensor, power, and the verdict as the last line."""
     said = page(report)
     lines = [said.title]
     for section in said.sections:
@@ -63,8 +60,8 @@ def explain(report: GradientReport | TrainingReport) -> str:
     return "\n".join([*lines, "", said.verdict])
 
 
-def verdict_sentence(report: GradientReport | TrainingReport) -> str:
-    """The verdict in one sentence."""
+def verdict_sentence(report: Report) -> str:
+    """The verdict and its reason in one sentence."""
     if isinstance(report, GradientReport):
         return f"{report.verdict}: {gradient_reason(report)}"
     return f"{report.verdict}: {training_reason(report)}"

@@ -1,16 +1,23 @@
-"""Pictures for TensorBoard's image page, drawn by matplotlib into memory."""
+"""Pictures for TensorBoard's image page: the heat map of a training, the bars of gradients."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from itertools import takewhile
-from textwrap import fill
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from manualbp.parity.record import GradientReport, TensorReport, TrainingReport, over
+from manualbp.parity.record import GradientReport, TensorReport, over
+from manualbp.parity.reports.canvas import (
+    POINTS,
+    WIDTH,
+    figure,
+    labels,
+    pixels,
+    set_title,
+    shown,
+)
 from manualbp.parity.reports.charts import (
     PARITY,
     WHOLE,
@@ -19,39 +26,19 @@ from manualbp.parity.reports.charts import (
     forced_shares,
     log_divergence,
 )
+from manualbp.parity.training_record import Report
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-# Rows a picture can hold and still be read, letters of a label, and steps across.
-ROWS, LETTERS, COLUMNS = 30, 28, 512
-# log10 of a share is coloured from here to there: a hundredth of what is allowed to 100 times.
+# Steps across a heat map, at most.
+COLUMNS = 512
+# Colours go to this log10 of a share on either side: from a hundredth of what is allowed to 100.
 DECADES = 2.0
 WRONG, RIGHT, UNKNOWN = "#c62828", "#4a90c2", "black"
-# TensorBoard shows a picture 350 pixels wide, half of this: letters are then 11 pixels high.
-WIDTH, DPI, POINTS = 4.0, 175, 9
 
 
-def figure(width: float, height: float) -> Any:
-    """An empty figure in inches, beside pyplot and its global state.
-
-    Raises:
-        ImportError: matplotlib is not installed.
-    """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError(
-            "manualbp.parity.pictures needs matplotlib; "
-            'install it with: pip install "manualbp[parity]"'
-        ) from error
-    empty = Figure((width, height), dpi=DPI, layout="constrained")
-    FigureCanvasAgg(empty)
-    return empty
-
-
-def pictures(report: GradientReport | TrainingReport) -> list[tuple[str, str, NDArray[np.uint8]]]:
+def pictures(report: Report) -> list[tuple[str, str, NDArray[np.uint8]]]:
     """Folder, tag and pixels (height, width, colour) of every picture of a report.
 
     Raises:
@@ -66,8 +53,8 @@ def pictures(report: GradientReport | TrainingReport) -> list[tuple[str, str, ND
             ("heat_map/forced", "gradient error, teacher-forced,", forced_shares(run)),
         ):
             if any(shares.values()):
-                pixels = heat_map(shares, f"{run.name}\n{what} over allowed")
-                found.append((f"{folder(run)}/{PARITY}", tag, pixels))
+                drawn = heat_map(shares, f"{run.name}\n{what} over allowed")
+                found.append((f"{folder(run)}/{PARITY}", tag, drawn))
     return found
 
 
@@ -83,47 +70,35 @@ def heat_map(shares: Mapping[str, Mapping[int, float]], title: str) -> NDArray[n
     steps = sorted({step for by_step in shares.values() for step in by_step})
     if not steps:
         raise ValueError("expected at least one tensor with one step, got none; leave it out")
-    names, note = _shown({name: _peak(by_step.values()) for name, by_step in shares.items()})
+    names, note = shown({name: _peak(by_step.values()) for name, by_step in shares.items()})
     steps = steps[:: -(-len(steps) // COLUMNS)]
-    rows = [[shares[name].get(step, math.nan) for step in steps] for name in names]
     drawn = figure(WIDTH, height := 1.9 + 0.2 * len(names))
     drawn.get_layout_engine().set(rect=(0, 0.6 / height, 1, 1 - 0.6 / height))
     axes, below = drawn.add_subplot(), drawn.add_axes((0.1, 0.45 / height, 0.8, 0.1 / height))
-    from matplotlib import colormaps
-
-    colours = colormaps["RdBu_r"].with_extremes(bad=UNKNOWN)
-    logarithms = np.ma.masked_invalid([[_bounded(value) for value in row] for row in rows])
-    image = axes.imshow(
-        logarithms,
-        cmap=colours,
-        vmin=-DECADES,
-        vmax=DECADES,
-        aspect="auto",
-        interpolation="nearest",
-    )
-    labels, prefix = _labels(names)
-    axes.set_yticks(range(len(names)), labels, fontsize=POINTS)
+    image = _image(axes, [[shares[name].get(step, math.nan) for step in steps] for name in names])
+    short, prefix = labels(names)
+    axes.set_yticks(range(len(names)), short, fontsize=POINTS)
     marks = np.unique(np.linspace(0, len(steps) - 1, 4).round().astype(int))
     axes.set_xticks(marks, [str(steps[mark]) for mark in marks], fontsize=POINTS)
     axes.set_xlabel("step", fontsize=POINTS)
-    _title(drawn, title + note + prefix)
+    set_title(drawn, title + note + prefix)
     bar = drawn.colorbar(image, below, orientation="horizontal", extend="both")
     bar.set_ticks([-2, -1, 0, 1, 2], labels=["1/100", "1/10", "1", "10", "100"], fontsize=POINTS)
     bar.set_label("red, above 1: wrong", fontsize=POINTS)
-    return _pixels(drawn)
+    return pixels(drawn)
 
 
 def bars(report: GradientReport) -> NDArray[np.uint8]:
     """Error over allowed per tensor, its axis logarithmic: red differs, blue agrees.
 
-    In brackets the elements beyond their own limit, which make a tensor differ by themselves. One
-    that no number can judge (missing, another shape, NaN) has a bar across and ``?``.
+    In brackets the number of elements beyond their own limit; one is enough to differ. A tensor
+    that no number can judge (missing, another shape, NaN) has a full bar and ``?``.
 
     Raises:
         ImportError: matplotlib is not installed.
     """
     found = {tensor.name: tensor for tensor in report.tensors}
-    names, note = _shown({n: t.share if t.agrees else math.inf for n, t in found.items()})
+    names, note = shown({n: t.share if t.agrees else math.inf for n, t in found.items()})
     shares = [_share(found[name]) for name in names]
     judged = [share for share in shares if math.isfinite(share) and share > 0]
     low = min(0.01, *judged) / 2 if judged else 0.005
@@ -131,58 +106,41 @@ def bars(report: GradientReport) -> NDArray[np.uint8]:
     drawn = figure(WIDTH, 1.5 + 0.24 * max(len(names), 1))
     axes = drawn.add_subplot()
     for row, (name, share) in enumerate(zip(names, shares, strict=True)):
-        known = math.isfinite(share)
-        width = max(share, low) if known else high
-        axes.barh(row, width, color=RIGHT if found[name].agrees else WRONG,
-                  hatch=None if known else "//", edgecolor="white", linewidth=0)  # fmt: skip
-        count = found[name].differing
-        label = (f"{share:.2g}" if known else "?") + (f" ({count})" if count else "")
-        axes.annotate(label, (min(width, high), row), (3, 0), textcoords="offset points",
-                      va="center", fontsize=POINTS, zorder=4,
-                      bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5})  # fmt: skip
+        _bar(axes, row, found[name], share, low, high)
     axes.axvline(1.0, color="black", linewidth=2, zorder=3)
     axes.set_xscale("log")
     axes.set_xlim(low, high * (high / low) ** 0.35)  # room for the last label
-    labels, prefix = _labels(names)
-    axes.set_yticks(range(len(names)), labels, fontsize=POINTS)
+    short, prefix = labels(names)
+    axes.set_yticks(range(len(names)), short, fontsize=POINTS)
     axes.tick_params(axis="x", labelsize=POINTS)
     axes.invert_yaxis()
     drawn.supxlabel("rms error over allowed, the limit is 1\n"
                     "(in brackets: elements beyond their own limit)", fontsize=POINTS)  # fmt: skip
     title = f"{report.candidate} against {report.reference}\n{report.verdict}"
-    _title(drawn, title + note + prefix)
-    return _pixels(drawn)
+    set_title(drawn, title + note + prefix)
+    return pixels(drawn)
 
 
-def _shown(badness: Mapping[str, float]) -> tuple[list[str], str]:
-    """The names to draw, in their order, and a line that says how many are left out."""
-    if len(badness) <= ROWS:
-        return list(badness), ""
-    worst = set(sorted(badness, key=lambda name: -badness[name])[:ROWS])
-    left = len(badness) - ROWS
-    return [n for n in badness if n in worst], f"\nthe worst {ROWS} tensors; {left} are left out"
+def _image(axes: Any, rows: list[list[float]]) -> Any:
+    from matplotlib import colormaps
+
+    colours = colormaps["RdBu_r"].with_extremes(bad=UNKNOWN)
+    logarithms = np.ma.masked_invalid([[_bounded(value) for value in row] for row in rows])
+    return axes.imshow(logarithms, cmap=colours, vmin=-DECADES, vmax=DECADES, aspect="auto",
+                       interpolation="nearest")  # fmt: skip
 
 
-def _labels(names: list[str]) -> tuple[list[str], str]:
-    """Short names, and a line that says what they begin with where that was taken off.
-
-    Long ones are without their middle, unless two would look the same.
-    """
-    parts = zip(*(name.split(".")[:-1] for name in names), strict=False)
-    long = any(len(name) > LETTERS for name in names)
-    same = takewhile(lambda part: long and len(set(part)) == 1, parts)
-    common = "".join(f"{part[0]}." for part in same)
-    rest = [name[len(common) :] for name in names]
-    short = [n if len(n) <= LETTERS else f"{n[:3]}\N{HORIZONTAL ELLIPSIS}{n[4 - LETTERS :]}"
-             for n in rest]  # fmt: skip
-    labels = short if len(set(short)) == len(names) else rest
-    return labels, f"\neach name begins with {common}" if common else ""
-
-
-def _title(drawn: Any, title: str) -> None:
-    """Lines short enough for the width; a dollar sign is one, not the start of a formula."""
-    wrapped = "\n".join(fill(line, 46) for line in title.split("\n"))
-    drawn.suptitle(wrapped, fontsize=POINTS, parse_math=False)
+def _bar(axes: Any, row: int, tensor: TensorReport, share: float, low: float, high: float) -> None:
+    """One tensor's bar and its number, between the ends of the axis."""
+    known = math.isfinite(share)
+    width = max(share, low) if known else high
+    axes.barh(row, width, color=RIGHT if tensor.agrees else WRONG,
+              hatch=None if known else "//", edgecolor="white", linewidth=0)  # fmt: skip
+    label = f"{share:.2g}" if known else "?"
+    label += f" ({tensor.differing})" if tensor.differing else ""
+    axes.annotate(label, (min(width, high), row), (3, 0), textcoords="offset points",
+                  va="center", fontsize=POINTS, zorder=4,
+                  bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5})  # fmt: skip
 
 
 def _share(tensor: TensorReport) -> float:
@@ -191,15 +149,10 @@ def _share(tensor: TensorReport) -> float:
     return over(tensor.candidate_error, tensor.allowed)
 
 
-def _peak(values: Any) -> float:
+def _peak(values: Iterable[float]) -> float:
     return max((math.inf if math.isnan(v) else v for v in values), default=0.0)
 
 
 def _bounded(share: float) -> float:
     """log10 of a share within the colours; NaN stays NaN."""
     return max(-DECADES, min(DECADES, log_divergence(share))) if share == share else share
-
-
-def _pixels(drawn: Any) -> NDArray[np.uint8]:
-    drawn.canvas.draw()
-    return np.asarray(drawn.canvas.buffer_rgba())[..., :3].copy()

@@ -12,8 +12,8 @@
     runs/NAME/<reference arm>, runs/NAME/<candidate arm>
     runs/NAME/parity                   max |candidate - reference| per step and tensor
 
-Scalars are float32, what is read back is what was judged rounded once: TensorBoard's data server
-shows no others (a float64 scalar is dropped without a word).
+Scalars are float32, rounded once: TensorBoard's data server drops a float64 scalar without a
+word.
 """
 
 from __future__ import annotations
@@ -27,36 +27,27 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import nn
 
-from manualbp.parity.record import GradientReport, Histogram, TrainingReport, Trajectory
 from manualbp.parity.reports import charts
-from manualbp.parity.reports.charts import CANDIDATE, REFERENCE, WHOLE, log_divergence
+from manualbp.parity.reports.charts import CANDIDATE, PARITY, REFERENCE, WHOLE
+from manualbp.parity.reports.markdown import markdown_report
 from manualbp.parity.reports.pictures import pictures
-from manualbp.parity.reports.terminal import markdown_report
-from manualbp.parity.trajectories.side_by_side import ArmStep, Step
+from manualbp.parity.training_record import (
+    Histogram,
+    Report,
+    Step,
+    TrainingReport,
+    Trajectory,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch.utils.tensorboard import SummaryWriter
 
-TRAIN = "train/{}"  # loss, accuracy: of each batch, before the update
-VALIDATION = "validation/{}"  # the same on held-out data, after each epoch
-LEARNING_RATE = "learning_rate"
-GRADIENT_NORM = "gradient_norm/{}"  # per layer
-GRADIENTS = "gradients/{}"  # histogram per tensor
-WEIGHTS = "weights/{}"  # histogram per tensor
-DIVERGENCE = "divergence/{}"
-LOG_DIVERGENCE = "log10_divergence/{}"
-VERDICT = "verdict"
 
-PARITY = charts.PARITY
-
-
-def log_report(
-    report: GradientReport | TrainingReport, log_dir: str | os.PathLike[str], name: str
-) -> Path:
+def log_report(report: Report, log_dir: str | os.PathLike[str], name: str) -> Path:
     """Write a report for TensorBoard and return its folder, ``log_dir/name``.
 
-    Nothing stays behind where it fails.
+    Where it fails, nothing is left there.
 
     Raises:
         FileExistsError: ``log_dir/name`` is already there.
@@ -78,7 +69,7 @@ def log_report(
     log = RunLog(log_dir, name, [WHOLE, *arms])
     try:
         with log:
-            log.text(WHOLE, VERDICT, words)
+            log.text(WHOLE, charts.VERDICT, words)
             for folder, tag, pixels in drawn:
                 log.image(folder, tag, pixels)
             if isinstance(report, TrainingReport):
@@ -107,11 +98,11 @@ def new_path(log_dir: str | os.PathLike[str], name: str) -> Path:
 
 
 class RunLog:
-    """The event files of one run; a context manager, closed on the way out whatever happens.
+    """The event files of one run; a context manager that closes them in any case.
 
     Args:
         log_dir: parent folder, made where it is missing.
-        name: the run's folder inside it; must not be there yet.
+        name: the run's folder in it; it must not be there yet.
         folders: names of the run's parts, each an event file of its own.
 
     Raises:
@@ -125,7 +116,7 @@ class RunLog:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise ImportError(
-                "manualbp.parity.tensorboard needs tensorboard; "
+                "manualbp.parity.reports.tensorboard needs tensorboard; "
                 'install it with: pip install "manualbp[parity]"'
             ) from error
         self.path = new_path(log_dir, name)
@@ -156,8 +147,8 @@ class RunLog:
             bucket_counts=[0.0, *counts.tolist()], global_step=step,  # none below the first edge
         )  # fmt: skip
 
-    def layout(self, folder: str, layout: charts.Layout) -> None:
-        """What the page of custom charts shows; once per folder."""
+    def layout(self, folder: str, layout: charts.ChartLayout) -> None:
+        """What the page of custom charts shows; at most once per folder."""
         self._writers[folder].add_custom_scalars(layout)
 
     def hparams(
@@ -169,7 +160,7 @@ class RunLog:
     ) -> None:
         """A row of the table of hyperparameters: a finished session, in this folder's own file.
 
-        A result of None is an empty cell; its column is there nevertheless.
+        A result of None is an empty cell in a column of its own.
         """
         from torch.utils.tensorboard.summary import hparams
 
@@ -194,27 +185,32 @@ class RunLog:
     def step(self, step: Step, candidate: str, reference: str) -> None:
         """Every number of one training step, under the names of the two arms."""
         for folder, arm in ((candidate, step.candidate), (reference, step.reference)):
-            for tag, value in scalars(arm).items():
+            for tag, value in charts.scalars(arm).items():
                 self.scalar(folder, tag, value, step.number)
         for name, apart in step.divergence.items():
-            self.scalar(PARITY, DIVERGENCE.format(name), apart, step.number)
-            self.scalar(PARITY, LOG_DIVERGENCE.format(name), log_divergence(apart), step.number)
+            self.scalar(PARITY, charts.DIVERGENCE.format(name), apart, step.number)
+            self.scalar(
+                PARITY,
+                charts.LOG_DIVERGENCE.format(name),
+                charts.log_divergence(apart),
+                step.number,
+            )
 
     def validation(self, folder: str, metrics: Mapping[str, float], step: int) -> None:
         """An arm's metrics on held-out data."""
         for name, value in metrics.items():
-            self.scalar(folder, VALIDATION.format(name), value, step)
+            self.scalar(folder, charts.VALIDATION.format(name), value, step)
 
     def histograms(self, folder: str, module: nn.Module, step: int) -> None:
-        """An arm's parameters and gradients as they are; one that is not finite is left out."""
+        """An arm's parameters and gradients as they are, without those that are not finite."""
         for name, parameter in module.named_parameters():
-            for tag, values in ((WEIGHTS, parameter), (GRADIENTS, parameter.grad)):
+            for tag, values in ((charts.WEIGHTS, parameter), (charts.GRADIENTS, parameter.grad)):
                 if values is not None and values.isfinite().all():
                     numbers = values.detach().double()
                     self._writers[folder].add_histogram(tag.format(name), numbers, step)
 
     def close(self) -> None:
-        """Write out what is waiting and close the files."""
+        """Write what is waiting, and close the files."""
         for writer in self._writers.values():
             writer.close()
 
@@ -223,10 +219,3 @@ class RunLog:
 
     def __exit__(self, *raised: object) -> None:
         self.close()
-
-
-def scalars(arm: ArmStep) -> dict[str, float]:
-    """One arm's numbers of one step by tag."""
-    found = {TRAIN.format(name): value for name, value in arm.metrics.items()}
-    found[LEARNING_RATE] = arm.learning_rate
-    return found | {GRADIENT_NORM.format(k): norm for k, norm in arm.gradient_norms.items()}

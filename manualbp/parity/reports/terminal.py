@@ -1,38 +1,28 @@
-"""Reports are data; this is where they become text: terminal tables (rich) and Markdown."""
+"""Reports and tables on the terminal, by rich."""
 
 from __future__ import annotations
 
-import html
-import re
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from manualbp.parity.record import AGREE, DIFFER, NO_POWER, GradientReport, TrainingReport
+from manualbp.parity.record import AGREE, DIFFER, NO_POWER
 from manualbp.parity.reports.page import page
-from manualbp.parity.reports.words import scientific
+from manualbp.parity.reports.tables import numeric_columns
+from manualbp.parity.training_record import Report
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = [
-    "default_console", "markdown_report", "markdown_table", "print_report", "print_table",
-    "scientific",
-]  # fmt: skip
-# Width of a table written to a file or a pipe, where no terminal says how wide it is.
+# Width of a table in a file or a pipe: no terminal says how wide it is.
 PIPE_WIDTH = 132
-# Where a table is too wide: the width a heading folds to, and of cells that never fold.
+# In a table that is too wide: the width a heading folds to, and of cells that never fold.
 NARROW, SHORT = 5, 10
-# Cells that carry a verdict; everything else stays uncoloured so that these stand out.
+# Only cells with a verdict are coloured, so that they are seen.
 STYLES = {AGREE: "green", DIFFER: "bold red", NO_POWER: "bold yellow"}
 
 
-def print_report(
-    report: GradientReport | TrainingReport,
-    *,
-    console: Console | None = None,
-    verbose: bool = False,
-) -> None:
+def print_report(report: Report, *, console: Console | None = None, verbose: bool = False) -> None:
     """Print a table, every finding in words, power, and the verdict as the last line.
 
     Args:
@@ -60,25 +50,6 @@ def print_report(
     console.print(Text(said.verdict, style=STYLES[report.verdict]), soft_wrap=True)
 
 
-def markdown_report(report: GradientReport | TrainingReport) -> str:
-    """The same in Markdown, what was run included: verdict first, then the table and the words.
-
-    Raises:
-        TypeError: it is no report.
-    """
-    said = page(report)
-    parts = [f"## {_plain(said.title)}", f"**{_plain(said.verdict)}**"]
-    if said.rows:
-        parts.append(markdown_table([c.replace("\n", " ") for c in said.columns], said.rows))
-    for section in said.sections:
-        lines = "\n".join(f"- {_plain(line)}" for line in section.lines)
-        parts.append(f"### {_plain(section.heading)}\n\n{lines}".rstrip())
-    if report.setup:
-        rows = [[name, value] for name, value in report.setup.items()]
-        parts.append("### Setup\n\n" + markdown_table(["what", "value"], rows))
-    return "\n\n".join(parts) + "\n"
-
-
 def default_console() -> Console:
     """The console of standard output; ``PIPE_WIDTH`` columns wide where that is no terminal.
 
@@ -89,7 +60,7 @@ def default_console() -> Console:
         from rich.console import Console
     except ImportError as error:
         raise ImportError(
-            'manualbp.parity.report needs rich; install it with: pip install "manualbp[parity]"'
+            'tables on a terminal need rich; install it with: pip install "manualbp[parity]"'
         ) from error
     console = Console(highlight=False)
     if not console.is_terminal and "COLUMNS" not in console._environ:
@@ -106,15 +77,15 @@ def print_table(
 ) -> None:
     """Print one table: numbers to the right, long cells fold, nothing is cut off.
 
-    Where it is too wide, headings fold before numbers do; where even that is too wide, each row is
-    a line of its own, ``column value, column value``. Cells are plain text: square brackets are
-    printed, not read as markup. A line break in a column name breaks the heading.
+    In a table that is too wide, headings fold before numbers do. Where even that is too wide, each
+    row is a line of its own, ``column value, column value``. Cells are plain text: square brackets
+    are printed, not read as markup. A line break in a column name breaks the heading.
 
     Raises:
         ValueError: a row has another length than ``columns``.
         ImportError: rich is not installed.
     """
-    _check_rows(columns, rows)
+    numeric = numeric_columns(columns, rows)
     console = console or default_console()
     from rich import box
     from rich.table import Table
@@ -132,27 +103,11 @@ def print_table(
     padding = (0, 0) if any(widths) else (0, 1)
     table = Table(box=box.SIMPLE_HEAD, padding=padding, pad_edge=False)
     for index, column in enumerate(columns):
-        numeric = bool(rows) and all(_is_number(row[index]) for row in rows)
-        table.add_column(Text(column), justify="right" if numeric else "left", overflow="fold",
-                         width=widths[index])  # fmt: skip
+        table.add_column(Text(column), justify="right" if numeric[index] else "left",
+                         overflow="fold", width=widths[index])  # fmt: skip
     for row in rows:
         table.add_row(*(Text(cell, style=STYLES.get(cell, "")) for cell in row))
     console.print(table)
-
-
-def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """The same table in Markdown, as TensorBoard's text page and GitHub render it.
-
-    Raises:
-        ValueError: a row has another length than ``columns``.
-    """
-    _check_rows(columns, rows)
-    aligns = [
-        "---:" if rows and all(_is_number(row[index]) for row in rows) else "---"
-        for index in range(len(columns))
-    ]
-    lines = [columns, aligns, *rows]
-    return "\n".join("| " + " | ".join(_escape(cell) for cell in line) + " |" for line in lines)
 
 
 def _widths(
@@ -168,31 +123,3 @@ def _widths(
     if sum(min(size, SHORT) for size in tight) + len(tight) + 1 > width:
         return None
     return [size if size <= SHORT else None for size in tight]
-
-
-def _check_rows(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    for number, row in enumerate(rows):
-        if len(row) != len(columns):
-            raise ValueError(
-                f"row {number} must have {len(columns)} cells, one per column, got {len(row)}"
-            )
-
-
-def _plain(line: str) -> str:
-    """A line whose brackets, stars and underscores Markdown prints as they are."""
-    marked = re.sub(r"([\\`*_\[\]|#])", r"\\\1", line)
-    return html.escape(marked, quote=False).replace("\n", " ")
-
-
-def _escape(cell: str) -> str:
-    return "<br>".join(map(_plain, cell.split("\n")))
-
-
-def _is_number(cell: str) -> bool:
-    if cell == "-":  # the cell of a missing number
-        return True
-    try:
-        float(cell.rstrip("%"))
-    except ValueError:
-        return False
-    return True

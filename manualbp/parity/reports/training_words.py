@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from manualbp.parity.record import AGREE, DIFFER, First, TrainingReport, Trajectory
+from manualbp.parity.record import AGREE, DIFFER
 from manualbp.parity.reports.charts import drift_share
 from manualbp.parity.reports.words import (
     Section,
     count,
-    finding_lines,
-    offence,
+    next_lines,
     power_lines,
     some,
+    wrong_in_words,
 )
+from manualbp.parity.training_record import First, TrainingReport, Trajectory
 
 TRAINING_COLUMNS = (
     "optimizer", "dtype", "seed", "steps", "largest drift\nover allowed", "in",
@@ -31,10 +32,10 @@ def training_row(run: Trajectory) -> tuple[str, ...]:
 
 
 def training_sections(run: Trajectory, *, verbose: bool = False) -> list[Section]:
-    """What one training has shown; of one that agrees, its power."""
+    """What was wrong in one training, and why its power does not suffice."""
     lines = training_lines(run)
     for finding in run.findings:
-        lines += ["; ".join([offence(None, finding), *finding_lines(finding)])]
+        lines += ["; ".join([wrong_in_words(None, finding), *next_lines(finding)])]
     if run.power and (verbose or run.power.missing):
         lines += [f"power: {line}" for line in power_lines(run.power, verbose=verbose)]
     return [Section(f"{run.name}: {run.verdict}", tuple(lines))] if lines else []
@@ -82,6 +83,6 @@ def training_reason(report: TrainingReport) -> str:
 
 
 def _where(first: First) -> str:
-    """The tensors it was seen in; a single one that the reason begins with is not said twice."""
+    """The tensors it was seen in; nothing where the reason begins with the only one."""
     named = len(first.tensors) == 1 and first.reason.startswith(first.tensors)
     return "" if named else f"in {some(first.tensors)}: "

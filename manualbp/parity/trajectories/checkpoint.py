@@ -1,7 +1,7 @@
 """A comparison of trainings on disk, to go on where it stopped, to the same bits.
 
 The file holds what the call was (``fingerprint``), the report so far, and the state of the training
-that is under way. Whatever stops the process, there is the old file or the new one, never a part of
+that is under way. Whatever stops the process, the file is the old one or the new one, never half of
 one.
 """
 
@@ -14,22 +14,23 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from manualbp.parity import files, record
+from manualbp.parity import files
 from manualbp.parity.arms.batches import tensor_hash
+from manualbp.parity.record import Finding, Planted, PowerReport
+from manualbp.parity.training_record import Curve, First, Histogram, TrainingReport, Trajectory
 
-FORMAT = 1
+FORMAT = 2
 # What the file may hold besides tensors and plain Python: it is data, it runs no code when read.
 _RECORDS = [
-    record.TrainingReport, record.Trajectory, record.Curve, record.First, record.Histogram,
-    record.Finding, record.PowerReport, record.Planted,
+    TrainingReport, Trajectory, Curve, First, Histogram, Finding, PowerReport, Planted,
 ]  # fmt: skip
 
 
 class Saved(NamedTuple):
-    """A checkpoint that was read. ``race`` is None between two trainings."""
+    """A checkpoint that was read. ``training`` is the state of one; None between two."""
 
-    report: record.TrainingReport
-    race: dict[str, Any] | None
+    report: TrainingReport
+    training: dict[str, Any] | None
 
 
 class Checkpoint:
@@ -38,13 +39,16 @@ class Checkpoint:
     Args:
         path: the file; its folder must be there.
         fingerprint: what the call is, in words; another one is refused.
+        every: steps between two writes while a training is under way.
 
     Raises:
         FileNotFoundError: the folder is not there.
     """
 
-    def __init__(self, path: str | os.PathLike[str], fingerprint: dict[str, str]) -> None:
-        self.path, self._fingerprint = Path(path), fingerprint
+    def __init__(
+        self, path: str | os.PathLike[str], fingerprint: dict[str, str], every: int
+    ) -> None:
+        self.path, self._fingerprint, self.every = Path(path), fingerprint, every
         if not self.path.parent.is_dir():
             raise FileNotFoundError(
                 f"expected a folder to write the checkpoint to, got {self.path.parent}, "
@@ -64,19 +68,20 @@ class Checkpoint:
                 found = torch.load(self.path, map_location="cpu", weights_only=True)
             if found["format"] != FORMAT:
                 raise ValueError(f"its format is {found['format']}, expected {FORMAT}")
-            theirs, report, race = found["fingerprint"], found["report"], found["race"]
+            theirs, saved = found["fingerprint"], Saved(found["report"], found["training"])
         except Exception as error:
             raise ValueError(
                 f"expected a checkpoint of compare_training in {self.path}, got a file that cannot "
                 f"be read as one ({' '.join(str(error).split())[:200]}); delete it to start anew"
             ) from error
         self._check(theirs)
-        return Saved(report, race)
+        return saved
 
-    def write(self, report: record.TrainingReport, race: dict[str, Any] | None) -> None:
+    def write(self, report: TrainingReport, training: dict[str, Any] | None) -> None:
         """Replace the file by what there is now."""
         content = {
-            "format": FORMAT, "fingerprint": self._fingerprint, "report": report, "race": race,
+            "format": FORMAT, "fingerprint": self._fingerprint, "report": report,
+            "training": training,
         }  # fmt: skip
         files.write(self.path, lambda file: torch.save(content, file))
 

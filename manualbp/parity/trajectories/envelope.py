@@ -1,9 +1,9 @@
 r"""How far two correct trainings drift apart, known from twins of the reference.
 
-Rounding differs between any two correct implementations, and a training makes it grow. How much
-depends on the training alone, so it is measured on it: K twins of the reference start with every
-weight moved by one ulp, and round a little differently at each step. For one quantity q (the loss,
-a gradient, a parameter, a buffer, a tensor of the optimizer) and the reference's own q:
+Any two correct implementations round differently, and a training makes the difference grow. How
+much depends on the training, so it is measured: K twins of the reference start with every weight
+moved by one ulp, and round a little differently at each step. For one quantity q (the loss, a
+gradient, a parameter, a buffer, a tensor of the optimizer) and the reference's own q:
 
     d_k(t) = rms(q of twin k - q)         at step t
     D_k(t) = max of d_k over steps 1...t
@@ -13,9 +13,9 @@ a gradient, a parameter, a buffer, a tensor of the optimizer) and the reference'
     limit(t) = FACTOR * E * max(1, E / max(M, floor)) + floor
 
 The candidate is inside while its own rms distance is within the limit. E / M, the spread of the
-twins on a logarithmic scale, says how much further one more draw may lie: near 1 to 3 where errors
-grow smoothly, large where a single unit that switches over decides. The floor is for what twins
-leave exactly alone. No number is set by hand for a network, a dtype or a length.
+twins on a logarithmic scale, says how much further one more draw may lie: 1 to 3 where errors grow
+smoothly, more where a single unit that switches over decides. The floor is for what no twin
+changes. No number is set by hand for a network, a dtype or a length.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from manualbp.parity.arms.runs import Tensors
+from manualbp.parity.arms.forward import Tensors
 
 Array = NDArray[np.float64]
 # How much further than the farthest twin a correct candidate may be; one more draw of the same.
@@ -35,8 +35,11 @@ FACTOR = 2.0
 FLOOR = 2.0
 
 
-class Layout:
-    """The tensors of a step as one float64 vector, so that an arm's distance is one subtraction."""
+class PackedStep:
+    """The reference's tensors of a step as one float64 vector, ``values``.
+
+    Packed in the same way, another arm is one subtraction away.
+    """
 
     def __init__(self, reference: Tensors) -> None:
         present = {n: t for n, t in reference.items() if t is not None and t.numel()}
@@ -94,22 +97,22 @@ class Envelope:
         self._names: tuple[str, ...] = ()
         self._farthest = np.zeros((0, 0))
 
-    def update(self, layout: Layout, distances: Array) -> tuple[Array, Array]:
+    def update(self, step: PackedStep, distances: Array) -> tuple[Array, Array]:
         """Take in one step's d_k, shape (K, tensors); the nearest twin and the limit of each.
 
         With no twin there is no limit: infinity.
         """
         if not len(distances):
-            return np.zeros(len(layout.names)), np.full(len(layout.names), np.inf)
-        self._farthest = np.maximum(self._aligned(layout.names, len(distances)), distances)
-        return self._farthest.min(0), limits(self._farthest, layout.floor())
+            return np.zeros(len(step.names)), np.full(len(step.names), np.inf)
+        self._farthest = np.maximum(self._aligned(step.names, len(distances)), distances)
+        return self._farthest.min(0), limits(self._farthest, step.floor())
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps."""
+        """What a checkpoint stores, for ``load``."""
         return {"names": list(self._names), "farthest": torch.from_numpy(self._farthest.copy())}
 
     def load(self, state: dict[str, Any]) -> None:
-        """The other way round."""
+        """Go on from a ``state``."""
         self._names, self._farthest = tuple(state["names"]), state["farthest"].numpy().copy()
 
     def _aligned(self, names: tuple[str, ...], twins: int) -> Array:
@@ -135,7 +138,7 @@ def limits(farthest: Array, floor: Array) -> Array:
 
 
 def worst_first(names: tuple[str, ...], share: Array) -> list[str]:
-    """The names whose share of the limit is above 1, the largest first."""
+    """The names whose share of the limit is above 1, the largest share first."""
     order = np.argsort(-share, kind="stable")
     return [names[i] for i in order if share[i] > 1]
 

@@ -5,30 +5,27 @@ r"""Two trainings side by side, held together after every step.
               +--> reference: C, dC/dw, w <- optimizer(w, dC/dw) --+
 
 Both arms start from the same parameters and buffers, take the same batches and draw the same
-random numbers; what differs is what is compared. Each trains by itself, so a difference once made
-stays and grows. A divergence is max |candidate - reference| over the elements of one tensor: 0
-only where every bit agrees.
+random numbers. Each trains by itself, so a difference stays and grows. A divergence is
+max |candidate - reference| over the elements of one tensor: 0 only where every bit agrees.
 """
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from manualbp.parity.arms.batches import check_batch
-from manualbp.parity.arms.subject import check_apart
-from manualbp.parity.judge.tolerance import bit_identical, to_double
+from manualbp.parity.arms.batches import Batch, check_batch
+from manualbp.parity.arms.forward import LOSS
+from manualbp.parity.arms.parameters import check_apart
+from manualbp.parity.bits import bit_identical, to_double
+from manualbp.parity.training_record import ArmStep, Step
 
-Batch = tuple[Tensor, Tensor]
 Metric = Callable[[Tensor, Tensor], float]
-LOSS = "loss"
 
 
 @dataclass(frozen=True)
@@ -45,66 +42,6 @@ class Arm:
     metrics: Mapping[str, Metric] = field(default_factory=dict)
 
 
-class ArmStep(NamedTuple):
-    """What one arm did in one step: ``metrics`` on the batch, loss included, before the update."""
-
-    metrics: dict[str, float]
-    learning_rate: float
-    gradient_norms: dict[str, float]  # Euclidean, per layer: its weight and bias together
-    seconds: float
-
-
-class Step(NamedTuple):
-    """One step of both arms. ``divergence``: of the loss, every gradient, parameter and buffer."""
-
-    number: int  # from 1
-    candidate: ArmStep
-    reference: ArmStep
-    divergence: dict[str, float]
-
-
-class Worst(NamedTuple):
-    """The largest divergence of a run, and where it was first seen."""
-
-    divergence: float
-    tensor: str
-    step: int
-
-
-@dataclass
-class SideBySide:
-    """What a run has shown so far; ``add`` takes one step after another."""
-
-    steps: int = 0
-    first_difference: tuple[int, list[str]] | None = None  # step, tensors
-    worst: Worst | None = None
-    last: Step | None = None
-    seconds: dict[str, list[float]] = field(
-        default_factory=lambda: {"candidate": [], "reference": []}
-    )
-
-    def add(self, step: Step) -> None:
-        """Take in one step."""
-        self.steps, self.last = step.number, step
-        self.seconds["candidate"].append(step.candidate.seconds)
-        self.seconds["reference"].append(step.reference.seconds)
-        differing = [name for name, apart in step.divergence.items() if apart != 0]
-        if differing and self.first_difference is None:
-            self.first_difference = step.number, differing
-        for name in differing:
-            if self.worst is None or step.divergence[name] > self.worst.divergence:
-                self.worst = Worst(step.divergence[name], name, step.number)
-
-    @property
-    def bit_identical(self) -> bool:
-        """No loss, gradient or parameter differed in a bit at any step, and there was a step."""
-        return self.steps > 0 and self.first_difference is None
-
-    def milliseconds(self, arm: str) -> float:
-        """Median time of a step: forward, backward and update, without comparing and logging."""
-        return 1e3 * statistics.median(self.seconds[arm]) if self.steps else float("nan")
-
-
 def train_side_by_side(candidate: Arm, reference: Arm, batches: Iterable[Batch]) -> Iterator[Step]:
     """Train both arms, yielding a Step after each batch; their modules change as in any training.
 
@@ -119,7 +56,7 @@ def train_side_by_side(candidate: Arm, reference: Arm, batches: Iterable[Batch])
     _check_alike(candidate.module, reference.module)
     number = 0
     for number, (x, y) in enumerate(batches, start=1):
-        _check_batch(number, x, y)
+        _check_pair(number, x, y)
         order = (candidate, reference) if number % 2 else (reference, candidate)
         random_state = _random_state(x.device)
         done = {}
@@ -215,7 +152,7 @@ def _check_alike(candidate: nn.Module, reference: nn.Module) -> None:
     check_apart(here, there)
 
 
-def _check_batch(number: int, x: Tensor, y: Tensor) -> None:
+def _check_pair(number: int, x: Tensor, y: Tensor) -> None:
     if len(x) == 0 or len(x) != len(y):
         raise ValueError(
             f"batch {number}: expected as many inputs as targets, at least one, "

@@ -1,9 +1,9 @@
 """The candidate's gradient at the reference's state, step by step: teacher forcing.
 
-Each training by itself shows whether they stay together, but once apart nothing can be said of the
-later steps. Here the candidate gets the reference's parameters and buffers, the same batch and the
-same random numbers at every step, and its gradient is judged by the rule of tolerance.py. So the
-first wrong step and its tensors are exact, however far the trainings have drifted.
+Two trainings, each by itself, drift apart; then nothing can be said of the later steps. Here the
+candidate gets the reference's parameters and buffers, the same batch and the same random numbers
+at every step, and its gradient is judged by the rule of tolerance.py. So the first wrong step and
+its tensors are exact, however far the trainings have drifted.
 """
 
 from __future__ import annotations
@@ -14,24 +14,26 @@ from typing import Any
 
 import torch
 
+from manualbp.parity.arms.borrowed import borrowed
 from manualbp.parity.arms.calls import Call, Directions
-from manualbp.parity.arms.runs import Tensors, backward
-from manualbp.parity.arms.subject import borrowed
-from manualbp.parity.arms.trainee import LOSS, Trainee
+from manualbp.parity.arms.forward import LOSS, Tensors
+from manualbp.parity.arms.runs import backward
+from manualbp.parity.arms.trainee import Trainee
+from manualbp.parity.bits import both_identical
 from manualbp.parity.diagnosis.diagnose import diagnose
 from manualbp.parity.diagnosis.gather import gather
 from manualbp.parity.judge.comparison import Comparison
 from manualbp.parity.judge.power import measure_power
-from manualbp.parity.judge.tolerance import bit_identical, without_numbers
-from manualbp.parity.judge.yardstick import TWINS, Twins, Yardstick, judge
+from manualbp.parity.judge.tolerance import without_numbers
+from manualbp.parity.judge.yardstick import TWINS, Twins, Yardstick, judge_tensors
 from manualbp.parity.record import Finding, PowerReport, TensorReport
 
 # Pairs of twins drawn until all tensors agree: limits only grow, so none may already be enough.
 PAIRS = (0, 2, TWINS)
 
 
-class Forced:
-    """Runs and judges the candidate at the reference's state; both are put back afterwards."""
+class TeacherForced:
+    """Runs and judges the candidate at the reference's state; both are restored afterwards."""
 
     def __init__(self, candidate: Trainee, reference: Trainee, exact: bool) -> None:
         self._candidate, self._reference, self._exact = candidate, reference, exact
@@ -58,7 +60,7 @@ class Forced:
             call: what the reference was called with.
             precise: whether a "differs" has to be certain.
         """
-        if _same_bits(ours, theirs):
+        if ours.keys() == theirs.keys() and all(both_identical(ours[n], theirs[n]) for n in ours):
             return tuple(
                 without_numbers(name, "", tuple(t.shape), t.dtype)
                 for name, t in theirs.items() if t is not None
@@ -66,10 +68,11 @@ class Forced:
         after = self._reference.state()  # buffers have moved; parameters not yet
         self._reference.load(state, optimizer=False)
         try:
-            yardstick = Yardstick(
-                backward, self._reference.subject, call, _ones(call.seed), self._twins
-            )
-            return judge(ours, theirs, yardstick, self._exact, PAIRS if precise else PAIRS[:2])
+            # A loss is taken back with dC/dC = 1, as in any training.
+            directions = Directions(call.seed, {LOSS: torch.ones(())})
+            yardstick = Yardstick(backward, self._reference.subject, call, directions, self._twins)
+            pairs = PAIRS if precise else PAIRS[:2]
+            return judge_tensors(ours, theirs, yardstick, self._exact, pairs)
         finally:
             self._reference.load(after, optimizer=False)
 
@@ -89,7 +92,7 @@ class Forced:
     def _compared(
         self, state: dict[str, Any], call: Call, candidate_call: Call
     ) -> Iterator[Comparison]:
-        """Both arms at this state, compared as compare_gradients does, and put back."""
+        """Both arms at this state, compared as compare_gradients does; restored afterwards."""
         with borrowed(self._candidate.module, self._reference.module):
             self._candidate.load(state, optimizer=False)
             self._reference.load(state, optimizer=False)
@@ -100,27 +103,10 @@ class Forced:
             )  # fmt: skip
 
 
-def share(report: TensorReport) -> float:
+def worst_share(report: TensorReport) -> float:
     """Error over what is allowed, of the tensor or of its worst element."""
     if report.agrees:
         return report.share
     if report.worst is None or not report.worst.limit > 0:
         return max(report.share, 1.0) if report.allowed > 0 else float("inf")
     return max(report.share, abs(report.worst.got - report.worst.expected) / report.worst.limit)
-
-
-def _same_bits(ours: Tensors, theirs: Tensors) -> bool:
-    if ours.keys() != theirs.keys():
-        return False
-    for name, tensor in theirs.items():
-        twin = ours[name]
-        if (twin is None) != (tensor is None):
-            return False
-        if twin is not None and tensor is not None and not bit_identical(twin, tensor):
-            return False
-    return True
-
-
-def _ones(seed: int) -> Directions:
-    """A loss is taken back with dC/dC = 1, as in any training."""
-    return Directions(seed, {LOSS: torch.ones(())})

@@ -1,7 +1,7 @@
 """A gradient that is wrong by the derivative of an activation, seen from single rows of the batch.
 
-Row n's contribution to unit j goes through f'(z_nj) alone, so c_nj / o_nj says what was taken for
-it.
+Row n's contribution to unit j has f'(z_nj) as a factor, so c_nj / o_nj shows what stood there
+instead.
 """
 
 from __future__ import annotations
@@ -14,13 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from manualbp.parity.diagnosis.evidence import (
-    Pattern,
-    Suspect,
-    limit,
-)
-from manualbp.parity.diagnosis.row_probes import Batch
-from manualbp.parity.judge.tolerance import to_double
+from manualbp.parity.bits import to_double
+from manualbp.parity.diagnosis.contributions import contribution
+from manualbp.parity.diagnosis.evidence import Pattern, Suspect, limit
 
 SINGLES = 16  # rows that are looked at
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -34,9 +30,9 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def mask(s: Suspect, batch: Batch) -> Pattern | None:
+def mask(s: Suspect) -> Pattern | None:
     """c_n = o_n but where z_n <= 0 (missing), or 0 where z_n > 0 and not elsewhere (inverted)."""
-    rows = _by_unit(s, batch)
+    rows = _by_unit(s)
     if not rows:
         return None
     positive = torch.stack([z > 0 for z, _ in rows])
@@ -60,11 +56,9 @@ def mask(s: Suspect, batch: Batch) -> Pattern | None:
     return None
 
 
-def derivative(s: Suspect, batch: Batch) -> Pattern | None:
+def derivative(s: Suspect) -> Pattern | None:
     """c_n = o_n r(z_n) with r = wrong derivative / f', for each known f and each usual mistake."""
-    rows = _by_unit(s, batch)
-    if not rows:
-        return None
+    rows = _by_unit(s)
     if all(part.right for _, part in rows):
         return None
     c, o, sizes = (torch.stack([getattr(part, of) for _, part in rows]) for of in "cos")
@@ -84,16 +78,16 @@ def _any(values: Tensor) -> Tensor:
     return values if values.dim() == 1 else values.flatten(1).any(1)
 
 
-def _by_unit(s: Suspect, batch: Batch) -> list[tuple[Tensor, Suspect]]:
+def _by_unit(s: Suspect) -> list[tuple[Tensor, Suspect]]:
     """z_n and row n's contribution, for single rows; none where s is not one line per unit."""
-    z = s.evidence.pre_activations.get(s.evidence.layers.get(s.name, ""))
-    if z is None or z.dim() != 2 or len(z) != batch.rows or not s.o.dim():
+    z, rows = s.evidence.pre_activations.get(s.evidence.layers.get(s.name, "")), s.evidence.rows
+    if z is None or z.dim() != 2 or len(z) != rows or not s.o.dim():
         return []
     if s.o.shape[0] != z.shape[1] or s.name.startswith("input"):
         return []
-    count = min(batch.rows, SINGLES)
-    chosen = [i * batch.rows // count for i in range(count)]
-    parts = [(to_double(z[n]), batch.part(s, n, n + 1)) for n in chosen]
+    count = min(rows, SINGLES)
+    chosen = [i * rows // count for i in range(count)]
+    parts = [(to_double(z[n]), contribution(s, n, n + 1)) for n in chosen]
     found = [(row, part) for row, part in parts if part is not None]
     return found if len(found) == len(parts) else []
 
