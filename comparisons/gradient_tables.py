@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from comparisons import cli, machine
 from manualbp.parity import GradientReport, TensorReport
 from manualbp.parity.reports.markdown import markdown_table
-from manualbp.parity.reports.tables import scientific
+from manualbp.parity.reports.words import scientific
 
 if TYPE_CHECKING:
     from comparisons.gradients import Case

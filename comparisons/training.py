@@ -27,9 +27,9 @@ from manualbp.parity.cli import options
 from manualbp.parity.cli.progress import TrainingProgress
 from manualbp.parity.reports.charts import PARITY, VERDICT
 from manualbp.parity.reports.markdown import markdown_table
-from manualbp.parity.reports.tables import scientific
 from manualbp.parity.reports.tensorboard import RunLog
 from manualbp.parity.reports.terminal import print_table
+from manualbp.parity.reports.words import scientific
 
 AUTOGRAD, MANUAL = "autograd", "manual"
 # Name -> (how it is made from parameters and lr, default lr).

@@ -31,9 +31,9 @@ from comparisons.trace import (
 from manualbp import reference
 from manualbp.parity.cli import options
 from manualbp.parity.reports.charts import GRADIENT_NORM
-from manualbp.parity.reports.tables import scientific
 from manualbp.parity.reports.tensorboard import RunLog
 from manualbp.parity.reports.terminal import print_table
+from manualbp.parity.reports.words import scientific
 
 # float64 numbers of size 1, sums of at most 3 terms with a rounding of 1.1e-16 each, 3 layers deep:
 # 1e-14 leaves room, and a wrong or missing term is off by far more.

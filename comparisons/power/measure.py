@@ -13,7 +13,7 @@ from comparisons.power.pairs import Cell
 from comparisons.power.subjects import Problem, by_hand, problem
 from manualbp.parity.cli.progress import track
 from manualbp.parity.record import DIFFER, GradientReport
-from manualbp.parity.reports.tables import scientific
+from manualbp.parity.reports.words import scientific
 
 OURS, CLOSE = "ours", "assert_close"
 # A checker that cries wolf more often is switched off.

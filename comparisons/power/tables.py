@@ -12,7 +12,7 @@ from comparisons.power.faults import STRENGTHS
 from comparisons.power.judges import LEARNING_RATE, STEPS
 from comparisons.power.measure import FALSE_ALARMS, OURS, REQUIRED, Results
 from manualbp.parity.reports.markdown import markdown_table
-from manualbp.parity.reports.tables import scientific
+from manualbp.parity.reports.words import scientific
 
 
 class Table(NamedTuple):

@@ -27,7 +27,6 @@ from manualbp.parity.arms.subject import subject
 from manualbp.parity.diagnosis.diagnose import diagnose
 from manualbp.parity.diagnosis.gather import gather
 from manualbp.parity.judge.comparison import Comparison
-from manualbp.parity.judge.oracle import with_oracle
 from manualbp.parity.judge.power import measure_power
 from manualbp.parity.judge.yardstick import Twins
 from manualbp.parity.record import Check, Finding, GradientReport
@@ -114,9 +113,7 @@ def compare_gradients(
             )
             for seed in seeds for kind in kinds
         ]  # fmt: skip
-        checks = tuple(
-            Check(c.kind, c.call.seed, with_oracle(c, oracle or {})) for c in comparisons
-        )
+        checks = tuple(Check(c.kind, c.call.seed, c.with_oracle(oracle or {})) for c in comparisons)
         ran = bool(comparisons[0].ours.tensors)  # else there is nothing to plant faults into
         measured = measure_power(comparisons[0]) if power and ran else None
         findings = _findings(comparisons)

@@ -121,7 +121,7 @@ def _train_all(
             record = report.runs[-1]
         try:
             with borrowed(plan.candidate, plan.reference):
-                training = plan.start(record, optimizer, dtype)
+                training = OneTraining(plan, record, dtype)
                 if state is not None:
                     training.load(state)
                     state = None

@@ -17,8 +17,8 @@ from manualbp.parity.cli.progress import TrainingProgress, track
 from manualbp.parity.record import Check, Finding, GradientReport
 from manualbp.parity.reports.markdown import markdown_report, markdown_table
 from manualbp.parity.reports.page import explain, page, verdict_sentence
-from manualbp.parity.reports.tables import scientific
 from manualbp.parity.reports.terminal import print_report, print_table
+from manualbp.parity.reports.words import scientific
 from manualbp.parity.training_record import First, TrainingReport
 from tests.parity.samples import sample_gradient_report, sample_training_report, tensor
 

@@ -21,7 +21,7 @@ from tensorboard.plugins.hparams.api_pb2 import STATUS_SUCCESS
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from manualbp.parity import record
-from manualbp.parity.reports import canvas, charts, pictures
+from manualbp.parity.reports import charts, pictures
 from manualbp.parity.reports.markdown import markdown_report
 from manualbp.parity.reports.tensorboard import RunLog, log_report
 from manualbp.parity.training_record import CURVE_POINTS, Curve, TrainingReport, Trajectory
@@ -224,10 +224,10 @@ def test_a_picture_of_many_tensors_stays_one() -> None:
     shares = {f"layer{i}.weight": {s: 0.1 for s in range(1, 2000)} for i in range(300)}
     assert pictures.heat_map(shares, "t").shape[0] < 1500
     badness = {name: number / 300 for number, name in enumerate(shares)} | {"layer7.weight": 9.0}
-    names, note = canvas.shown(badness)
-    assert names == ["layer7.weight", *list(shares)[-canvas.ROWS + 1 :]]
+    names, note = pictures.shown(badness)
+    assert names == ["layer7.weight", *list(shares)[-pictures.ROWS + 1 :]]
     assert note == "\nthe worst 30 tensors; 270 are left out"
-    assert canvas.shown({"w": 1.0}) == (["w"], "")
+    assert pictures.shown({"w": 1.0}) == (["w"], "")
     with pytest.raises(ValueError, match="at least one tensor"):
         pictures.heat_map({}, "t")
 
@@ -236,12 +236,12 @@ def test_labels_are_short_and_never_the_same() -> None:
     """What every name begins with is said once; a middle goes only where names stay apart."""
     deep = [f"encoder.layers.{i}.self_attn.in_proj_weight" for i in range(3)]
     short = [f"{i}.self_attn.in_proj_weight" for i in range(3)]
-    assert canvas.labels(deep) == (short, "\neach name begins with encoder.layers.")
-    assert canvas.labels(["a.w", "a.b"]) == (["a.w", "a.b"], "")
-    (cut, _), _ = canvas.labels(["encoder." + "x" * 40 + ".weight", "b"])
+    assert pictures.labels(deep) == (short, "\neach name begins with encoder.layers.")
+    assert pictures.labels(["a.w", "a.b"]) == (["a.w", "a.b"], "")
+    (cut, _), _ = pictures.labels(["encoder." + "x" * 40 + ".weight", "b"])
     assert cut == "enc\N{HORIZONTAL ELLIPSIS}" + "x" * 17 + ".weight"
     alike = ["enc." + letter + "x" * 40 for letter in "ab"]
-    assert canvas.labels([*alike, "w"]) == ([*alike, "w"], "")
+    assert pictures.labels([*alike, "w"]) == ([*alike, "w"], "")
 
 
 def test_a_gradient_report_has_its_verdict_and_its_bars(tmp_path: Path) -> None:

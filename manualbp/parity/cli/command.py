@@ -143,20 +143,12 @@ def _training(args: argparse.Namespace, candidate: Any, reference: Any, seed: in
 
 
 def _moved(data: Any, device: torch.device) -> Any:
-    """The batches on another device; what can be read only once stays, to be refused later."""
-    if callable(data):
-        return lambda seed: _moved(data(seed), device)
-    return data if isinstance(data, Iterator) else _Moved(data, device)
-
-
-class _Moved:
-    """Batches, moved as they are read."""
-
-    def __init__(self, batches: Any, device: torch.device) -> None:
-        self._batches, self._device = batches, device
-
-    def __iter__(self) -> Iterator[Any]:
-        return (moved(batch, device=self._device) for batch in self._batches)
+    """The batches on another device; an iterator stays as it is, to be refused later."""
+    if isinstance(data, Iterator):
+        return data
+    return lambda seed: (
+        moved(batch, device=device) for batch in (data(seed) if callable(data) else data)
+    )
 
 
 def _loss(spec: str | None, seed: int) -> Any:

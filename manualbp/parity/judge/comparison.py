@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
@@ -13,9 +15,13 @@ from manualbp.parity.arms.calls import Call, Directions, Loss, WrongShape, named
 from manualbp.parity.arms.forward import LOSS, Hook, Tensors
 from manualbp.parity.arms.runs import RUN_KINDS, ArmRun
 from manualbp.parity.arms.subject import AFTER, Subject
+from manualbp.parity.bits import to_double
 from manualbp.parity.judge.tolerance import without_numbers
 from manualbp.parity.judge.yardstick import Twins, Yardstick, judge_tensors
 from manualbp.parity.record import TensorReport
+
+# An independent float64 oracle must meet the float64 run this closely, relative to the sums.
+ORACLE_TOLERANCE = 1e-12
 
 
 class Comparison:
@@ -87,6 +93,43 @@ class Comparison:
         return RUN_KINDS[self.kind](
             self.candidate, own, directions or self.directions, hook
         ).tensors
+
+    def with_oracle(self, oracle: Mapping[str, NDArray[Any]]) -> tuple[TensorReport, ...]:
+        """The reports; a tensor differs, too, where its oracle is far from the float64 run.
+
+        Raises:
+            ValueError: the oracle names a tensor that is not compared.
+        """
+        if self.kind != "backward":
+            return self.reports
+        unknown = set(oracle) - set(self.theirs.tensors)
+        if unknown:
+            raise ValueError(
+                f"the oracle names {', '.join(sorted(unknown))}; expected some of "
+                f"{', '.join(self.theirs.tensors)}"
+            )
+        return tuple(
+            self._beside_oracle(report, oracle[report.name]) if report.name in oracle else report
+            for report in self.reports
+        )
+
+    def _beside_oracle(self, report: TensorReport, oracle: NDArray[Any]) -> TensorReport:
+        exact = self.yardstick.exact.get(report.name)
+        if exact is None or tuple(oracle.shape) != tuple(exact.shape):
+            shape = None if exact is None else tuple(exact.shape)
+            reason = f"the oracle is {tuple(oracle.shape)}, the float64 run {shape}"
+        else:
+            apart = (to_double(oracle) - exact).abs()
+            relative = torch.where(apart == 0, 0.0, apart / self.yardstick.sums_of(report.name))
+            difference = float(relative.max()) if relative.numel() else 0.0
+            report = replace(report, oracle_difference=difference)
+            if difference <= ORACLE_TOLERANCE:  # false for NaN
+                return report
+            reason = (
+                f"the oracle is {difference:.1e} from the float64 run, allowed {ORACLE_TOLERANCE}"
+            )
+        both = f"{report.reason}; {reason}" if report.reason else reason
+        return replace(report, agrees=False, reason=both)
 
     def _run_reference(self) -> ArmRun:
         """An error in an ordinary backward is raised as it is; else the message says what to do."""

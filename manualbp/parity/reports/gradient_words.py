@@ -6,23 +6,23 @@ import math
 from dataclasses import replace
 
 from manualbp.parity.record import AGREE, DIFFER, Check, Finding, GradientReport, TensorReport
-from manualbp.parity.reports.tables import scientific
 from manualbp.parity.reports.words import (
     Section,
     count,
     next_lines,
     numbers,
     power_lines,
+    scientific,
     wrong_in_words,
 )
 
-GRADIENT_COLUMNS = (
+COLUMNS = (
     "tensor", "shape", "candidate\nerror", "reference\nerror", "allowed", "beyond\nlimit",
     "ULP", "bit-equal", "verdict", "worst\nseed",
 )  # fmt: skip
 
 
-def gradient_rows(report: GradientReport, *, verbose: bool = False) -> list[tuple[str, ...]]:
+def rows(report: GradientReport, *, verbose: bool = False) -> list[tuple[str, ...]]:
     """One row per tensor, its worst seed; ``verbose``: one per tensor and seed."""
     if verbose:
         pairs = [(tensor, check) for check in report.checks for tensor in check.tensors]
@@ -40,9 +40,9 @@ def gradient_rows(report: GradientReport, *, verbose: bool = False) -> list[tupl
     ]  # fmt: skip
 
 
-def gradient_sections(report: GradientReport, *, verbose: bool = False) -> list[Section]:
+def sections(report: GradientReport, *, verbose: bool = False) -> list[Section]:
     """Every wrong tensor, the first to look at first; then power, and where to run it again."""
-    sections = [
+    found = [
         Section(f"{number}. {wrong_in_words(tensor, finding)}", _lines(report, tensor, finding))
         for number, (tensor, finding) in enumerate(_wrong_tensors(report), start=1)
     ]
@@ -50,13 +50,13 @@ def gradient_sections(report: GradientReport, *, verbose: bool = False) -> list[
         wrong = {tensor.name for tensor in report.differing}
         right = {n: d for n, d in report.power.smallest.items() if n not in wrong}
         power = replace(report.power, smallest=right)  # of a wrong gradient any change is seen
-        sections.append(Section("Power", power_lines(power, verbose=verbose)))
+        found.append(Section("Power", power_lines(power, verbose=verbose)))
     if report.repro:
-        sections.append(Section("Run it again", (report.repro,)))
-    return sections
+        found.append(Section("Run it again", (report.repro,)))
+    return found
 
 
-def gradient_reason(report: GradientReport) -> str:
+def reason(report: GradientReport) -> str:
     """Why the verdict is what it is, in one clause."""
     total = len(report.tensors)
     if report.differing:

@@ -12,12 +12,8 @@ from typing import NamedTuple
 from xml.etree import ElementTree
 
 from manualbp.parity.record import DIFFER, NO_POWER, Finding, GradientReport
+from manualbp.parity.reports import training_words
 from manualbp.parity.reports.page import explain
-from manualbp.parity.reports.training_words import (
-    training_lines,
-    training_reason,
-    training_sections,
-)
 from manualbp.parity.reports.words import next_lines, numbers, power_lines
 from manualbp.parity.training_record import Report, TrainingReport
 
@@ -94,10 +90,10 @@ def training_cases(report: TrainingReport) -> list[Case]:
     """A case for each training, and one that each came to its end."""
     cases = []
     for run in report.runs:
-        lines = [line for section in training_sections(run) for line in section.lines]
+        lines = training_words.run_lines(run)
         if run.verdict == DIFFER:
             kind = "wrong gradient" if run.forced else "drift" if run.outside else "not judged"
-            cases.append(Case("training", run.name, kind, training_lines(run)[0], "\n".join(lines)))
+            cases.append(Case("training", run.name, kind, lines[0], "\n".join(lines)))
         else:
             missing = run.power.missing if run.power else ()
             if not run.steps:
@@ -105,7 +101,7 @@ def training_cases(report: TrainingReport) -> list[Case]:
             cases.append(_power("training", run.name, missing, lines or missing))
     name = "every training came to its end"
     if report.interrupted or not report.runs:
-        reason = training_reason(report)
+        reason = training_words.reason(report)
         return [*cases, Case("training", name, "interrupted", reason, reason)]
     return [*cases, Case("training", name)]
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 
 from manualbp.parity.reports.page import page
-from manualbp.parity.reports.tables import numeric_columns
+from manualbp.parity.reports.words import numeric_columns
 from manualbp.parity.training_record import Report
 
 

@@ -2,21 +2,11 @@
 
 from __future__ import annotations
 
+from types import ModuleType
 from typing import NamedTuple
 
 from manualbp.parity.record import GradientReport
-from manualbp.parity.reports.gradient_words import (
-    GRADIENT_COLUMNS,
-    gradient_reason,
-    gradient_rows,
-    gradient_sections,
-)
-from manualbp.parity.reports.training_words import (
-    TRAINING_COLUMNS,
-    training_reason,
-    training_row,
-    training_sections,
-)
+from manualbp.parity.reports import gradient_words, training_words
 from manualbp.parity.reports.words import Section
 from manualbp.parity.training_record import Report, check_report
 
@@ -39,16 +29,15 @@ def page(report: Report, *, verbose: bool = False) -> Page:
         TypeError: it is no report.
     """
     check_report(report)
-    columns: tuple[str, ...]
-    if isinstance(report, GradientReport):
-        columns, rows = GRADIENT_COLUMNS, gradient_rows(report, verbose=verbose)
-        sections = gradient_sections(report, verbose=verbose)
-    else:
-        columns, rows = TRAINING_COLUMNS, [training_row(run) for run in report.runs]
-        sections = [s for run in report.runs for s in training_sections(run, verbose=verbose)]
-    title = f"{report.candidate} against {report.reference}"
-    setup = dict(report.setup) if verbose else {}
-    return Page(title, columns, tuple(rows), tuple(sections), setup, verdict_sentence(report))
+    words = _words(report)
+    return Page(
+        f"{report.candidate} against {report.reference}",
+        words.COLUMNS,
+        tuple(words.rows(report, verbose=verbose)),
+        tuple(words.sections(report, verbose=verbose)),
+        dict(report.setup) if verbose else {},
+        verdict_sentence(report),
+    )
 
 
 def explain(report: Report) -> str:
@@ -62,6 +51,8 @@ def explain(report: Report) -> str:
 
 def verdict_sentence(report: Report) -> str:
     """The verdict and its reason in one sentence."""
-    if isinstance(report, GradientReport):
-        return f"{report.verdict}: {gradient_reason(report)}"
-    return f"{report.verdict}: {training_reason(report)}"
+    return f"{report.verdict}: {_words(report).reason(report)}"
+
+
+def _words(report: Report) -> ModuleType:
+    return gradient_words if isinstance(report, GradientReport) else training_words

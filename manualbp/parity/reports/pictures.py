@@ -1,41 +1,29 @@
-"""Pictures for TensorBoard's image page: the heat map of a training, the bars of gradients."""
+"""Pictures for TensorBoard's image page, drawn by matplotlib into memory."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from itertools import takewhile
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from manualbp.parity.record import GradientReport, TensorReport, over
-from manualbp.parity.reports.canvas import (
-    POINTS,
-    WIDTH,
-    figure,
-    labels,
-    pixels,
-    set_title,
-    shown,
-)
-from manualbp.parity.reports.charts import (
-    PARITY,
-    WHOLE,
-    drift_shares,
-    folder,
-    forced_shares,
-    log_divergence,
-)
+from manualbp.parity.reports import charts
 from manualbp.parity.training_record import Report
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-# Steps across a heat map, at most.
-COLUMNS = 512
+# At most: rows of a picture that can be read, letters of a label, and steps across.
+ROWS, LETTERS, COLUMNS = 30, 28, 512
 # Colours go to this log10 of a share on either side: from a hundredth of what is allowed to 100.
 DECADES = 2.0
 WRONG, RIGHT, UNKNOWN = "#c62828", "#4a90c2", "black"
+# TensorBoard shows a picture 350 pixels wide, half of this. Its letters are 11 pixels high then.
+WIDTH, DPI, POINTS = 4.0, 175, 9
 
 
 def pictures(report: Report) -> list[tuple[str, str, NDArray[np.uint8]]]:
@@ -45,16 +33,16 @@ def pictures(report: Report) -> list[tuple[str, str, NDArray[np.uint8]]]:
         ImportError: matplotlib is not installed.
     """
     if isinstance(report, GradientReport):
-        return [(WHOLE, "error_over_allowed", bars(report))] if report.tensors else []
+        return [(charts.WHOLE, "error_over_allowed", bars(report))] if report.tensors else []
     found = []
     for run in report.runs:
         for tag, what, shares in (
-            ("heat_map/drift", "drift", drift_shares(run)),
-            ("heat_map/forced", "gradient error, teacher-forced,", forced_shares(run)),
+            ("heat_map/drift", "drift", charts.drift_shares(run)),
+            ("heat_map/forced", "gradient error, teacher-forced,", charts.forced_shares(run)),
         ):
             if any(shares.values()):
                 drawn = heat_map(shares, f"{run.name}\n{what} over allowed")
-                found.append((f"{folder(run)}/{PARITY}", tag, drawn))
+                found.append((f"{charts.folder(run)}/{charts.PARITY}", tag, drawn))
     return found
 
 
@@ -99,7 +87,7 @@ def bars(report: GradientReport) -> NDArray[np.uint8]:
     """
     found = {tensor.name: tensor for tensor in report.tensors}
     names, note = shown({n: t.share if t.agrees else math.inf for n, t in found.items()})
-    shares = [_share(found[name]) for name in names]
+    shares = [over(found[name].candidate_error, found[name].allowed) for name in names]
     judged = [share for share in shares if math.isfinite(share) and share > 0]
     low = min(0.01, *judged) / 2 if judged else 0.005
     high = max(10.0, *judged) * 2 if judged else 20.0
@@ -143,16 +131,65 @@ def _bar(axes: Any, row: int, tensor: TensorReport, share: float, low: float, hi
                   bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5})  # fmt: skip
 
 
-def _share(tensor: TensorReport) -> float:
-    if math.isnan(tensor.candidate_error):
-        return math.nan
-    return over(tensor.candidate_error, tensor.allowed)
-
-
 def _peak(values: Iterable[float]) -> float:
     return max((math.inf if math.isnan(v) else v for v in values), default=0.0)
 
 
 def _bounded(share: float) -> float:
     """log10 of a share within the colours; NaN stays NaN."""
-    return max(-DECADES, min(DECADES, log_divergence(share))) if share == share else share
+    return max(-DECADES, min(DECADES, charts.log_divergence(share))) if share == share else share
+
+
+def figure(width: float, height: float) -> Any:
+    """An empty figure in inches, without pyplot and its global state.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError(
+            'pictures need matplotlib; install it with: pip install "manualbp[parity]"'
+        ) from error
+    empty = Figure((width, height), dpi=DPI, layout="constrained")
+    FigureCanvasAgg(empty)
+    return empty
+
+
+def shown(badness: Mapping[str, float]) -> tuple[list[str], str]:
+    """The names to draw, in their order, and a line that says how many are left out."""
+    if len(badness) <= ROWS:
+        return list(badness), ""
+    worst = set(sorted(badness, key=lambda name: -badness[name])[:ROWS])
+    left = len(badness) - ROWS
+    return [n for n in badness if n in worst], f"\nthe worst {ROWS} tensors; {left} are left out"
+
+
+def labels(names: list[str]) -> tuple[list[str], str]:
+    """Short names, and a line with the beginning that was cut off from all of them.
+
+    Names that are still long lose their middle, unless two would look the same.
+    """
+    parts = zip(*(name.split(".")[:-1] for name in names), strict=False)
+    long = any(len(name) > LETTERS for name in names)
+    same = takewhile(lambda part: long and len(set(part)) == 1, parts)
+    common = "".join(f"{part[0]}." for part in same)
+    rest = [name[len(common) :] for name in names]
+    short = [n if len(n) <= LETTERS else f"{n[:3]}\N{HORIZONTAL ELLIPSIS}{n[4 - LETTERS :]}"
+             for n in rest]  # fmt: skip
+    apart = short if len(set(short)) == len(names) else rest
+    return apart, f"\neach name begins with {common}" if common else ""
+
+
+def set_title(drawn: Any, title: str) -> None:
+    """Lines short enough for the width; a dollar sign is one, not the start of a formula."""
+    wrapped = "\n".join(fill(line, 46) for line in title.split("\n"))
+    drawn.suptitle(wrapped, fontsize=POINTS, parse_math=False)
+
+
+def pixels(drawn: Any) -> NDArray[np.uint8]:
+    """Height, width, and red, green, blue."""
+    drawn.canvas.draw()
+    return np.asarray(drawn.canvas.buffer_rgba())[..., :3].copy()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from manualbp.parity.record import AGREE, DIFFER, NO_POWER
 from manualbp.parity.reports.page import page
-from manualbp.parity.reports.tables import numeric_columns
+from manualbp.parity.reports.words import numeric_columns
 from manualbp.parity.training_record import Report
 
 if TYPE_CHECKING:

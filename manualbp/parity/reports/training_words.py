@@ -14,14 +14,24 @@ from manualbp.parity.reports.words import (
 )
 from manualbp.parity.training_record import First, TrainingReport, Trajectory
 
-TRAINING_COLUMNS = (
+COLUMNS = (
     "optimizer", "dtype", "seed", "steps", "largest drift\nover allowed", "in",
     "first step\noutside", "first wrong\ngradient", "verdict",
 )  # fmt: skip
 
 
-def training_row(run: Trajectory) -> tuple[str, ...]:
-    """One training in one row."""
+def rows(report: TrainingReport, *, verbose: bool = False) -> list[tuple[str, ...]]:
+    """One row for each training."""
+    return [_row(run) for run in report.runs]
+
+
+def sections(report: TrainingReport, *, verbose: bool = False) -> list[Section]:
+    """What was wrong in each training, and why its power does not suffice."""
+    found = ((run, run_lines(run, verbose=verbose)) for run in report.runs)
+    return [Section(f"{run.name}: {run.verdict}", lines) for run, lines in found if lines]
+
+
+def _row(run: Trajectory) -> tuple[str, ...]:
     largest = drift_share(run)
     return (
         run.optimizer, run.dtype, str(run.seed), f"{run.steps} of {run.planned}",
@@ -31,17 +41,17 @@ def training_row(run: Trajectory) -> tuple[str, ...]:
     )  # fmt: skip
 
 
-def training_sections(run: Trajectory, *, verbose: bool = False) -> list[Section]:
+def run_lines(run: Trajectory, *, verbose: bool = False) -> tuple[str, ...]:
     """What was wrong in one training, and why its power does not suffice."""
-    lines = training_lines(run)
+    lines = wrong_lines(run)
     for finding in run.findings:
-        lines += ["; ".join([wrong_in_words(None, finding), *next_lines(finding)])]
+        lines.append("; ".join([wrong_in_words(None, finding), *next_lines(finding)]))
     if run.power and (verbose or run.power.missing):
         lines += [f"power: {line}" for line in power_lines(run.power, verbose=verbose)]
-    return [Section(f"{run.name}: {run.verdict}", tuple(lines))] if lines else []
+    return tuple(lines)
 
 
-def training_lines(run: Trajectory) -> list[str]:
+def wrong_lines(run: Trajectory) -> list[str]:
     """What was wrong first, and why it could not go on."""
     lines = []
     if run.forced:
@@ -61,12 +71,12 @@ def training_lines(run: Trajectory) -> list[str]:
     return lines
 
 
-def training_reason(report: TrainingReport) -> str:
+def reason(report: TrainingReport) -> str:
     """Why the verdict is what it is, in one clause."""
     runs = report.runs
     wrong = [run for run in runs if run.verdict == DIFFER]
     if wrong:
-        first = training_lines(wrong[0])[0]
+        first = wrong_lines(wrong[0])[0]
         return f"{len(wrong)} of {count(len(runs), 'training')}; {wrong[0].name}: {first}"
     if report.interrupted:
         steps = sum(run.steps for run in runs)

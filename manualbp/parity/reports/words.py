@@ -7,11 +7,10 @@ training_words.py, so a terminal, a pull request, a CI server and TensorBoard sa
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from manualbp.parity.record import Finding, PowerReport, TensorReport
-from manualbp.parity.reports.tables import scientific
 
 # So many gradients' smallest visible errors are listed, the weakest first.
 LISTED = 6
@@ -85,3 +84,38 @@ def wrong_in_words(tensor: TensorReport | None, finding: Finding | None) -> str:
 def count(number: int, noun: str) -> str:
     """``1 tensor``, ``2 tensors``."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def scientific(value: float | None) -> str:
+    """A number short enough for a table cell: ``1.2e-08``, ``0``, ``nan``, ``-`` for None."""
+    if value is None:
+        return "-"
+    if value == 0:
+        return "0"
+    return f"{value:.1e}" if math.isfinite(value) else str(value)
+
+
+def numeric_columns(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[bool]:
+    """For each column, whether every cell is a number, so that it stands to the right.
+
+    Raises:
+        ValueError: a row has another length than ``columns``.
+    """
+    for number, row in enumerate(rows):
+        if len(row) != len(columns):
+            raise ValueError(
+                f"row {number} must have {len(columns)} cells, one per column, got {len(row)}"
+            )
+    return [
+        bool(rows) and all(_is_number(row[index]) for row in rows) for index in range(len(columns))
+    ]
+
+
+def _is_number(cell: str) -> bool:
+    if cell == "-":  # the cell of a missing number
+        return True
+    try:
+        float(cell.rstrip("%"))
+    except ValueError:
+        return False
+    return True

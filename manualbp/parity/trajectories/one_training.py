@@ -11,18 +11,15 @@ Random numbers come from the seed and the step alone, the same for all.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
 from manualbp.parity.arms.batches import Batch, Batches, rows, step_seed
-from manualbp.parity.arms.calls import Call, Loss, cast_loss
+from manualbp.parity.arms.calls import Call, cast_loss
 from manualbp.parity.arms.forward import LOSS, Tensors
-from manualbp.parity.arms.optimizers import MakeOptimizer
 from manualbp.parity.arms.rounding import Nudge
-from manualbp.parity.arms.subject import Subject
 from manualbp.parity.arms.trainee import Trainee
 from manualbp.parity.diagnosis.across_steps import GradientHistory
 from manualbp.parity.judge.comparison import raised
@@ -30,46 +27,34 @@ from manualbp.parity.training_record import First, Trajectory
 from manualbp.parity.trajectories.envelope import Array, Envelope, PackedStep
 from manualbp.parity.trajectories.free_running import Drift, shortened
 from manualbp.parity.trajectories.histograms import gradient_histograms
+from manualbp.parity.trajectories.plan import Plan
 from manualbp.parity.trajectories.teacher_forced import TeacherForced, worst_share
-
-
-@dataclass(frozen=True)
-class TrainingOptions:
-    """How a training is run. ``dtype`` None: modules and batches as they are."""
-
-    loss: Loss
-    candidate_loss: Loss
-    candidate_optimizer: MakeOptimizer
-    reference_optimizer: MakeOptimizer
-    dtype: torch.dtype | None
-    twins: int
-    teacher_forced: bool
-    exact: bool
 
 
 class OneTraining:
     """The arms of one training.
 
     Args:
-        record: what is filled in.
-        ours: the candidate, at the start, in the dtype of the run.
-        theirs: the reference, likewise.
-        options: how to run.
+        plan: how to train.
+        record: what is filled in; it names optimizer and seed.
+        dtype: to train in; both modules are taken to it.
     """
 
-    def __init__(
-        self, record: Trajectory, ours: Subject, theirs: Subject, options: TrainingOptions
-    ) -> None:
-        self.record, self._options, make = record, options, options.reference_optimizer
-        self._loss = cast_loss(options.loss, options.dtype)
-        self._candidate_loss = cast_loss(options.candidate_loss, options.dtype)
-        self._candidate = Trainee(ours, options.candidate_optimizer, tuple(theirs.parameters))
+    def __init__(self, plan: Plan, record: Trajectory, dtype: torch.dtype) -> None:
+        self.record, self._plan = record, plan
+        # None: modules, batches and losses as they are.
+        self._dtype = None if dtype == plan.working else dtype
+        ours, theirs = plan.arms(self._dtype, record.seed)
+        self._loss = cast_loss(plan.loss, self._dtype)
+        self._candidate_loss = cast_loss(plan.candidate_loss, self._dtype)
+        own, make = plan.optimizer_pairs[record.optimizer]
+        self._candidate = Trainee(ours, own, tuple(theirs.parameters))
         self._reference = Trainee(theirs, make)
         self._eps = torch.finfo(next(iter(self._reference.trained.values())).dtype).eps
-        self._twins = [Trainee.twin(theirs, make, self._nudge(k, 0)) for k in range(options.twins)]
+        self._twins = [Trainee.twin(theirs, make, self._nudge(k, 0)) for k in range(plan.twins)]
         self._forced = (
-            TeacherForced(self._candidate, self._reference, options.exact)
-            if options.teacher_forced else None
+            TeacherForced(self._candidate, self._reference, plan.exact)
+            if plan.teacher_forced else None
         )  # fmt: skip
         self._envelope, self._history = Envelope(), GradientHistory()
         self._last: tuple[Tensors, Tensors] | None = None
@@ -140,7 +125,7 @@ class OneTraining:
         """The reference's call and the candidate's."""
         (inputs, target), seed = batch, step_seed(self.record.seed, number)
         theirs, ours = (
-            Call.of(inputs, loss, target, seed).to(self._options.dtype)
+            Call.of(inputs, loss, target, seed).to(self._dtype)
             for loss in (self._loss, self._candidate_loss)
         )
         return theirs, ours
@@ -208,6 +193,6 @@ class OneTraining:
         record.bit_identical &= drift.bit_identical
         if record.outside is not None:
             return
-        record.outside = drift.outside(number, self._options.exact)
+        record.outside = drift.outside(number, self._plan.exact)
         if record.outside is not None and record.forced is None:
             record.findings += self._history.explain(number, record.outside.tensors, ours, theirs)

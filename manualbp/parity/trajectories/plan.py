@@ -18,9 +18,7 @@ from manualbp.parity.arms.optimizers import MakeOptimizer, OptimizerPair, descri
 from manualbp.parity.arms.parameters import check_apart, check_parameters
 from manualbp.parity.arms.subject import Subject, subject
 from manualbp.parity.bits import rms, to_double
-from manualbp.parity.training_record import Trajectory
 from manualbp.parity.trajectories.checkpoint import module_hash
-from manualbp.parity.trajectories.one_training import OneTraining, TrainingOptions
 
 # Fewer have no spread to speak of.
 MIN_TWINS = 3
@@ -136,19 +134,15 @@ class Plan:
             "the reference's parameters": module_hash(self.reference),
         }
 
-    def start(self, record: Trajectory, optimizer: str, dtype: torch.dtype) -> OneTraining:
-        """Both modules at the start of a training; they are changed."""
-        options = TrainingOptions(
-            self.loss, self.candidate_loss, *self.optimizer_pairs[optimizer],
-            None if dtype == self.working else dtype, self.twins, self.teacher_forced, self.exact,
-        )  # fmt: skip
-        if options.dtype is not None:
+    def arms(self, dtype: torch.dtype | None, seed: int) -> tuple[Subject, Subject]:
+        """Both modules at the start of a training with that seed; they are changed."""
+        if dtype is not None:
             self.candidate.to(dtype)
             self.reference.to(dtype)
         ours, theirs = subject(self.candidate, self.parameters), subject(self.reference)
-        if record.seed != self.seeds[0]:
-            _move(ours, theirs, record.seed)
-        return OneTraining(record, ours, theirs, options)
+        if seed != self.seeds[0]:
+            _move(ours, theirs, seed)
+        return ours, theirs
 
 
 def check_least(what: str, got: int, least: int) -> None:
