@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
+from itertools import product
 from typing import Any
 
 import torch
@@ -20,10 +21,10 @@ from torch import nn
 from manualbp.parity.arms.batches import Batches
 from manualbp.parity.arms.borrowed import borrowed
 from manualbp.parity.arms.calls import Loss
-from manualbp.parity.arms.optimizers import MakeOptimizer, OptimizerPair
+from manualbp.parity.arms.optimizers import MakeOptimizer, OptimizerPair, pairs_of
 from manualbp.parity.record import PowerReport
 from manualbp.parity.training_record import TrainingReport, Trajectory
-from manualbp.parity.trajectories.checkpoint import Checkpoint
+from manualbp.parity.trajectories.checkpoint import Checkpoint, Saved, module_hash
 from manualbp.parity.trajectories.one_training import OneTraining
 from manualbp.parity.trajectories.plan import Plan, check_least
 from manualbp.parity.versions import versions
@@ -86,32 +87,29 @@ def compare_training(
     """
     plan = Plan(
         candidate=candidate, reference=reference, data=data, loss=loss,
-        candidate_loss=candidate_loss or loss, optimizers=optimizers, steps=steps, seeds=seeds,
-        dtypes=dtypes, parameters=parameters, twins=twins, teacher_forced=teacher_forced,
-        exact=exact,
+        candidate_loss=candidate_loss or loss, optimizers=pairs_of(optimizers), steps=steps,
+        seeds=seeds, dtypes=dtypes, parameters=parameters, twins=twins,
+        teacher_forced=teacher_forced, exact=exact,
     )  # fmt: skip
     ours, theirs = plan.check()
     check_least("checkpoint_every", checkpoint_every, 1)
-    setup = plan.setup(ours, theirs) | versions()
-    fingerprint = setup | plan.data_hashes()
-    report = TrainingReport(ours.name, theirs.name, setup=setup)
-    if checkpoint is None:
-        return _train_all(plan, report, None, None, on_step)
-    file = Checkpoint(checkpoint, fingerprint | plan.parameter_hashes(), checkpoint_every)
-    report, state = file.read() or (report, None)
-    return _train_all(plan, report, state, file, on_step)
+    setup, hashes = plan.setup(ours, theirs) | versions(), plan.data_hashes()
+    report, file = TrainingReport(ours.name, theirs.name, setup=setup), None
+    if checkpoint is not None:
+        hashes["the candidate's parameters"] = module_hash(candidate)
+        hashes["the reference's parameters"] = module_hash(reference)
+        file = Checkpoint(checkpoint, setup | hashes, checkpoint_every)
+    saved = file.read() if file else None
+    return _train_all(plan, *(saved or Saved(report, None)), file, on_step)
 
 
 def _train_all(
-    plan: Plan,
-    report: TrainingReport,
-    state: dict[str, Any] | None,
-    file: Checkpoint | None,
+    plan: Plan, report: TrainingReport, state: dict[str, Any] | None, file: Checkpoint | None,
     on_step: OnStep | None,
-) -> TrainingReport:
+) -> TrainingReport:  # fmt: skip
     """The trainings that the report does not have yet; ``state`` is of one that is under way."""
-    done = len(report.runs) - (state is not None)
-    for optimizer, dtype, seed in plan.trainings[done:]:
+    trainings = list(product(plan.optimizers, plan.all_dtypes, plan.seeds))
+    for optimizer, dtype, seed in trainings[len(report.runs) - (state is not None) :]:
         if state is None:
             name = str(dtype).removeprefix("torch.")
             record = Trajectory(optimizer, name, seed, plan.steps)
@@ -135,12 +133,9 @@ def _train_all(
 
 
 def _train(
-    training: OneTraining,
-    batches: Batches,
-    report: TrainingReport,
-    file: Checkpoint | None,
+    training: OneTraining, batches: Batches, report: TrainingReport, file: Checkpoint | None,
     on_step: OnStep | None,
-) -> None:
+) -> None:  # fmt: skip
     """Step until the planned number is reached; the last step's histograms also after Ctrl-C."""
     record = training.record
     stream = batches.skip(record.steps)

@@ -11,14 +11,7 @@ import statistics
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from manualbp.parity.record import (
-    AGREE,
-    DIFFER,
-    NO_POWER,
-    Finding,
-    GradientReport,
-    PowerReport,
-)
+from manualbp.parity.record import AGREE, DIFFER, NO_POWER, Finding, GradientReport, PowerReport
 
 # Points that a curve stores at most, however many steps a training has.
 CURVE_POINTS = 512

@@ -21,21 +21,13 @@ LOSS = "loss"  # its name among the tensors
 
 
 class Forward(NamedTuple):
-    """What a forward has made.
+    """What a forward has made, by name."""
 
-    Attributes:
-        tensors: outputs and loss, without their graph.
-        structure: what the output looks like, its tensors left out.
-        leaves: the inputs that get a gradient.
-        given: the clones of them that the arm was called with.
-        roots: where the backward starts: the loss, or every output.
-    """
-
-    tensors: dict[str, Tensor]
-    structure: str
-    leaves: dict[str, Tensor]
-    given: dict[str, Tensor]
-    roots: dict[str, Tensor]
+    tensors: dict[str, Tensor]  # outputs and loss, without their graph
+    structure: str  # what the output looks like, its tensors left out
+    leaves: dict[str, Tensor]  # the inputs that get a gradient
+    given: dict[str, Tensor]  # their clones, which the arm was called with
+    roots: dict[str, Tensor]  # where the backward starts: the loss, or every output
 
 
 def forward(s: Subject, call: Call, hook: Hook | None = None) -> Forward:

@@ -17,13 +17,7 @@ import torch
 from torch import Tensor
 
 from manualbp.parity.arms.calls import Call, Directions
-from manualbp.parity.arms.forward import (
-    Hook,
-    Tensors,
-    as_function,
-    buffers_restored,
-    forward,
-)
+from manualbp.parity.arms.forward import Hook, Tensors, as_function, buffers_restored, forward
 from manualbp.parity.arms.subject import Subject
 from manualbp.parity.bits import bit_identical
 

@@ -14,14 +14,9 @@ from torch import Tensor
 class Site:
     """One gradient g of the candidate, in float64, and what faults are made of.
 
-    Attributes:
-        others: the candidate's other gradients.
-        stale: the same gradient for the inputs of another row.
-        dropped: the same gradient without one row of the batch.
-        rows: N, the rows of the batch; at least 2.
-        eps: of the working dtype.
-        unit: the size a fault is measured by: rms(g), or that of its sums where it cancels.
-        cancels: whether g is zero but for rounding.
+    ``others`` are its other gradients. ``stale`` is the same gradient for the inputs of another
+    row, ``dropped`` without one row of the batch. ``unit`` is the size a fault is measured by:
+    rms(g), or where g ``cancels`` to rounding, the rms of its sums.
     """
 
     name: str

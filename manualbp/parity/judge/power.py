@@ -1,16 +1,15 @@
 """What the rule can see on this very pair: standard faults, planted into the candidate's gradients.
 
 A verdict "agree" is worth what it would have refused. So every gradient of the candidate is made
-wrong in each way of faults.py and judged again by the same yardstick. A bisection finds the
+wrong in each way of faults.py and judged again by the same yardstick, and a bisection finds the
 smallest d for which g * (1 + d) is told from g.
 
 "agree" is refused where a fault of ``VISIBLE`` or more of the gradient's rms stays unseen (of 16
 eps of the dtype, where that is more: 12 % in bfloat16), and where a gradient is exactly zero, so
-that nothing was exercised. Two kinds of gradients are excepted:
-
-- One with the reference's bits: it has no rounding of its own that could hide a fault.
-- One whose terms cancel to the rounding of float64, for other inputs as well, is zero by nature (a
-  bias before BatchNorm, the key bias of attention). Its faults are measured by its sums.
+that nothing was exercised. Not asked for is a gradient with the reference's bits: it has no
+rounding of its own that hides a fault. One whose terms cancel to the rounding of float64, for other
+inputs as well, is zero by nature (a bias before BatchNorm, the key bias of attention). Its faults
+are measured by its sums.
 """
 
 from __future__ import annotations

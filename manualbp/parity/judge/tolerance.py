@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -93,11 +93,8 @@ def _compare_numbers(
     sums: Tensor | None, noise: Tensor | None, exact: bool,
 ) -> TensorReport:  # fmt: skip
     """The rule for two tensors of one shape and dtype."""
-    c, r, same_bits = (
-        to_double(candidate),
-        to_double(reference),
-        bit_identical(candidate, reference),
-    )
+    c, r = to_double(candidate), to_double(reference)
+    same_bits, info = bit_identical(candidate, reference), torch.finfo(reference.dtype)
     ulp = int(ulp_distance(candidate, reference).max()) if c.numel() else 0
     alike = c.isinf() & (c == r) & (r == o)  # minus infinity where a mask says so, in all three
     broken = _not_finite({"candidate": c, "reference": r, "float64 run": o}, alike)
@@ -106,54 +103,41 @@ def _compare_numbers(
         return replace(_unlike(name, reference, broken), ulp=known, bit_identical=same_bits)
     c, r, o = (values.masked_fill(alike, 0.0) for values in (c, r, o))
     c_error, r_error = (c - o).abs(), (r - o).abs()
-    limits = _limits(r_error, o, alike, sums, noise, torch.finfo(reference.dtype))
-    count = 0 if same_bits else int((c_error > limits.each).sum())
-    worst = _worst(c, o, limits.each) if count else None
-    if same_bits:
-        reason = ""
-    elif exact:
-        reason = _unequal(candidate, reference)
-    else:
-        reason = _reason(c_error, limits, count, worst)
-    return TensorReport(
-        name=name, shape=tuple(reference.shape), dtype=reference.dtype,
-        max_abs=largest((c - r).abs()), max_rel=_max_relative(c, r), ulp=ulp,
-        candidate_error=rms(c_error), reference_error=rms(r_error), allowed=limits.whole,
-        bit_identical=same_bits, agrees=not reason, reason=reason, differing=count, worst=worst,
-    )  # fmt: skip
-
-
-class _Limits(NamedTuple):
-    """e and s, and the right-hand sides of the rule: of the whole tensor, and of each element."""
-
-    e: Tensor
-    s: Tensor
-    whole: float
-    each: Tensor
-
-
-def _limits(
-    r_error: Tensor, o: Tensor, alike: Tensor,
-    sums: Tensor | None, noise: Tensor | None, info: torch.finfo,
-) -> _Limits:  # fmt: skip
-    # s is at least |o|, and so large that a step of the denormals, smallest_normal * eps, is no
-    # error.
-    s = o.abs().clamp(min=rms(o)) if sums is None else torch.maximum(sums.cpu(), o.abs())
-    s = s.clamp(min=info.smallest_normal).masked_fill(alike, 0.0)
+    s = _sizes(o, sums, info).masked_fill(alike, 0.0)
     if noise is None:
         e = r_error.clamp(min=rms(r_error))
     else:
         e = torch.maximum(r_error, noise.cpu().masked_fill(alike, 0.0))
-    whole = FACTOR * rms(e) + RMS_FLOOR * info.eps * rms(s)
-    each = FACTOR * e + info.eps * (ELEMENT_FLOOR * s + TENSOR_FLOOR * rms(s))
-    return _Limits(e, s, whole, each)
+    allowed = FACTOR * rms(e) + RMS_FLOOR * info.eps * rms(s)
+    limit = FACTOR * e + info.eps * (ELEMENT_FLOOR * s + TENSOR_FLOOR * rms(s))
+    count = 0 if same_bits else int((c_error > limit).sum())
+    worst = _worst(c, o, limit) if count else None
+    reason = ""
+    if exact and not same_bits:
+        reason = _unequal(candidate, reference)
+    elif not same_bits:
+        reason = _reason(c_error, e, s, allowed, count, worst)
+    return TensorReport(
+        name=name, shape=tuple(reference.shape), dtype=reference.dtype,
+        max_abs=largest((c - r).abs()), max_rel=_max_relative(c, r), ulp=ulp,
+        candidate_error=rms(c_error), reference_error=rms(r_error), allowed=allowed,
+        bit_identical=same_bits, agrees=not reason, reason=reason, differing=count, worst=worst,
+    )  # fmt: skip
 
 
-def _reason(c_error: Tensor, limits: _Limits, count: int, worst: WorstElement | None) -> str:
+def _sizes(o: Tensor, sums: Tensor | None, info: torch.finfo) -> Tensor:
+    """s, at least |o| and never so small that a step of the denormals would count as an error."""
+    given = o.abs().clamp(min=rms(o)) if sums is None else torch.maximum(sums.cpu(), o.abs())
+    return given.clamp(min=info.smallest_normal)  # smallest_normal * eps is the denormals' step
+
+
+def _reason(
+    c_error: Tensor, e: Tensor, s: Tensor, allowed: float, count: int, worst: WorstElement | None
+) -> str:
     """The two inequalities of the rule in words; the empty string where both hold."""
-    if rms(limits.e) > REFERENCE_LIMIT * rms(limits.s):
+    if rms(e) > REFERENCE_LIMIT * rms(s):
         return (
-            f"the reference itself is {rms(limits.e):.1e} from its float64 run, "
+            f"the reference itself is {rms(e):.1e} from its float64 run, "
             "so it cannot judge; is it random, or does it depend on the dtype?"
         )
     if worst is not None:
@@ -161,9 +145,9 @@ def _reason(c_error: Tensor, limits: _Limits, count: int, worst: WorstElement | 
             f"{count} of {c_error.numel()} elements; worst {list(worst.index)}: got "
             f"{worst.got:.9g}, expected {worst.expected:.9g} within {worst.limit:.1e}"
         )
-    if rms(c_error) <= limits.whole:
+    if rms(c_error) <= allowed:
         return ""
-    return f"rms error {rms(c_error):.1e}, allowed {limits.whole:.1e}, spread over all elements"
+    return f"rms error {rms(c_error):.1e}, allowed {allowed:.1e}, spread over all elements"
 
 
 def _worst(c: Tensor, o: Tensor, limit: Tensor) -> WorstElement:

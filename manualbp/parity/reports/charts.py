@@ -12,13 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from manualbp.parity.record import AGREE
-from manualbp.parity.training_record import (
-    CURVE_POINTS,
-    ArmStep,
-    Curve,
-    TrainingReport,
-    Trajectory,
-)
+from manualbp.parity.training_record import CURVE_POINTS, ArmStep, Curve, TrainingReport, Trajectory
 
 CANDIDATE, REFERENCE, PARITY = "candidate", "reference", "parity"
 WHOLE = "."  # the folder of what is said of all trainings

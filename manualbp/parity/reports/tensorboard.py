@@ -31,13 +31,7 @@ from manualbp.parity.reports import charts
 from manualbp.parity.reports.charts import CANDIDATE, PARITY, REFERENCE, WHOLE
 from manualbp.parity.reports.markdown import markdown_report
 from manualbp.parity.reports.pictures import pictures
-from manualbp.parity.training_record import (
-    Histogram,
-    Report,
-    Step,
-    TrainingReport,
-    Trajectory,
-)
+from manualbp.parity.training_record import Histogram, Report, Step, TrainingReport, Trajectory
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -152,15 +146,12 @@ class RunLog:
         self._writers[folder].add_custom_scalars(layout)
 
     def hparams(
-        self,
-        folder: str,
-        settings: Mapping[str, str],
-        results: Mapping[str, float | None],
+        self, folder: str, settings: Mapping[str, str], results: Mapping[str, float | None],
         step: int,
-    ) -> None:
+    ) -> None:  # fmt: skip
         """A row of the table of hyperparameters: a finished session, in this folder's own file.
 
-        A result of None is an empty cell in a column of its own.
+        A result of None is an empty cell; its column is there all the same.
         """
         from torch.utils.tensorboard.summary import hparams
 
@@ -188,13 +179,9 @@ class RunLog:
             for tag, value in charts.scalars(arm).items():
                 self.scalar(folder, tag, value, step.number)
         for name, apart in step.divergence.items():
+            log = charts.log_divergence(apart)
             self.scalar(PARITY, charts.DIVERGENCE.format(name), apart, step.number)
-            self.scalar(
-                PARITY,
-                charts.LOG_DIVERGENCE.format(name),
-                charts.log_divergence(apart),
-                step.number,
-            )
+            self.scalar(PARITY, charts.LOG_DIVERGENCE.format(name), log, step.number)
 
     def validation(self, folder: str, metrics: Mapping[str, float], step: int) -> None:
         """An arm's metrics on held-out data."""

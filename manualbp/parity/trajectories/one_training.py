@@ -47,7 +47,7 @@ class OneTraining:
         ours, theirs = plan.arms(self._dtype, record.seed)
         self._loss = cast_loss(plan.loss, self._dtype)
         self._candidate_loss = cast_loss(plan.candidate_loss, self._dtype)
-        own, make = plan.optimizer_pairs[record.optimizer]
+        own, make = plan.optimizers[record.optimizer]
         self._candidate = Trainee(ours, own, tuple(theirs.parameters))
         self._reference = Trainee(theirs, make)
         self._eps = torch.finfo(next(iter(self._reference.trained.values())).dtype).eps

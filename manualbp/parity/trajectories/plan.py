@@ -1,11 +1,10 @@
-"""What compare_training is asked for: checked, in words, and started."""
+"""What compare_training is asked for: checked, in words, and both arms at a start."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import product
 from typing import Any
 
 import torch
@@ -14,11 +13,10 @@ from torch import nn
 from manualbp.parity.arms.batches import Batches
 from manualbp.parity.arms.borrowed import borrowed
 from manualbp.parity.arms.calls import Loss
-from manualbp.parity.arms.optimizers import MakeOptimizer, OptimizerPair, described, pairs_of
+from manualbp.parity.arms.optimizers import OptimizerPair, described
 from manualbp.parity.arms.parameters import check_apart, check_parameters
 from manualbp.parity.arms.subject import Subject, subject
 from manualbp.parity.bits import rms, to_double
-from manualbp.parity.trajectories.checkpoint import module_hash
 
 # Fewer have no spread to speak of.
 MIN_TWINS = 3
@@ -35,7 +33,7 @@ class Plan:
     data: Any
     loss: Loss
     candidate_loss: Loss
-    optimizers: Collection[str] | Mapping[str, MakeOptimizer | OptimizerPair]
+    optimizers: Mapping[str, OptimizerPair]
     steps: int
     seeds: Sequence[int]
     dtypes: Sequence[torch.dtype] | None
@@ -43,11 +41,6 @@ class Plan:
     twins: int
     teacher_forced: bool
     exact: bool
-
-    @cached_property
-    def optimizer_pairs(self) -> dict[str, OptimizerPair]:
-        """Both arms' optimizers by name."""
-        return pairs_of(self.optimizers)
 
     @cached_property
     def working(self) -> torch.dtype:
@@ -59,11 +52,6 @@ class Plan:
         """The dtypes to train in, each once."""
         asked = self.dtypes if self.dtypes is not None else (self.working, torch.float64)
         return tuple(dict.fromkeys(asked))
-
-    @property
-    def trainings(self) -> list[tuple[str, torch.dtype, int]]:
-        """Optimizer, dtype and seed of each training, in their order."""
-        return list(product(self.optimizer_pairs, self.all_dtypes, self.seeds))
 
     def check(self) -> tuple[Subject, Subject]:
         """Both arms, if they can be trained as it is asked.
@@ -87,10 +75,8 @@ class Plan:
         check_least("twins", self.twins, 0 if self.exact else MIN_TWINS)
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"expected seeds that differ, got {list(self.seeds)}")
-        chosen = self.optimizer_pairs and self.all_dtypes
-        if not chosen or not all(
-            isinstance(d, torch.dtype) and d.is_floating_point for d in chosen
-        ):
+        floating = [isinstance(d, torch.dtype) and d.is_floating_point for d in self.all_dtypes]
+        if not floating or not all(floating):
             raise ValueError(f"expected floating-point dtypes to train in, got {self.dtypes!r}")
         ours, theirs = subject(self.candidate, self.parameters), subject(self.reference)
         check_parameters(ours, theirs)
@@ -110,29 +96,17 @@ class Plan:
             "twins": str(self.twins),
             "rule": "bit-exact" if self.exact else "inside the envelope of the twins",
         }
-        for name, makes in self.optimizer_pairs.items():
+        for name, makes in self.optimizers.items():
             shown[f"optimizer {name}"] = described(makes[0])
             if makes[0] is not makes[1]:
                 shown[f"optimizer {name}"] += f"; reference {described(makes[1])}"
         return shown | {"teacher forced": str(self.teacher_forced)}
 
     def data_hashes(self) -> dict[str, str]:
-        """A few digits for the first batch of each seed.
-
-        Raises:
-            ValueError: a batch is of no use.
-            TypeError: the data are no batches.
-        """
+        """A few digits for the first batch of each seed; data that are of no use are refused."""
         with borrowed():  # reading the data moves the random state
             return {f"first batch, seed {seed}": Batches(self.data, seed).first_hash()[:12]
                     for seed in self.seeds}  # fmt: skip
-
-    def parameter_hashes(self) -> dict[str, str]:
-        """A few digits for everything that each module holds."""
-        return {
-            "the candidate's parameters": module_hash(self.candidate),
-            "the reference's parameters": module_hash(self.reference),
-        }
 
     def arms(self, dtype: torch.dtype | None, seed: int) -> tuple[Subject, Subject]:
         """Both modules at the start of a training with that seed; they are changed."""
@@ -146,11 +120,7 @@ class Plan:
 
 
 def check_least(what: str, got: int, least: int) -> None:
-    """Refuse a number that is too small.
-
-    Raises:
-        ValueError: it is.
-    """
+    """ValueError where a number is too small."""
     if got < least:
         raise ValueError(f"expected {what} to be at least {least}, got {got}")
 

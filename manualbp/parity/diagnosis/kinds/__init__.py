@@ -10,11 +10,17 @@ from collections.abc import Callable
 
 from manualbp.parity.diagnosis.evidence import Pattern, Suspect
 from manualbp.parity.diagnosis.kinds.arrangement import reordered, swapped, transposed
-from manualbp.parity.diagnosis.kinds.factors import factor
 from manualbp.parity.diagnosis.kinds.places import element, lines
 from manualbp.parity.diagnosis.kinds.rows import long_batches, scaled_rows, wrong_rows
 from manualbp.parity.diagnosis.kinds.slopes import derivative, mask
-from manualbp.parity.diagnosis.kinds.values import offset, precision, rounding, unknown, zero
+from manualbp.parity.diagnosis.kinds.values import (
+    factor,
+    offset,
+    precision,
+    rounding,
+    unknown,
+    zero,
+)
 
 # Asked in this order, the most specific first; the last one always answers.
 RECOGNIZERS: tuple[Callable[[Suspect], Pattern | None], ...] = (

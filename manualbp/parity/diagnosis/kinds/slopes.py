@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from manualbp.parity.bits import to_double
-from manualbp.parity.diagnosis.contributions import contribution
 from manualbp.parity.diagnosis.evidence import Pattern, Suspect, limit
+from manualbp.parity.diagnosis.kinds.rows import contribution
 
 SINGLES = 16  # rows that are looked at
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
