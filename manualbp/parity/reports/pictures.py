@@ -58,22 +58,22 @@ def heat_map(shares: Mapping[str, Mapping[int, float]], title: str) -> NDArray[n
     steps = sorted({step for by_step in shares.values() for step in by_step})
     if not steps:
         raise ValueError("expected at least one tensor with one step, got none; leave it out")
-    names, note = shown({name: _peak(by_step.values()) for name, by_step in shares.items()})
+    names, note = _shown({name: _peak(by_step.values()) for name, by_step in shares.items()})
     steps = steps[:: -(-len(steps) // COLUMNS)]
     drawn = figure(WIDTH, height := 1.9 + 0.2 * len(names))
     drawn.get_layout_engine().set(rect=(0, 0.6 / height, 1, 1 - 0.6 / height))
     axes, below = drawn.add_subplot(), drawn.add_axes((0.1, 0.45 / height, 0.8, 0.1 / height))
     image = _image(axes, [[shares[name].get(step, math.nan) for step in steps] for name in names])
-    short, prefix = labels(names)
+    short, prefix = _labels(names)
     axes.set_yticks(range(len(names)), short, fontsize=POINTS)
     marks = np.unique(np.linspace(0, len(steps) - 1, 4).round().astype(int))
     axes.set_xticks(marks, [str(steps[mark]) for mark in marks], fontsize=POINTS)
     axes.set_xlabel("step", fontsize=POINTS)
-    set_title(drawn, title + note + prefix)
+    _title(drawn, title + note + prefix)
     bar = drawn.colorbar(image, below, orientation="horizontal", extend="both")
     bar.set_ticks([-2, -1, 0, 1, 2], labels=["1/100", "1/10", "1", "10", "100"], fontsize=POINTS)
     bar.set_label("red, above 1: wrong", fontsize=POINTS)
-    return pixels(drawn)
+    return _pixels(drawn)
 
 
 def bars(report: GradientReport) -> NDArray[np.uint8]:
@@ -86,7 +86,7 @@ def bars(report: GradientReport) -> NDArray[np.uint8]:
         ImportError: matplotlib is not installed.
     """
     found = {tensor.name: tensor for tensor in report.tensors}
-    names, note = shown({n: t.share if t.agrees else math.inf for n, t in found.items()})
+    names, note = _shown({n: t.share if t.agrees else math.inf for n, t in found.items()})
     shares = [over(found[name].candidate_error, found[name].allowed) for name in names]
     judged = [share for share in shares if math.isfinite(share) and share > 0]
     low = min(0.01, *judged) / 2 if judged else 0.005
@@ -98,15 +98,15 @@ def bars(report: GradientReport) -> NDArray[np.uint8]:
     axes.axvline(1.0, color="black", linewidth=2, zorder=3)
     axes.set_xscale("log")
     axes.set_xlim(low, high * (high / low) ** 0.35)  # room for the last label
-    short, prefix = labels(names)
+    short, prefix = _labels(names)
     axes.set_yticks(range(len(names)), short, fontsize=POINTS)
     axes.tick_params(axis="x", labelsize=POINTS)
     axes.invert_yaxis()
     drawn.supxlabel("rms error over allowed, the limit is 1\n"
                     "(in brackets: elements beyond their own limit)", fontsize=POINTS)  # fmt: skip
     title = f"{report.candidate} against {report.reference}\n{report.verdict}"
-    set_title(drawn, title + note + prefix)
-    return pixels(drawn)
+    _title(drawn, title + note + prefix)
+    return _pixels(drawn)
 
 
 def _image(axes: Any, rows: list[list[float]]) -> Any:
@@ -158,7 +158,7 @@ def figure(width: float, height: float) -> Any:
     return empty
 
 
-def shown(badness: Mapping[str, float]) -> tuple[list[str], str]:
+def _shown(badness: Mapping[str, float]) -> tuple[list[str], str]:
     """The names to draw, in their order, and a line that says how many are left out."""
     if len(badness) <= ROWS:
         return list(badness), ""
@@ -167,7 +167,7 @@ def shown(badness: Mapping[str, float]) -> tuple[list[str], str]:
     return [n for n in badness if n in worst], f"\nthe worst {ROWS} tensors; {left} are left out"
 
 
-def labels(names: list[str]) -> tuple[list[str], str]:
+def _labels(names: list[str]) -> tuple[list[str], str]:
     """Short names, and a line with the beginning that was cut off from all of them.
 
     Names that are still long lose their middle, unless two would look the same.
@@ -183,13 +183,13 @@ def labels(names: list[str]) -> tuple[list[str], str]:
     return apart, f"\neach name begins with {common}" if common else ""
 
 
-def set_title(drawn: Any, title: str) -> None:
+def _title(drawn: Any, title: str) -> None:
     """Lines short enough for the width; a dollar sign is one, not the start of a formula."""
     wrapped = "\n".join(fill(line, 46) for line in title.split("\n"))
     drawn.suptitle(wrapped, fontsize=POINTS, parse_math=False)
 
 
-def pixels(drawn: Any) -> NDArray[np.uint8]:
+def _pixels(drawn: Any) -> NDArray[np.uint8]:
     """Height, width, and red, green, blue."""
     drawn.canvas.draw()
     return np.asarray(drawn.canvas.buffer_rgba())[..., :3].copy()

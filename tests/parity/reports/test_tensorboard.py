@@ -1,16 +1,13 @@
-"""A report's event files: what is in the record is what is read back, and what its reader sees."""
+"""A report's event files: what is in the record is what is read back."""
 
 from __future__ import annotations
 
 import builtins
 import io
-import json
-import math
 import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -20,12 +17,10 @@ from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 from tensorboard.plugins.hparams.api_pb2 import STATUS_SUCCESS
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
-from manualbp.parity import record
 from manualbp.parity.reports import charts, pictures
 from manualbp.parity.reports.markdown import markdown_report
 from manualbp.parity.reports.tensorboard import RunLog, log_report
-from manualbp.parity.training_record import CURVE_POINTS, Curve, TrainingReport, Trajectory
-from tests.parity import browser
+from manualbp.parity.training_record import CURVE_POINTS, TrainingReport
 from tests.parity.samples import curve, sample_gradient_report, sample_training_report
 
 BAD = "adam-float64-seed0"
@@ -161,89 +156,6 @@ def test_hyperparameters_and_heat_maps_are_read_back(tmp_path: Path) -> None:
         assert (found == pixels).all() and len(np.unique(pixels.reshape(-1, 3), axis=0)) > 50
 
 
-def test_curves_of_a_margin_chart_have_the_same_steps() -> None:
-    """Their peaks stand elsewhere, and TensorBoard draws nothing where steps differ."""
-    run = Trajectory("sgd", "float32", 0, 3000, 3000)
-    for quantity, peak in (("drift", 1002), ("low", 504), ("high", 2006)):
-        run.curves[f"{quantity}/w"] = curve([5.0 * (s == peak) + 1 for s in range(1, 3001)])
-    steps = {tuple(points) for _, _, points in charts.curves(run)}
-    assert len(steps) == 1 and len(steps.pop()) <= CURVE_POINTS + 1
-
-
-def test_what_never_drifts_has_no_chart_unless_nothing_does() -> None:
-    report = sample_training_report("agree")
-    for run in report.runs:
-        run.curves["drift/0.weight.step"] = curve([0.0, 0.0])
-    titles = charts.layout(report)[charts.ENVELOPE]
-    assert "drift of 0.weight" in titles and "drift of 0.weight.step" not in titles
-    for run in report.runs:
-        run.curves = {"drift/0.weight.step": curve([0.0, 0.0])}
-    assert list(charts.layout(report)[charts.ENVELOPE]) == ["drift of 0.weight.step"]
-
-
-def test_points_are_bounded_whoever_filled_the_curve() -> None:
-    many = Curve(list(range(1, 10_001)), [0.0] * 10_000, last=(10_000, 0.0))
-    points = charts.points(many)
-    assert len(points) <= CURVE_POINTS + 1 and max(points) == 10_000
-
-
-def test_zero_stays_below_its_chart_and_nan_is_no_zero() -> None:
-    found = charts.logarithms({1: 0.0, 2: 1e-7, 3: 1e-5, 4: math.nan})
-    assert [found[step] for step in (1, 2, 3)] == pytest.approx([-8, -7, -5])
-    assert math.isnan(found[4])
-    assert set(charts.logarithms({1: 0.0, 2: 0.0}).values()) == {charts.BIT_IDENTICAL}
-
-
-def test_the_largest_drift_and_nan() -> None:
-    run = sample_training_report().runs[3]
-    largest = charts.drift_share(run)
-    assert largest and largest.tensor == "0.bias" and largest.step >= 21 and largest.value > 1
-    excursion = Curve([1, 2], [0.5, 0.5], peak=(77, 99.0))  # of a step that no point is kept of
-    run.curves["share/0.weight"] = excursion
-    assert charts.drift_share(run) == (99.0, "0.weight", 77)
-    run.curves["share/2.bias"] = curve([1e-9, math.nan])
-    largest = charts.drift_share(run)
-    assert largest and largest.tensor == "2.bias" and math.isnan(largest.value)
-    assert record.over(0.0, 0.0) == 0.0 and record.over(1e-9, 0.0) == math.inf
-
-
-def test_the_wrong_layer_is_red_and_nan_is_black() -> None:
-    """The picture's own pixels: in the middle of each row of three, and of no other colours."""
-    shares = {"right": {1: 0.01, 2: 0.01}, "wrong": {1: 50.0, 2: 50.0}, "nan": {1: math.nan}}
-    pixels = pictures.heat_map(shares, "t").astype(int)
-    red = (pixels[..., 0] > pixels[..., 2] + 60).sum()
-    blue = (pixels[..., 2] > pixels[..., 0] + 60).sum()
-    agreeing = pictures.heat_map({n: {1: 0.01, 2: 0.01} for n in shares}, "t").astype(int)
-    fewer = (agreeing[..., 0] > agreeing[..., 2] + 60).sum()
-    assert blue > 10_000 and red > 3 * fewer + 10_000  # the colour bar has both
-    assert ((pixels < 10).all(-1)).sum() > ((agreeing < 10).all(-1)).sum() + 10_000
-
-
-def test_a_picture_of_many_tensors_stays_one() -> None:
-    """The worst are shown, NaN before all, in their order; how many are left out is said."""
-    shares = {f"layer{i}.weight": {s: 0.1 for s in range(1, 2000)} for i in range(300)}
-    assert pictures.heat_map(shares, "t").shape[0] < 1500
-    badness = {name: number / 300 for number, name in enumerate(shares)} | {"layer7.weight": 9.0}
-    names, note = pictures.shown(badness)
-    assert names == ["layer7.weight", *list(shares)[-pictures.ROWS + 1 :]]
-    assert note == "\nthe worst 30 tensors; 270 are left out"
-    assert pictures.shown({"w": 1.0}) == (["w"], "")
-    with pytest.raises(ValueError, match="at least one tensor"):
-        pictures.heat_map({}, "t")
-
-
-def test_labels_are_short_and_never_the_same() -> None:
-    """What every name begins with is said once; a middle goes only where names stay apart."""
-    deep = [f"encoder.layers.{i}.self_attn.in_proj_weight" for i in range(3)]
-    short = [f"{i}.self_attn.in_proj_weight" for i in range(3)]
-    assert pictures.labels(deep) == (short, "\neach name begins with encoder.layers.")
-    assert pictures.labels(["a.w", "a.b"]) == (["a.w", "a.b"], "")
-    (cut, _), _ = pictures.labels(["encoder." + "x" * 40 + ".weight", "b"])
-    assert cut == "enc\N{HORIZONTAL ELLIPSIS}" + "x" * 17 + ".weight"
-    alike = ["enc." + letter + "x" * 40 for letter in "ab"]
-    assert pictures.labels([*alike, "w"]) == ([*alike, "w"], "")
-
-
 def test_a_gradient_report_has_its_verdict_and_its_bars(tmp_path: Path) -> None:
     """The picture comes back bit-exact."""
     report = sample_gradient_report()
@@ -305,76 +217,3 @@ def test_names_of_optimizers_are_no_paths(tmp_path: Path) -> None:
     log_report(odd, tmp_path, "run")
     assert (tmp_path / "run" / "..__lambda_-float32-seed0" / "parity").is_dir()
     assert [p.name for p in tmp_path.iterdir()] == ["run"]
-
-
-def test_a_real_tensorboard_serves_the_report(tmp_path: Path) -> None:
-    """Over HTTP with TensorBoard's own defaults, and in the page where there is a Chromium."""
-    report = sample_training_report()
-    log_report(report, tmp_path, "digits")
-    bad = f"digits/{BAD}/parity"
-    with browser.serving(tmp_path, bad) as server:
-        served = server.get(f"plugin/scalars/scalars?run={bad}&tag=drift/0.bias")
-        expected = rounded(charts.points(report.runs[3].curves["drift/0.bias"]))
-        assert {step: value for _, step, value in served} == expected
-        layout = server.get("plugin/custom_scalars/layout")
-        assert [c["title"] for c in layout["category"]] == [
-            charts.OVERLAYS, charts.LOG_ENVELOPE, charts.ENVELOPE
-        ]  # fmt: skip
-        overlay = layout["category"][0]["chart"][0]["multiline"]["tag"][0]
-        for arm in ("candidate", "reference"):
-            run = quote(f"digits/{BAD}/{arm}")
-            found = server.get(f"plugin/custom_scalars/scalars?run={run}&tag={quote(overlay)}")
-            assert found["regex_valid"] and len(found["tag_to_events"]["loss"]) == 60
-        sessions = server.get("plugin/hparams/session_groups", _every_session(server))
-        rows = {group["name"].split("/")[1]: group for group in sessions["sessionGroups"]}
-        assert set(rows) == {run.name for run in report.runs}
-        assert rows[BAD]["hparams"]["optimizer"] == "adam"
-        metrics = {m["name"]["tag"]: m["value"] for m in rows[BAD]["metricValues"]}
-        assert metrics["verdict/agree"] == 0 and metrics["verdict/first_bad_step"] == 21
-        (image,) = server.get(f"plugin/images/images?run={quote(bad)}&tag=heat_map/forced&sample=0")
-        picture = server.raw(f"plugin/images/individualImage?{image['query']}")
-        assert picture.startswith(b"\x89PNG")
-        (text,) = server.get("plugin/text/text?run=digits&tag=verdict/text_summary")
-        assert "<strong>DIFFER: 1 of 4 trainings" in text["text"]
-
-
-@pytest.mark.skipif(browser.CHROMIUM is None, reason="no chromium or google-chrome on the PATH")
-def test_the_page_shows_the_report(tmp_path: Path) -> None:
-    """What a reader sees in the browser: charts with matches, the table of trainings, words."""
-    logs = tmp_path / "runs"
-    log_report(sample_training_report(), logs, "digits")
-    log_report(sample_gradient_report(), logs, "gradients")
-    pages = {
-        "custom_scalars": "Matches (16)",  # 4 tensors of 4 trainings in one chart
-        "hparams": "11.236",  # its largest drift over allowed
-        "text": "look first at fc2.weight.grad",
-        "images": "heat_map/forced",
-    }
-    (tmp_path / "empty").mkdir()
-    with (
-        browser.serving(logs, f"digits/{BAD}/parity") as server,
-        browser.serving(tmp_path / "empty", None) as empty,
-    ):
-        urls = [*(f"{server.url}/#{page}" for page in pages), empty.url]
-        wanted = [*pages.values(), "No dashboards are active"]
-        *texts, nothing = browser.texts(urls, wanted, tmp_path / "profile")
-    assert wanted[-1] in nothing and not any(words in nothing for words in pages.values())
-    found = dict(zip(pages, texts, strict=True))
-    for page, wanted in pages.items():
-        assert wanted in found[page], (page, found[page][-2000:])
-    custom = found["custom_scalars"]
-    assert f"digits/{BAD}/candidate" in custom and "log10 of drift of 0.bias" in custom
-    assert "drift of 2.weight" in custom and "loss, candidate and reference" in custom
-    assert "verdict/first_bad_step" in found["hparams"] and "21.000" in found["hparams"]
-
-
-def _every_session(server: browser.Server) -> dict[str, Any]:
-    """What the page asks for: every column of every session."""
-    known = server.get("plugin/hparams/experiment", {"experimentName": ""})
-    columns = [{"hparam": info["name"]} for info in known["hparamInfos"]]
-    columns += [{"metric": info["name"]} for info in known["metricInfos"]]
-    assert json.dumps(known).count("verdict/first_bad_step") == 1
-    return {
-        "experimentName": "", "allowedStatuses": ["STATUS_SUCCESS"], "colParams": columns,
-        "startIndex": 0, "sliceSize": 100,
-    }  # fmt: skip

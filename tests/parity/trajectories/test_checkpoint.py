@@ -20,7 +20,7 @@ from manualbp.parity.reports.json_format import to_json
 from manualbp.parity.training_record import Trajectory
 from tests.parity.training_pairs import Wide, batches, other
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def reference() -> nn.Sequential:
@@ -85,7 +85,7 @@ KILLED = """
 import sys
 sys.path.insert(0, sys.argv[2])
 from pathlib import Path
-from tests.parity.test_checkpoint import compare
+from tests.parity.trajectories.test_checkpoint import compare
 
 def on_step(run):
     if (run.optimizer, run.seed, run.steps) == ("sgd", 3, 7):
