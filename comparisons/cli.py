@@ -16,7 +16,7 @@ from types import ModuleType
 
 from comparisons.output import error_line
 from comparisons.training.processes import Group, joined
-from manualbp.parity.options import Parser, UsageError
+from manualbp.parity.cli.options import Parser, UsageError
 
 COMMANDS = {
     "gradients": "outputs, losses and every gradient: NumPy, the Function, autograd",

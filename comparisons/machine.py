@@ -16,7 +16,7 @@ import torch
 
 import manualbp
 from manualbp import fast
-from manualbp.parity import options
+from manualbp.parity.cli import options
 
 CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 # Numbers of the processor that say what is inside, with their names in /proc/cpuinfo.

@@ -9,10 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from manualbp.parity import files, options
-from manualbp.parity.options import UsageError, one_line
-from manualbp.parity.report import markdown_table
-from manualbp.parity.tensorboard import RunLog
+from manualbp.parity import files
+from manualbp.parity.cli import options
+from manualbp.parity.cli.options import UsageError, one_line
+from manualbp.parity.reports.markdown import markdown_table
+from manualbp.parity.reports.tensorboard import RunLog
 
 EXTRA = ("rich", "sklearn", "tensorboard", "matplotlib")  # packages of the extra "comparisons"
 

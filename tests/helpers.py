@@ -32,7 +32,7 @@ def gradients(model: nn.Module, x: Tensor, cotangent: Tensor | None = None) -> d
 
 def differing(candidate: dict[str, Tensor], reference: dict[str, Tensor]) -> list[str]:
     """Names of the tensors that differ in at least one bit."""
-    from manualbp.parity.tolerance import bit_identical
+    from manualbp.parity import bit_identical
 
     return [
         name

@@ -14,7 +14,7 @@ from comparisons.counterparts import LOSSES, autograd_twin
 from comparisons.gradients.cases import Case
 from manualbp import reference
 from manualbp.parity import GradientReport, compare_gradients
-from manualbp.parity.calls import random_cotangent
+from manualbp.parity.arms.calls import random_cotangent
 
 
 @dataclass(frozen=True)

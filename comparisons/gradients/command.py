@@ -21,9 +21,9 @@ from comparisons.gradients.check import check
 from comparisons.gradients.tables import Verdicts
 from comparisons.output import json_text, write_files
 from manualbp.maths.activations import ACTIVATIONS
-from manualbp.parity import options
-from manualbp.parity.progress import track
-from manualbp.parity.report import print_table
+from manualbp.parity.cli import options
+from manualbp.parity.cli.progress import track
+from manualbp.parity.reports.terminal import print_table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -10,7 +10,7 @@ from comparisons import machine
 from comparisons.gradients.cases import Case
 from comparisons.output import Table, markdown_values
 from manualbp.parity import GradientReport, TensorReport
-from manualbp.parity.report import scientific
+from manualbp.parity.reports.words import scientific
 
 COLUMNS = ["case", "tensor", "max\nabs", "max\nrel", "ULP", "manual\n- fp64", "autograd\n- fp64",
            "NumPy\n- fp64", "bit-\nequal", "verdict"]  # fmt: skip

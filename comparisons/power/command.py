@@ -19,8 +19,8 @@ from comparisons.power import correct_pairs, results, tables
 from comparisons.power.faults.catalogue import FAMILIES, FAULTS
 from comparisons.power.judges import JUDGES
 from comparisons.power.results import Results
-from manualbp.parity import options
-from manualbp.parity.report import print_table
+from manualbp.parity.cli import options
+from manualbp.parity.reports.terminal import print_table
 from manualbp.parity.versions import versions
 
 PAIRS, QUICK_PAIRS = 500, 100

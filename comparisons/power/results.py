@@ -12,9 +12,9 @@ from comparisons.power.faults.fault import STRENGTHS, Fault, effect
 from comparisons.power.judges import Judge, assert_close, compared
 from comparisons.power.networks import by_hand, correct_pair
 from comparisons.power.pair import Pair
-from manualbp.parity.progress import track
+from manualbp.parity.cli.progress import track
 from manualbp.parity.record import DIFFER, GradientReport
-from manualbp.parity.report import scientific
+from manualbp.parity.reports.words import scientific
 
 OURS, CLOSE = "ours", "assert_close"
 # People switch off a checker that cries wolf more often.

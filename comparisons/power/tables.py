@@ -6,7 +6,7 @@ from comparisons.output import Table, markdown_values
 from comparisons.power.faults.fault import STRENGTHS
 from comparisons.power.judges import LEARNING_RATE, STEPS
 from comparisons.power.results import FALSE_ALARMS, OURS, REQUIRED, Results
-from manualbp.parity.report import scientific
+from manualbp.parity.reports.words import scientific
 
 LISTED = 12  # faults that ours missed, at most
 MARKS = {True: "x", False: "."}

@@ -19,8 +19,8 @@ from comparisons.speed.costs import COSTS
 from comparisons.speed.measure import measure
 from comparisons.speed.results import geometric_means
 from comparisons.speed.workloads import Workload
-from manualbp.parity import options
-from manualbp.parity.report import print_table
+from manualbp.parity.cli import options
+from manualbp.parity.reports.terminal import print_table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 import torch
 
-from manualbp.parity import options
+from manualbp.parity.cli import options
 
 TF32 = "tf32"
 DTYPES = {**options.DTYPES, TF32: torch.float32}

@@ -21,7 +21,7 @@ from comparisons.speed.record import record
 from comparisons.speed.results import Result
 from comparisons.speed.timing import Budget
 from comparisons.speed.workloads import Workload
-from manualbp.parity.progress import track
+from manualbp.parity.cli.progress import track
 
 # Seconds per workload, and rounds at most and at least; compiling and warming up are not in them.
 FULL = {"rows": Budget(15, 15, 5), "second-order": Budget(5, 15, 5)}

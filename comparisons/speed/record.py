@@ -13,7 +13,7 @@ from comparisons.speed.arms.arm import AUTOGRAD, AUTOGRAD_GRAPHS, COMPILED, JAX,
 from comparisons.speed.floor import PRODUCTS, Rates
 from comparisons.speed.results import Ratio, Result, quartiles
 from comparisons.speed.workloads import Workload
-from manualbp.parity import options
+from manualbp.parity.cli import options
 
 JSON = "speed.json"
 

@@ -16,8 +16,8 @@ from comparisons.speed.record import JSON, from_record
 from comparisons.speed.results import Result, present
 from comparisons.speed.tables import page
 from comparisons.speed.workloads import TABLE, coordinate
-from manualbp.parity import options
-from manualbp.parity.tensorboard import RunLog
+from manualbp.parity.cli import options
+from manualbp.parity.reports.tensorboard import RunLog
 
 MARKDOWN = "speed.md"
 FIGURES = "figures"

@@ -21,10 +21,11 @@ from comparisons.training.loop import AUTOGRAD, MANUAL, OPTIMIZERS, Progress, bu
 from comparisons.training.processes import Group
 from comparisons.training.report import page, summary, verdict
 from manualbp.maths.activations import ACTIVATIONS
-from manualbp.parity import options
-from manualbp.parity.report import print_table
-from manualbp.parity.side_by_side import Arm
-from manualbp.parity.tensorboard import PARITY, VERDICT, RunLog
+from manualbp.parity.cli import options
+from manualbp.parity.reports.charts import PARITY, VERDICT
+from manualbp.parity.reports.tensorboard import RunLog
+from manualbp.parity.reports.terminal import print_table
+from manualbp.parity.trajectories.side_by_side import Arm
 
 HIDDEN = 128
 

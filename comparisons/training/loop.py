@@ -17,9 +17,10 @@ from comparisons.training import data
 from comparisons.training.data import Dataset
 from comparisons.training.processes import Group
 from comparisons.training.shares import Shares
-from manualbp.parity.progress import TrainingProgress
-from manualbp.parity.side_by_side import Arm, SideBySide, evaluate, train_side_by_side
-from manualbp.parity.tensorboard import RunLog
+from manualbp.parity.cli.progress import TrainingProgress
+from manualbp.parity.reports.tensorboard import RunLog
+from manualbp.parity.training_record import SideBySide
+from manualbp.parity.trajectories.side_by_side import Arm, evaluate, train_side_by_side
 
 AUTOGRAD, MANUAL = "autograd", "manual"
 # Name -> (how it is made from parameters and lr, default lr).

@@ -10,7 +10,7 @@ import torch
 from comparisons.output import Table, markdown_values
 from comparisons.training.loop import AUTOGRAD, MANUAL, Progress
 from comparisons.training.processes import Group
-from manualbp.parity.report import scientific
+from manualbp.parity.reports.words import scientific
 
 
 def summary(progress: Progress, title: str) -> Table:

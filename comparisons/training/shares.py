@@ -20,7 +20,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from manualbp.parity.side_by_side import Batch
+from manualbp.parity.arms.batches import Batch
 
 
 @dataclass

@@ -16,8 +16,8 @@ from comparisons.walkthrough.descent import DEEP, descend, vanishing
 from comparisons.walkthrough.examples import EXAMPLES, Example
 from comparisons.walkthrough.numbers import Number, numbers
 from comparisons.walkthrough.trace import by_autograd, by_hand, by_numpy
-from manualbp.parity import options
-from manualbp.parity.report import print_table
+from manualbp.parity.cli import options
+from manualbp.parity.reports.terminal import print_table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -11,8 +11,10 @@ import manualbp
 from comparisons.counterparts import linears
 from comparisons.walkthrough.examples import Example
 from comparisons.walkthrough.trace import modules, sample, trained
-from manualbp.parity.report import print_table, scientific
-from manualbp.parity.tensorboard import GRADIENT_NORM, RunLog
+from manualbp.parity.reports.charts import GRADIENT_NORM
+from manualbp.parity.reports.tensorboard import RunLog
+from manualbp.parity.reports.terminal import print_table
+from manualbp.parity.reports.words import scientific
 
 COST = "cost"
 # The deep networks: activation and folder. Gradients vanish in the first alone.

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all: beside their place first, then moved there."""
+"""Files that are written whole or not at all: under another name first, then moved."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ PathLike = str | os.PathLike[str]
 
 
 def write_text(path: PathLike, text: str) -> None:
-    """``write`` in UTF-8; what that has no letter for is escaped.
+    """``write`` in UTF-8; half a surrogate pair, which UTF-8 cannot hold, is escaped.
 
     Raises:
         OSError: it cannot be written there; what stood there is unchanged.
@@ -20,7 +20,7 @@ def write_text(path: PathLike, text: str) -> None:
 
 
 def write(path: PathLike, save: Callable[[BinaryIO], object]) -> None:
-    """Let ``save`` fill a file; whatever it raises, what stood there is unchanged.
+    """Let ``save`` fill a file; where it raises, what stood there is unchanged.
 
     A link stays a link to what it names; a pipe or a terminal (``/dev/stdout``) is written to.
 

@@ -4,37 +4,35 @@ r"""One forward and one backward on two arms, held together tensor by tensor.
     reference  (working dtype) -----+--> outputs, loss, input gradients, every parameter gradient
     float64 run of the reference --/     the oracle; pairs of twins say what rounding may do
 
-What is checked before any number: that the output has the reference's nesting, that nothing was
-raised or written over, that every gradient is there where the reference has one and nowhere else,
-shapes and dtypes. Then the rule of tolerance.py, for several random cotangents.
+Checked before any number: the output has the reference's nesting, nothing was raised or written
+over, every gradient is there where the reference has one and nowhere else, shapes and dtypes are
+equal. Then comes the rule of tolerance.py, for several random cotangents.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
-from manualbp.parity.arms import borrowed, check_parameters, subject
-from manualbp.parity.calls import Call, Loss
-from manualbp.parity.comparison import Comparison
-from manualbp.parity.diagnosis import diagnose
-from manualbp.parity.page import explain
-from manualbp.parity.power import measure_power
-from manualbp.parity.record import Check, Finding, GradientReport, TensorReport
-from manualbp.parity.runs import KINDS
-from manualbp.parity.tolerance import to_double
+from manualbp.parity.arms.borrowed import borrowed
+from manualbp.parity.arms.calls import Call, Loss
+from manualbp.parity.arms.parameters import check_parameters
+from manualbp.parity.arms.runs import RUN_KINDS
+from manualbp.parity.arms.subject import subject
+from manualbp.parity.diagnosis.diagnose import diagnose
+from manualbp.parity.diagnosis.gather import gather
+from manualbp.parity.judge.comparison import Comparison
+from manualbp.parity.judge.power import measure_power
+from manualbp.parity.judge.yardstick import Twins
+from manualbp.parity.record import Check, Finding, GradientReport
+from manualbp.parity.reports.page import explain
+from manualbp.parity.repro import save_repro
 from manualbp.parity.versions import versions
-from manualbp.parity.watch import gather
-from manualbp.parity.yardstick import Twins
-
-# An independent float64 oracle must meet the float64 run this closely, relative to the sums.
-ORACLE_TOLERANCE = 1e-12
 
 
 def compare_gradients(
@@ -72,16 +70,16 @@ def compare_gradients(
         oracle: independently computed float64 arrays by tensor name (``output``, ``loss``,
             ``input.grad``, ``0.weight.grad``); they must meet the float64 run within 1e-12.
         cotangent: what the loss or the output is multiplied with on the way back (a tensor, or the
-            output's structure of them); random by default, so that a backward which forgets its
-            grad_output is seen.
+            output's structure of them); random by default, which shows a backward that forgets
+            its grad_output.
         seeds: of the cotangents, the twins and any random layer: one check each.
         also: further derivatives: ``second_order``, ``forward_mode``, ``vmap``.
         exact: ask for the reference's bits.
         power: plant standard faults into the candidate's gradients and refuse to agree where one
             of them is not seen.
-        dtype: what both modules and the inputs are taken to for the comparison.
+        dtype: of both modules and the inputs, for the comparison.
+        device: of both modules and the inputs, for the comparison.
         repro: a file to write first, which ``python -m manualbp.parity replay FILE`` runs again.
-        device: where both modules and inputs are taken for the comparison.
 
     Neither module is changed: no parameter, ``.grad``, buffer, mode or global random state.
 
@@ -97,8 +95,6 @@ def compare_gradients(
     ours, theirs = subject(candidate, parameters), subject(reference)
     check_parameters(ours, theirs)
     if repro is not None:
-        from manualbp.parity.replay import save_repro  # which runs this function
-
         settings = dict(
             loss=loss, target=target, candidate_loss=candidate_loss, parameters=parameters,
             oracle=oracle, cotangent=cotangent, seeds=seeds, also=also, exact=exact, power=power,
@@ -117,14 +113,12 @@ def compare_gradients(
             )
             for seed in seeds for kind in kinds
         ]  # fmt: skip
-        checks = tuple(
-            Check(c.kind, c.call.seed, _with_oracle(c, oracle or {})) for c in comparisons
-        )
+        checks = tuple(Check(c.kind, c.call.seed, c.with_oracle(oracle or {})) for c in comparisons)
         ran = bool(comparisons[0].ours.tensors)  # else there is nothing to plant faults into
-        strength = measure_power(comparisons[0]) if power and ran else None
+        measured = measure_power(comparisons[0]) if power and ran else None
         findings = _findings(comparisons)
     return GradientReport(
-        ours.name, theirs.name, checks, strength, findings, _setup(comparisons, exact),
+        ours.name, theirs.name, checks, measured, findings, _setup(comparisons, exact),
         None if repro is None else os.fspath(repro),
     )  # fmt: skip
 
@@ -146,9 +140,9 @@ def assert_gradients_match(
 def _known(also: Collection[str]) -> tuple[str, ...]:
     names = (also,) if isinstance(also, str) else tuple(also)
     for name in names:
-        if name not in KINDS:
-            raise ValueError(f"expected also out of {', '.join(KINDS)}, got {name!r}")
-    return tuple(name for name in KINDS if name in names and name != "backward")
+        if name not in RUN_KINDS:
+            raise ValueError(f"expected also out of {', '.join(RUN_KINDS)}, got {name!r}")
+    return tuple(name for name in RUN_KINDS if name in names and name != "backward")
 
 
 def _findings(comparisons: Sequence[Comparison]) -> tuple[Finding, ...]:
@@ -172,44 +166,3 @@ def _setup(comparisons: Sequence[Comparison], exact: bool) -> dict[str, str]:
         "rule": "bit-exact" if exact else "at most 2 x the reference's own error, plus rounding",
         **versions(),
     }  # fmt: skip
-
-
-def _with_oracle(
-    comparison: Comparison, oracle: Mapping[str, NDArray[Any]]
-) -> tuple[TensorReport, ...]:
-    """The reports, with the independent oracle held against the float64 run."""
-    if comparison.kind != "backward" or not oracle:
-        return comparison.reports
-    unknown = set(oracle) - set(comparison.theirs.tensors)
-    if unknown:
-        raise ValueError(
-            f"the oracle names {', '.join(sorted(unknown))}; expected some of "
-            f"{', '.join(comparison.theirs.tensors)}"
-        )
-    exact, sums = comparison.yardstick.exact, comparison.yardstick.sums
-    return tuple(
-        _beside(report, oracle[report.name], exact.get(report.name), sums.get(report.name))
-        if report.name in oracle else report
-        for report in comparison.reports
-    )  # fmt: skip
-
-
-def _beside(
-    report: TensorReport, oracle: NDArray[Any], exact: Tensor | None, sums: Tensor | None
-) -> TensorReport:
-    if exact is None or sums is None or tuple(oracle.shape) != tuple(exact.shape):
-        shape = None if exact is None else tuple(exact.shape)
-        reason = f"the oracle is {tuple(oracle.shape)}, the float64 run {shape}"
-        return replace(report, agrees=False, reason=_join(report.reason, reason))
-    apart = (to_double(oracle) - exact).abs()
-    relative = torch.where(apart == 0, 0.0, apart / sums)
-    difference = float(relative.max()) if relative.numel() else 0.0
-    report = replace(report, oracle_difference=difference)
-    if difference <= ORACLE_TOLERANCE:  # false for NaN
-        return report
-    reason = f"the oracle is {difference:.1e} from the float64 run, allowed {ORACLE_TOLERANCE}"
-    return replace(report, agrees=False, reason=_join(report.reason, reason))
-
-
-def _join(*reasons: str) -> str:
-    return "; ".join(reason for reason in reasons if reason)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from comparisons import machine
-from manualbp.parity import options
+from manualbp.parity.cli import options
 
 
 def test_run_names_say_which_gpu() -> None:

@@ -15,7 +15,7 @@ import manualbp
 from comparisons.speed.memory import peak
 from manualbp.maths import layers
 from manualbp.maths.layers import BatchNorm, Dropout, Layer, LayerNorm, Needs, RMSNorm, norms
-from manualbp.parity.tolerance import bit_identical
+from manualbp.parity.bits import bit_identical
 from tests.helpers import hand_twin, kept_bytes
 from tests.modules.test_sequential import make_cotangent, make_input
 

@@ -9,19 +9,15 @@ import torch
 
 from manualbp.parity.record import (
     Check,
-    Curve,
     Finding,
-    First,
     GradientReport,
-    Histogram,
     Planted,
     PowerReport,
     TensorReport,
-    TrainingReport,
-    Trajectory,
-    Worst,
+    WorstElement,
     over,
 )
+from manualbp.parity.training_record import Curve, First, Histogram, TrainingReport, Trajectory
 
 # What a user's file may begin with: a right and a wrong backward.
 AFFINE = """
@@ -60,7 +56,7 @@ def tensor(name: str, shape: tuple[int, ...], share: float) -> TensorReport:
             name, shape, torch.float32, 1e-8, 1e-7, 2, share * 4e-7, 1e-7, 4e-7, share == 0,
             True, "",
         )  # fmt: skip
-    worst = Worst(tuple(n - 1 for n in shape), -2.48969293, -2.46504271, 1.7e-5)
+    worst = WorstElement(tuple(n - 1 for n in shape), -2.48969293, -2.46504271, 1.7e-5)
     reason = (
         f"3 of {math.prod(shape)} elements; worst {list(worst.index)}: got -2.48969293, expected "
         "-2.46504271 within 1.7e-05"

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from manualbp.parity import GradientReport, TensorReport, compare_gradients
-from manualbp.parity.calls import random_cotangent
+from manualbp.parity.arms.calls import random_cotangent
 from manualbp.parity.record import Check
 
 

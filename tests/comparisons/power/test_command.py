@@ -16,7 +16,7 @@ from comparisons.power.faults.catalogue import FAULTS
 from comparisons.power.faults.fault import STRENGTHS, Fault
 from comparisons.power.judges import JUDGES, Judge
 from comparisons.power.results import Alarm, Outcome, Results
-from manualbp.parity.options import UsageError
+from manualbp.parity.cli.options import UsageError
 
 
 def fake(said: Mapping[str, bool]) -> dict[str, Judge]:

@@ -31,7 +31,7 @@ from comparisons.speed.record import JSON
 from comparisons.speed.run_folder import MARKDOWN
 from comparisons.speed.timing import Budget
 from comparisons.speed.workloads import Workload
-from manualbp.parity import options
+from manualbp.parity.cli import options
 
 CPU = torch.device("cpu")
 NAME = "NVIDIA H100 80GB HBM3"

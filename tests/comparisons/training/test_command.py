@@ -18,8 +18,9 @@ from comparisons import machine
 from comparisons.cli import main
 from comparisons.training import command, data, loop, report
 from manualbp.maths.layers import Linear
-from manualbp.parity.options import Parser
-from manualbp.parity.side_by_side import SideBySide, train_side_by_side
+from manualbp.parity.cli.options import Parser
+from manualbp.parity.training_record import SideBySide
+from manualbp.parity.trajectories.side_by_side import train_side_by_side
 
 ROOT = Path(__file__).parents[3]
 

@@ -1,0 +1,66 @@
+"""Rounding as another correct implementation would do it: every number off at random by an eps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+
+def nudged(values: Tensor, eps: float, generator: torch.Generator) -> Tensor:
+    """Every number off by a random relative error of at most eps."""
+    noise = torch.rand(values.shape, generator=generator, dtype=torch.float64) * 2 - 1
+    return (values * (1 + eps * noise.to(values.device))).to(values.dtype)
+
+
+class Nudge:
+    """``nudged`` by a seed of its own, so that a training can go on at any step."""
+
+    def __init__(self, eps: float, seed: int) -> None:
+        self.eps, self._generator = eps, torch.Generator().manual_seed(seed)
+
+    def __call__(self, values: Tensor) -> Tensor:
+        if not values.is_floating_point():
+            return values
+        return nudged(values, self.eps, self._generator)
+
+    def ulp(self, values: Tensor) -> Tensor:
+        """Every number moved to a neighbour, above or below."""
+        sign = torch.randint(0, 2, values.shape, generator=self._generator).double() * 2 - 1
+        return (values * (1 + self.eps * sign.to(values.device))).to(values.dtype)
+
+
+class Rounded(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Inside, every operator's floating-point result is off by at most ``eps`` at random.
+
+    Monte Carlo arithmetic, Parker 1997.
+    """
+
+    def __init__(self, eps: float, generator: torch.Generator) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.eps, self.generator = eps, generator
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        found = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten.clone.default:  # no arithmetic
+            return found
+        if any(r.alias_info is not None for r in func._schema.returns):  # a view, or in place
+            return found
+        if torch.Tag.nondeterministic_seeded in func.tags:
+            if isinstance(found, Tensor):  # random numbers
+                return found
+            # Attention or dropout: the result, and what is saved for its backward.
+            return (self._off(found[0]), *found[1:])
+        return pytree.tree_map(self._off, found)
+
+    def _off(self, value: Any) -> Any:
+        if not isinstance(value, Tensor) or not value.is_floating_point() or value.is_meta:
+            return value
+        if value._is_zerotensor():  # the tangent of a constant: it has no memory to read
+            return value
+        return nudged(value, self.eps, self.generator)

@@ -1,0 +1,155 @@
+r"""Run one arm once: every tensor that can be compared, by name.
+
+    backward       output, loss, dC/dx, dC/dw for a random cotangent
+    second_order   d/d(x, w) of sum_i <u_i, dC/dw_i>, u random (create_graph=True)
+    forward_mode   the derivative along random tangents of x and w (a jvp)
+    vmap           forward and backward of a stack of inputs under torch.func.vmap
+
+A run leaves its arm as it was: inputs are cloned, buffers restored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from manualbp.parity.arms.calls import Call, Directions
+from manualbp.parity.arms.forward import Hook, Tensors, as_function, buffers_restored, forward
+from manualbp.parity.arms.subject import Subject
+from manualbp.parity.bits import bit_identical
+
+VMAP_SIZES = (1.0, -0.5, 1.5)
+
+
+@dataclass(frozen=True)
+class ArmRun:
+    """The tensors of one run; ``structure`` is what the output looked like, its tensors left out.
+
+    ``edited`` names what the arm wrote over although it only had to read it, ``sparse`` the
+    gradients that were sparse; here they are dense.
+    """
+
+    tensors: Tensors
+    structure: str = ""
+    edited: tuple[str, ...] = ()
+    sparse: tuple[str, ...] = ()
+
+
+def backward(s: Subject, call: Call, directions: Directions, hook: Hook | None = None) -> ArmRun:
+    """One forward and one backward. ``hook`` sees the gradient of every output.
+
+    Raises:
+        TypeError: the loss is no tensor, or there is no tensor in the output.
+    """
+    versions = {name: parameter._version for name, parameter in s.parameters.items()}
+    with buffers_restored(s) as changed:
+        made = forward(s, call, hook)
+        cotangents = _cotangents(made.roots, directions)
+        gradients = _gradients(made.roots, cotangents, _wanted(s, made.leaves))
+        buffers = changed()
+    edited = [n for n, value in made.given.items() if not bit_identical(value, call.leaves[n])]
+    edited += [name for name, p in s.parameters.items() if p._version != versions[name]]
+    untouched = _cotangents(made.roots, directions)
+    edited += [f"the gradient of {n}" for n, g in cotangents.items()
+               if not bit_identical(g, untouched[n])]  # fmt: skip
+    sparse = [n for n, g in gradients.items() if g is not None and g.layout != torch.strided]
+    gradients |= {name: gradients[name].to_dense() for name in sparse}  # type: ignore[union-attr]
+    found: Tensors = {**made.tensors, **gradients, **buffers}
+    return ArmRun(found, made.structure, tuple(edited), tuple(sparse))
+
+
+def second_order(
+    s: Subject, call: Call, directions: Directions, hook: Hook | None = None
+) -> ArmRun:
+    """Gradients of sum_i <u_i, dC/dw_i>; None where the first gradient does not depend on it."""
+    with buffers_restored(s):
+        made = forward(s, call, hook)
+        wanted = _wanted(s, made.leaves)
+        cotangents = _cotangents(made.roots, directions)
+        first = _gradients(made.roots, cotangents, wanted, create_graph=True)
+        again = {f"{n} u": g for n, g in first.items() if g is not None and g.requires_grad}
+        second = _gradients(again, _cotangents(again, directions), wanted)
+    return ArmRun({f"second_order {name}": g for name, g in second.items()}, made.structure)
+
+
+def forward_mode(
+    s: Subject, call: Call, directions: Directions, hook: Hook | None = None
+) -> ArmRun:
+    """The outputs' derivatives along random tangents of inputs and parameters."""
+    primals = {n: x.detach() for n, x in _differentiable(s, call.leaves).items()}
+    tangents = {n: directions.of(f"{n} tangent", x) for n, x in primals.items()}
+    if hook is not None:
+        tangents = {n: hook(t) for n, t in tangents.items()}
+    found = torch.func.jvp(lambda values: as_function(s, call, values), (primals,), (tangents,))
+    return ArmRun({f"forward_mode {n}": t.detach() for n, t in found[1].items()})
+
+
+def vmap(s: Subject, call: Call, directions: Directions, hook: Hook | None = None) -> ArmRun:
+    """Outputs and gradients of a stack of inputs, the given ones times each of ``VMAP_SIZES``.
+
+    Raises:
+        ValueError: no input is floating point: there is nothing to stack.
+    """
+    primals = {n: x.detach() for n, x in _differentiable(s, call.leaves).items()}
+    inputs = {n: x for n, x in primals.items() if n in call.leaves}
+    if not inputs:
+        raise ValueError("expected a floating-point input for vmap, got none; leave vmap out")
+    rest = {n: x for n, x in primals.items() if n not in inputs}
+    stacks = {n: torch.stack([x * size for size in VMAP_SIZES]) for n, x in inputs.items()}
+
+    def one(values: dict[str, Tensor]) -> dict[str, Tensor]:
+        outputs, pull, *_ = torch.func.vjp(lambda v: as_function(s, call, v), values | rest)
+        cotangents = {n: directions.of(n, o.detach()) for n, o in outputs.items()}
+        if hook is not None:
+            cotangents = {n: hook(g) for n, g in cotangents.items()}
+        (gradients,) = pull(cotangents)
+        return outputs | {f"{n}.grad": g for n, g in gradients.items()}
+
+    found = torch.func.vmap(one, randomness="same")(stacks)
+    return ArmRun({f"vmap {name}": value.detach() for name, value in found.items()})
+
+
+RUN_KINDS: dict[str, Callable[..., ArmRun]] = {
+    "backward": backward,
+    "second_order": second_order,
+    "forward_mode": forward_mode,
+    "vmap": vmap,
+}
+
+
+def _cotangents(roots: Mapping[str, Tensor], directions: Directions) -> dict[str, Tensor]:
+    floating = {name: root for name, root in roots.items() if root.is_floating_point()}
+    return {name: directions.of(name, root.detach()) for name, root in floating.items()}
+
+
+def _gradients(
+    roots: Mapping[str, Tensor],
+    cotangents: Mapping[str, Tensor],
+    wanted: Mapping[str, Tensor],
+    create_graph: bool = False,
+) -> Tensors:
+    """d sum_i <cotangent_i, root_i> by name; None for what does not exist."""
+    live = [name for name in cotangents if roots[name].requires_grad]
+    if not live or not wanted:  # an output cut off from its graph: no gradient at all
+        return dict.fromkeys(wanted)
+    gradients = torch.autograd.grad(
+        [roots[name] for name in live],
+        list(wanted.values()),
+        [cotangents[name] for name in live],
+        allow_unused=True,
+        create_graph=create_graph,
+    )
+    return dict(zip(wanted, gradients, strict=True))
+
+
+def _differentiable(s: Subject, leaves: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Inputs and parameters that have a gradient."""
+    found = {n: x for n, x in leaves.items() if x.is_floating_point()}
+    return found | {n: p for n, p in s.parameters.items() if p.requires_grad}
+
+
+def _wanted(s: Subject, leaves: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{name}.grad": x for name, x in _differentiable(s, leaves).items()}

@@ -1,0 +1,104 @@
+"""One side of a comparison: a module, a function or an autograd.Function, called in one way."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+COMPILED = "_orig_mod."  # what torch.compile puts into the names of a module's parameters
+AFTER = " (after)"  # ends the name of a buffer as a run has left it
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is called, and the parameters it reads by the reference's names.
+
+    ``own`` maps those names to the ones the module itself uses.
+    """
+
+    name: str
+    call: Callable[..., Any]
+    module: nn.Module | None = None
+    parameters: dict[str, Tensor] = field(default_factory=dict)
+    own: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def buffers(self) -> set[str]:
+        """The names under which its buffers are compared."""
+        named = [] if self.module is None else self.module.named_buffers()
+        return {f"{name.replace(COMPILED, '')}{AFTER}" for name, _ in named}
+
+    def copy(self, dtype: torch.dtype | None = None) -> Subject:
+        """The same with parameters and buffers of its own, in ``dtype`` if one is given.
+
+        Raises:
+            ValueError: the module cannot be copied.
+        """
+        if self.module is None:
+            return self
+        try:
+            module = copy.deepcopy(self.module)
+        except Exception as error:
+            raise ValueError(
+                f"expected a reference that can be copied, got {self.name}: {error}; pass the "
+                "plain module, not one that is wrapped, compiled or inside a graph"
+            ) from error
+        names = {own: name for name, own in self.own.items()}
+        return subject(module if dtype is None else module.to(dtype), names)
+
+    def load(self, other: Subject) -> None:
+        """Take over the numbers of ``other``'s parameters and buffers, in this one's dtype."""
+        if self.module is None or other.module is None:
+            return
+        with torch.no_grad():
+            for name, parameter in self.parameters.items():
+                parameter.copy_(other.parameters[name])
+            for mine, theirs in zip(self.module.buffers(), other.module.buffers(), strict=True):
+                mine.copy_(theirs)
+        self.module.train(other.module.training)
+
+
+def subject(arm: Any, names: Mapping[str, str] | None = None) -> Subject:
+    """The arm as a Subject. ``names``: the module's own parameter name -> the reference's.
+
+    Raises:
+        TypeError: ``arm`` is nothing that can be compared.
+        ValueError: ``names`` has a name that the module does not have, or one name twice.
+    """
+    if isinstance(arm, nn.Module):
+        return _of_module(arm, names or {})
+    if names:
+        raise ValueError("expected a module with the parameter map, got a function without names")
+    if isinstance(arm, type) and issubclass(arm, torch.autograd.Function):
+        return Subject(arm.__name__, arm.apply)
+    if callable(arm) and not isinstance(arm, type):
+        return Subject(getattr(arm, "__name__", type(arm).__name__), arm)
+    raise TypeError(
+        "expected a module, a function or a subclass of torch.autograd.Function, "
+        f"got {arm!r}; a class of modules must be called first"
+    )
+
+
+def _of_module(module: nn.Module, names: Mapping[str, str]) -> Subject:
+    """A module; ``names`` may leave out what torch.compile puts into them."""
+    parameters: dict[str, Tensor] = dict(module.named_parameters())
+    short = {name.replace(COMPILED, ""): name for name in parameters}
+    unknown = [name for name in names if name not in short and name not in parameters]
+    if unknown:
+        raise ValueError(
+            f"expected the names of {type(module).__name__}'s parameters in the parameter map, "
+            f"got {unknown[0]!r}; it has {', '.join(short) or 'none'}"
+        )
+    own = {names.get(name, names.get(s, s)): name for s, name in short.items()}
+    if len(own) != len(parameters):
+        raise ValueError(
+            "expected a parameter map that gives every parameter a name of its own, "
+            f"got {sorted(names.values())}"
+        )
+    renamed = {name: parameters[path] for name, path in own.items()}
+    return Subject(type(module).__name__, module, module, renamed, own)

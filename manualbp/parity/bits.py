@@ -1,0 +1,75 @@
+"""Tensors by bits and size: equal bits, distance in ULP, rms, the same numbers in float64."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+# The ULP distance to a NaN.
+UNREACHABLE = torch.iinfo(torch.int64).max
+_INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def bit_identical(a: Tensor, b: Tensor) -> bool:
+    """Same shape, same dtype, same bits: NaN equals the same NaN, -0.0 differs from 0.0."""
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    return torch.equal(_bits(a), _bits(b))
+
+
+def both_identical(a: Tensor | None, b: Tensor | None) -> bool:
+    """``bit_identical``, or neither is there."""
+    return a is b if a is None or b is None else bit_identical(a, b)
+
+
+def differing_bits(a: Tensor, b: Tensor) -> Tensor:
+    """Where the bits of two tensors of one shape and dtype differ, on the CPU."""
+    return _bits(a) != _bits(b)
+
+
+def ulp_distance(a: Tensor, b: Tensor) -> Tensor:
+    """Representable numbers from a to b, elementwise, int64; 0.0 and -0.0 are the same number.
+
+    A NaN on either side is the largest int64. Shapes and dtypes must be equal.
+
+    Raises:
+        ValueError: another shape or dtype, or no floating-point dtype.
+    """
+    if a.shape != b.shape or a.dtype != b.dtype or not a.dtype.is_floating_point:
+        raise ValueError(
+            f"expected two floating-point tensors of one shape and dtype, "
+            f"got {tuple(a.shape)} {a.dtype} and {tuple(b.shape)} {b.dtype}"
+        )
+    x, y = _bits(a).to(torch.int64), _bits(b).to(torch.int64)
+    # The bits of a float are sign and magnitude; magnitudes count the numbers from zero up.
+    sign = torch.iinfo(_INTEGERS[a.element_size()]).min
+    m, n = x & ~sign, y & ~sign
+    half = 2**62 - 1  # so that the sum of two float64 magnitudes stays an int64
+    apart = m.clamp(max=half) + n.clamp(max=half)
+    distance = torch.where((x < 0) == (y < 0), (m - n).abs(), apart)
+    nan = (torch.isnan(a) | torch.isnan(b)).cpu()
+    return distance.masked_fill(nan, UNREACHABLE)
+
+
+def to_double(values: Tensor | NDArray[Any]) -> Tensor:
+    """The same numbers on the CPU in float64, without a graph."""
+    return torch.as_tensor(values).detach().to("cpu", torch.float64)
+
+
+def rms(values: Tensor) -> float:
+    """sqrt(mean(values^2)), scaled by the largest so that squares neither vanish nor overflow."""
+    top = largest(values.abs())
+    return top * math.sqrt(float((values / top).square().mean())) if top != 0 else 0.0
+
+
+def largest(values: Tensor) -> float:
+    """The largest value; 0 of an empty tensor."""
+    return float(values.max()) if values.numel() else 0.0
+
+
+def _bits(values: Tensor) -> Tensor:
+    return values.detach().cpu().contiguous().view(_INTEGERS[values.element_size()])

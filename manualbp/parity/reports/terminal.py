@@ -1,0 +1,125 @@
+"""Reports and tables on the terminal, by rich."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from manualbp.parity.record import AGREE, DIFFER, NO_POWER
+from manualbp.parity.reports.page import page
+from manualbp.parity.reports.words import numeric_columns
+from manualbp.parity.training_record import Report
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+# Width of a table in a file or a pipe: no terminal says how wide it is.
+PIPE_WIDTH = 132
+# In a table that is too wide: the width a heading folds to, and of cells that never fold.
+NARROW, SHORT = 5, 10
+# Only cells with a verdict are coloured, so that they are seen.
+STYLES = {AGREE: "green", DIFFER: "bold red", NO_POWER: "bold yellow"}
+
+
+def print_report(report: Report, *, console: Console | None = None, verbose: bool = False) -> None:
+    """Print a table, every finding in words, power, and the verdict as the last line.
+
+    Args:
+        report: what compare_gradients or compare_training returned.
+        console: where to; standard output by default.
+        verbose: every seed of every tensor, every planted fault, and what was run.
+
+    Raises:
+        TypeError: it is no report.
+        ImportError: rich is not installed.
+    """
+    said = page(report, verbose=verbose)
+    console = console or default_console()
+    from rich.text import Text
+
+    print_table(said.title, said.columns, said.rows, console=console)
+    if said.setup:
+        rows = [[name, value] for name, value in said.setup.items()]
+        print_table("Setup", ["what", "value"], rows, console=console)
+    for section in said.sections:
+        console.print(Text(section.heading, style="bold"), soft_wrap=True)
+        for line in section.lines:
+            console.print(Text(f"    {line}"), soft_wrap=True)
+        console.print()
+    console.print(Text(said.verdict, style=STYLES[report.verdict]), soft_wrap=True)
+
+
+def default_console() -> Console:
+    """The console of standard output; ``PIPE_WIDTH`` columns wide where that is no terminal.
+
+    Raises:
+        ImportError: rich is not installed.
+    """
+    try:
+        from rich.console import Console
+    except ImportError as error:
+        raise ImportError(
+            'tables on a terminal need rich; install it with: pip install "manualbp[parity]"'
+        ) from error
+    console = Console(highlight=False)
+    if not console.is_terminal and "COLUMNS" not in console._environ:
+        console = Console(highlight=False, width=PIPE_WIDTH, file=sys.stdout)
+    return console
+
+
+def print_table(
+    title: str,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    console: Console | None = None,
+) -> None:
+    """Print one table: numbers to the right, long cells fold, nothing is cut off.
+
+    In a table that is too wide, headings fold before numbers do. Where even that is too wide, each
+    row is a line of its own, ``column value, column value``. Cells are plain text: square brackets
+    are printed, not read as markup. A line break in a column name breaks the heading.
+
+    Raises:
+        ValueError: a row has another length than ``columns``.
+        ImportError: rich is not installed.
+    """
+    numeric = numeric_columns(columns, rows)
+    console = console or default_console()
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    console.print(Text(title, style="bold"), soft_wrap=True)  # its own width, not the table's
+    widths = _widths(columns, rows, console.width)
+    if widths is None:
+        for row in rows:
+            pairs = zip(columns, row, strict=True)
+            line = ", ".join(f"{column} {cell}".replace("\n", " ") for column, cell in pairs)
+            console.print(Text(f"  {line}"), soft_wrap=True)
+        console.print()
+        return
+    padding = (0, 0) if any(widths) else (0, 1)
+    table = Table(box=box.SIMPLE_HEAD, padding=padding, pad_edge=False)
+    for index, column in enumerate(columns):
+        table.add_column(Text(column), justify="right" if numeric[index] else "left",
+                         overflow="fold", width=widths[index])  # fmt: skip
+    for row in rows:
+        table.add_row(*(Text(cell, style=STYLES.get(cell, "")) for cell in row))
+    console.print(table)
+
+
+def _widths(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], width: int
+) -> list[int | None] | None:
+    """Each column's width, None where it may fold; None instead where there is no room at all."""
+    heads = [max(map(len, column.split("\n"))) for column in columns]
+    cells = [max((len(row[index]) for row in rows), default=0) for index in range(len(columns))]
+    both = list(zip(cells, heads, strict=True))
+    if sum(map(max, both)) + 3 * len(both) <= width:
+        return [None] * len(both)
+    tight = [max(cell, min(head, NARROW)) for cell, head in both]
+    if sum(min(size, SHORT) for size in tight) + len(tight) + 1 > width:
+        return None
+    return [size if size <= SHORT else None for size in tight]

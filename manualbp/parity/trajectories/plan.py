@@ -1,0 +1,141 @@
+"""What compare_training is asked for: checked, in words, and both arms at a start."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import nn
+
+from manualbp.parity.arms.batches import Batches
+from manualbp.parity.arms.borrowed import borrowed
+from manualbp.parity.arms.calls import Loss
+from manualbp.parity.arms.optimizers import OptimizerPair, described
+from manualbp.parity.arms.parameters import check_apart, check_parameters
+from manualbp.parity.arms.subject import Subject, subject
+from manualbp.parity.bits import rms, to_double
+
+# Fewer have no spread to speak of.
+MIN_TWINS = 3
+# How far a further seed's start lies from the first, relative to the rms of each parameter.
+MOVED = 0.1
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The arguments of compare_training, by the same names."""
+
+    candidate: nn.Module
+    reference: nn.Module
+    data: Any
+    loss: Loss
+    candidate_loss: Loss
+    optimizers: Mapping[str, OptimizerPair]
+    steps: int
+    seeds: Sequence[int]
+    dtypes: Sequence[torch.dtype] | None
+    parameters: Mapping[str, str] | None
+    twins: int
+    teacher_forced: bool
+    exact: bool
+
+    @cached_property
+    def working(self) -> torch.dtype:
+        """The dtype of the reference's parameters."""
+        return next((p.dtype for p in self.reference.parameters()), torch.float32)
+
+    @cached_property
+    def all_dtypes(self) -> tuple[torch.dtype, ...]:
+        """The dtypes to train in, each once."""
+        asked = self.dtypes if self.dtypes is not None else (self.working, torch.float64)
+        return tuple(dict.fromkeys(asked))
+
+    def check(self) -> tuple[Subject, Subject]:
+        """Both arms, if they can be trained as it is asked.
+
+        Raises:
+            ValueError: a mode, number, name, dtype or parameter is of no use.
+            TypeError: an arm is no module.
+        """
+        for what, arm in (("candidate", self.candidate), ("reference", self.reference)):
+            if not isinstance(arm, nn.Module):
+                raise TypeError(
+                    f"expected the {what} to be a torch.nn.Module, got {arm!r}; "
+                    "compare_gradients takes functions"
+                )
+        if self.candidate.training != self.reference.training:
+            raise ValueError(
+                "expected both modules in the same mode, got one in train() and one in eval()"
+            )
+        check_least("steps", self.steps, 1)
+        check_least("seeds", len(self.seeds), 1)
+        check_least("twins", self.twins, 0 if self.exact else MIN_TWINS)
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError(f"expected seeds that differ, got {list(self.seeds)}")
+        floating = [isinstance(d, torch.dtype) and d.is_floating_point for d in self.all_dtypes]
+        if not floating or not all(floating):
+            raise ValueError(f"expected floating-point dtypes to train in, got {self.dtypes!r}")
+        ours, theirs = subject(self.candidate, self.parameters), subject(self.reference)
+        check_parameters(ours, theirs)
+        check_apart(ours.parameters, theirs.parameters)
+        return ours, theirs
+
+    def setup(self, ours: Subject, theirs: Subject) -> dict[str, str]:
+        """What is run, in words."""
+        shown = {
+            "candidate": ours.name,
+            "reference": theirs.name,
+            "loss": _name(self.loss),
+            "candidate's loss": _name(self.candidate_loss),
+            "steps": str(self.steps),
+            "seeds": ", ".join(map(str, self.seeds)),
+            "dtypes": ", ".join(str(dtype).removeprefix("torch.") for dtype in self.all_dtypes),
+            "twins": str(self.twins),
+            "rule": "bit-exact" if self.exact else "inside the envelope of the twins",
+        }
+        for name, makes in self.optimizers.items():
+            shown[f"optimizer {name}"] = described(makes[0])
+            if makes[0] is not makes[1]:
+                shown[f"optimizer {name}"] += f"; reference {described(makes[1])}"
+        return shown | {"teacher forced": str(self.teacher_forced)}
+
+    def data_hashes(self) -> dict[str, str]:
+        """A few digits for the first batch of each seed; data that are of no use are refused."""
+        with borrowed():  # reading the data moves the random state
+            return {f"first batch, seed {seed}": Batches(self.data, seed).first_hash()[:12]
+                    for seed in self.seeds}  # fmt: skip
+
+    def arms(self, dtype: torch.dtype | None, seed: int) -> tuple[Subject, Subject]:
+        """Both modules at the start of a training with that seed; they are changed."""
+        if dtype is not None:
+            self.candidate.to(dtype)
+            self.reference.to(dtype)
+        ours, theirs = subject(self.candidate, self.parameters), subject(self.reference)
+        if seed != self.seeds[0]:
+            _move(ours, theirs, seed)
+        return ours, theirs
+
+
+def check_least(what: str, got: int, least: int) -> None:
+    """ValueError where a number is too small."""
+    if got < least:
+        raise ValueError(f"expected {what} to be at least {least}, got {got}")
+
+
+def _move(ours: Subject, theirs: Subject, seed: int) -> None:
+    """Another start, the same for both arms."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in theirs.parameters.items():
+            noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+            parameter += (MOVED * rms(to_double(parameter)) * noise).to(parameter)
+            twin = ours.parameters.get(name)
+            if twin is not None and twin.shape == parameter.shape:
+                twin.copy_(parameter)
+
+
+def _name(loss: Loss) -> str:
+    return getattr(loss, "__name__", type(loss).__name__)

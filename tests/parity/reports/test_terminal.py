@@ -1,0 +1,113 @@
+"""Reports and tables on the terminal."""
+
+from __future__ import annotations
+
+import builtins
+import io
+import re
+from collections import Counter
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from manualbp.parity.cli.progress import TrainingProgress
+from manualbp.parity.record import Check, Finding, GradientReport
+from manualbp.parity.reports.page import page
+from manualbp.parity.reports.terminal import print_report, print_table
+from manualbp.parity.reports.words import scientific
+from manualbp.parity.training_record import TrainingReport
+from tests.parity.samples import sample_gradient_report, sample_training_report, tensor
+
+
+def test_table_prints_every_cell(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table("Title [0]", ["name", "value"], [["w[0]", "1.5"], ["b", "-"]])
+    printed = capsys.readouterr().out
+    assert "Title [0]" in printed and "w[0]" in printed and "1.5" in printed
+    with pytest.raises(ValueError, match="row 0 must have 2 cells"):
+        print_table("t", ["a", "b"], [["1"]])
+
+
+def test_scientific() -> None:
+    assert [scientific(v) for v in (None, 0.0, 1.25e-8, float("nan"))] == [
+        "-",
+        "0",
+        "1.2e-08",
+        "nan",
+    ]
+
+
+def test_without_rich(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = builtins.__import__
+
+    def without(name: str, *args: Any, **kwargs: Any) -> Any:
+        if name.startswith("rich"):
+            raise ImportError(name)
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(ImportError, match=r"manualbp\[parity\]"):
+        print_table("t", ["a"], [["1"]])
+    with pytest.raises(ImportError, match=r"manualbp\[parity\]"):
+        TrainingProgress(1)
+    with pytest.raises(ImportError, match=r"manualbp\[parity\]"):
+        print_report(sample_gradient_report())
+
+
+def test_cells_are_plain_text_and_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table("t", ["a", "b"], [["x [bold] y", "z"], ["w" * 100, "v" * 100]])
+    printed = capsys.readouterr().out
+    assert "[bold]" in printed and printed.count("w") == printed.count("v") == 100
+
+
+def printed(report: GradientReport | TrainingReport, *, verbose: bool = False) -> str:
+    text = io.StringIO()
+    print_report(report, console=Console(file=text, width=132), verbose=verbose)
+    return text.getvalue()
+
+
+@pytest.mark.parametrize("width", [132, 100, 90, 80, 60, 40, 20])
+@pytest.mark.parametrize("report", [sample_gradient_report(), sample_training_report()],
+                         ids=["gradients", "training"])  # fmt: skip
+def test_nothing_is_cut_off_on_a_narrow_terminal(report: Any, width: int) -> None:
+    """Every letter of every cell is there, and no number or verdict is broken."""
+    text = io.StringIO()
+    print_report(report, console=Console(file=text, width=width), verbose=True)
+    said = page(report, verbose=True)
+    lines = text.getvalue().splitlines()
+    for section in said.sections:
+        assert all(f"    {line}" in lines for line in section.lines)
+    assert "\N{HORIZONTAL ELLIPSIS}" not in text.getvalue() and lines[-1] == said.verdict
+    table = lines[1 : lines.index("Setup")]
+    for row in said.rows:
+        for cell in filter(lambda cell: len(cell) <= 8 and " " not in cell, row):
+            assert any(cell in re.split(r"[ ,]+", line) for line in table), cell
+    if width < 80:  # a line for each row, which the terminal itself folds
+        wanted = [zip(said.columns, row, strict=True) for row in said.rows]
+        cells = [", ".join(f"{c} {v}".replace("\n", " ") for c, v in row) for row in wanted]
+        assert table == [*(f"  {line}" for line in cells), ""]
+        return
+    assert max(map(len, table)) <= width
+    letters = Counter("".join([*said.columns, *(c for row in said.rows for c in row)]))
+    found = Counter("".join(table).replace("\N{BOX DRAWINGS LIGHT HORIZONTAL}", ""))
+    for blank in " \n":
+        del letters[blank], found[blank]
+    assert found == letters
+
+
+def test_markup_in_names_is_printed_as_it_is() -> None:
+    name, wrong = "[bold]w[/bold]", tensor("w", (2,), 9.0)
+    finding = Finding(name, "x", "[red]off[/red]", None, "see [link=a]b[/link]")
+    odd = GradientReport(
+        name, "[/]", (Check("backward", 0, (replace(wrong, name=name),)),), None, (finding,),
+        {"[i]k": "[u]v"},
+    )  # fmt: skip
+    text = printed(odd, verbose=True)
+    assert "[bold]w[/bold] against [/]" in text and "[i]k" in text and "[u]v" in text
+    assert f"1. {name}: [red]off[/red]" in text and "next: see [link=a]b[/link]" in text
+
+
+def test_what_is_no_report_is_refused() -> None:
+    with pytest.raises(TypeError, match="expected a GradientReport or a TrainingReport, got int"):
+        print_report(3)  # type: ignore[arg-type]
