@@ -140,14 +140,11 @@ def overridden(role: str) -> Change:
     return change
 
 
-def doubling(graph: torch.fx.GraphModule, inputs: Any) -> Callable[..., Any]:
-    """A compiler whose work cannot be overlooked."""
-    return lambda *args: tuple(2 * o for o in graph(*args))
-
-
 def compiled(net: Net) -> None:
-    torch.compiler.reset()
-    net["act"].compile(backend=doubling)
+    """By a compiler whose work cannot be overlooked."""
+    with pytest.MonkeyPatch.context() as m:
+        m.setattr(torch, "compile", lambda call, **options: lambda *args: 2 * call(*args))
+        net["act"].compile()
 
 
 # The role of the child that has to be there, and what happens to it.

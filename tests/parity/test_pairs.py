@@ -12,11 +12,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import manualbp
-from manualbp.fast.cpu import products as gemm
-from manualbp.fast.cpu import tiles
+from manualbp.fast import one_pass, small, tiles
 from manualbp.maths.activations.sigmoids import Tanh
 from manualbp.maths.layers.linear import Linear
-from manualbp.modules import fused_loss as fused
 from manualbp.parity import compare_gradients
 from tests.helpers import autograd_twin
 
@@ -59,7 +57,7 @@ def test_mlp_has_autograds_bits(widths: tuple[int, ...], activation: str) -> Non
 def test_fast_mode_is_held_to_autograds_own_error(
     activation: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gemm, "LEAST_WORK", 0)  # small networks would run as PyTorch's own
+    monkeypatch.setattr(small, "LEAST_WORK", 0)  # small networks would run as PyTorch's own
     torch.manual_seed(0)
     ours = manualbp.MLP((48, 64, 48), activation=activation)
     manualbp.set_mode("fast", ours)
@@ -83,7 +81,7 @@ def test_fused_loss_is_one_arm_of_two_inputs(monkeypatch: pytest.MonkeyPatch) ->
     reference, inputs = WithLoss(autograd_twin(model)), (normal(40, 6), torch.arange(40) % 3)
     agree(candidate, reference, inputs)
     # the last, shorter tile is left out
-    monkeypatch.setattr(fused, "slices", lambda count, tile: tiles.slices(count, tile)[:-1])
+    monkeypatch.setattr(one_pass, "slices", lambda count, tile: tiles.slices(count, tile)[:-1])
     assert {"output", "input[0].grad"} < blamed(candidate, reference, inputs)
 
 

@@ -40,7 +40,7 @@ ROWS, STEP, WARPS, PROGRAMS = 64, 16, 8, 2
 INTERPRETED_PROGRAMS = 4
 
 
-class Sums(NamedTuple):
+class StepSums(NamedTuple):
     """What all programs found: over all errors, divided by nothing."""
 
     cost: Tensor  # (), float64
@@ -165,7 +165,7 @@ def _chain(
     tl.store(costs + program, total)
 
 
-class Plan(NamedTuple):
+class Schedule(NamedTuple):
     """Where everything lies: in the scratch of a program and in the sums."""
 
     widths: tuple[int, ...]
@@ -179,7 +179,7 @@ class Plan(NamedTuple):
     biases: tuple[int, ...]
 
 
-def plan(widths: Sequence[int], from_z: Sequence[bool], rows: int) -> Plan:
+def plan(widths: Sequence[int], from_z: Sequence[bool], rows: int) -> Schedule:
     """The plan for these widths; ``from_z`` says whose f' is computed from z."""
     padded = tuple(power_of_2(width) for width in widths)
     a, z, free = [-1], [-1], 0
@@ -196,15 +196,15 @@ def plan(widths: Sequence[int], from_z: Sequence[bool], rows: int) -> Plan:
     for inputs, outputs in pairwise(widths):
         weights.append(weights[-1] + inputs * outputs)
         biases.append(biases[-1] + outputs)
-    return Plan(tuple(widths), padded, tuple(a), tuple(z), tuple(read), free,
+    return Schedule(tuple(widths), padded, tuple(a), tuple(z), tuple(read), free,
                 free + rows * max(padded), tuple(weights), tuple(biases))  # fmt: skip
 
 
 def step(
     x: Tensor, y: Tensor, ws: Sequence[Tensor], bs: Sequence[Tensor | None],
-    codes: Sequence[functions.Code], from_z: Sequence[bool], loss: errors.Code,
+    codes: Sequence[functions.ActivationCode], from_z: Sequence[bool], loss: errors.LossCode,
     need_x: bool, need_w: Sequence[bool], need_b: Sequence[bool],
-) -> Sums:  # fmt: skip
+) -> StepSums:  # fmt: skip
     """C, every dC/dW and dC/db, and dC/dx, of the sum of all errors.
 
     Args:
@@ -236,7 +236,7 @@ def step(
             at.weights, at.biases, tuple(b is not None for b in bs), tuple(need_w), tuple(need_b),
             need_x, *zip(*codes, strict=True), *loss, precision(x), ROWS, STEP, num_warps=WARPS,
         )  # fmt: skip
-    return Sums(costs.sum(), weights.sum(0), biases.sum(0), grad_x)
+    return StepSums(costs.sum(), weights.sum(0), biases.sum(0), grad_x)
 
 
 def _programs(x: Tensor) -> int:

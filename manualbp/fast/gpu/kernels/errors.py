@@ -17,7 +17,7 @@ from manualbp.maths import losses
 from manualbp.maths.cross_entropy import CrossEntropy
 
 
-class Code(NamedTuple):
+class LossCode(NamedTuple):
     """A loss as arguments of a kernel."""
 
     name: str
@@ -25,17 +25,17 @@ class Code(NamedTuple):
     ignored: int = 0  # a class index
 
 
-CODES: dict[type[losses.Loss], Callable[[Any], Code]] = {
-    losses.MSE: lambda c: Code("mse"),
-    losses.L1: lambda c: Code("l1"),
-    losses.Huber: lambda c: Code("huber", c.delta),
-    losses.SmoothL1: lambda c: Code("smooth_l1", c.beta) if c.beta > 0 else Code("l1"),
-    losses.BCEWithLogits: lambda c: Code("bce"),
-    CrossEntropy: lambda c: Code("cross_entropy", c.label_smoothing, c.ignore_index),
+CODES: dict[type[losses.Loss], Callable[[Any], LossCode]] = {
+    losses.MSE: lambda c: LossCode("mse"),
+    losses.L1: lambda c: LossCode("l1"),
+    losses.Huber: lambda c: LossCode("huber", c.delta),
+    losses.SmoothL1: lambda c: LossCode("smooth_l1", c.beta) if c.beta > 0 else LossCode("l1"),
+    losses.BCEWithLogits: lambda c: LossCode("bce"),
+    CrossEntropy: lambda c: LossCode("cross_entropy", c.label_smoothing, c.ignore_index),
 }
 
 
-def code(loss: losses.Loss) -> Code | None:
+def code(loss: losses.Loss) -> LossCode | None:
     """The arguments that stand for it; None where there are none, as for a loss with weights."""
     if type(loss) not in CODES or loss.weights:
         return None

@@ -18,7 +18,7 @@ from manualbp.maths import activations as fs
 from manualbp.maths.activations.rectifiers import SELU_ALPHA, SELU_SCALE
 
 
-class Code(NamedTuple):
+class ActivationCode(NamedTuple):
     """An activation as arguments of a kernel."""
 
     name: str = "none"
@@ -26,25 +26,25 @@ class Code(NamedTuple):
     q: float = 0.0
 
 
-CODES: dict[type[fs.Activation], Callable[[Any], Code]] = {
-    fs.Identity: lambda f: Code(),
-    fs.Sigmoid: lambda f: Code("sigmoid"),
-    fs.Tanh: lambda f: Code("tanh"),
-    fs.ReLU: lambda f: Code("relu"),
-    fs.LeakyReLU: lambda f: Code("leaky_relu", f.negative_slope),
-    fs.ELU: lambda f: Code("elu", f.alpha, 1.0),
-    fs.SELU: lambda f: Code("elu", SELU_SCALE * SELU_ALPHA, SELU_SCALE),
-    fs.GELU: lambda f: Code("gelu"),
-    fs.GELUTanh: lambda f: Code("gelu_tanh"),
-    fs.SiLU: lambda f: Code("silu"),
-    fs.Softplus: lambda f: Code("softplus", f.beta, f.threshold),
-    fs.Hardtanh: lambda f: Code("hardtanh", f.min_val, f.max_val),
+CODES: dict[type[fs.Activation], Callable[[Any], ActivationCode]] = {
+    fs.Identity: lambda f: ActivationCode(),
+    fs.Sigmoid: lambda f: ActivationCode("sigmoid"),
+    fs.Tanh: lambda f: ActivationCode("tanh"),
+    fs.ReLU: lambda f: ActivationCode("relu"),
+    fs.LeakyReLU: lambda f: ActivationCode("leaky_relu", f.negative_slope),
+    fs.ELU: lambda f: ActivationCode("elu", f.alpha, 1.0),
+    fs.SELU: lambda f: ActivationCode("elu", SELU_SCALE * SELU_ALPHA, SELU_SCALE),
+    fs.GELU: lambda f: ActivationCode("gelu"),
+    fs.GELUTanh: lambda f: ActivationCode("gelu_tanh"),
+    fs.SiLU: lambda f: ActivationCode("silu"),
+    fs.Softplus: lambda f: ActivationCode("softplus", f.beta, f.threshold),
+    fs.Hardtanh: lambda f: ActivationCode("hardtanh", f.min_val, f.max_val),
 }
 
 
-def code(activation: fs.Activation | None) -> Code:
+def code(activation: fs.Activation | None) -> ActivationCode:
     """The arguments that stand for it; no activation is the identity."""
-    return Code() if activation is None else CODES[type(activation)](activation)
+    return ActivationCode() if activation is None else CODES[type(activation)](activation)
 
 
 @triton.jit

@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from manualbp.fast.gpu.kernels.functions import Code, f, through
+from manualbp.fast.gpu.kernels.functions import ActivationCode, f, through
 from manualbp.fast.gpu.kernels.launch import on, power_of_2, precision
 from manualbp.fast.gpu.kernels.tiles import load, product, store
 
@@ -64,7 +64,7 @@ def _input_gradient(
 
 
 def forward(
-    h: Tensor, weight: Tensor, bias: Tensor | None, code: Code, keep: bool
+    h: Tensor, weight: Tensor, bias: Tensor | None, code: ActivationCode, keep: bool
 ) -> tuple[Tensor, Tensor]:
     """a = f(h W^T + b), and z where it is to be kept, else nothing."""
     (n, i), o = h.shape, weight.shape[0]
@@ -82,7 +82,7 @@ def forward(
 
 
 def input_gradient(
-    delta: Tensor, weight: Tensor, cache: Tensor, code: Code, sums: bool
+    delta: Tensor, weight: Tensor, cache: Tensor, code: ActivationCode, sums: bool
 ) -> tuple[Tensor, Tensor]:
     """(delta W) * f'(cache), and where asked for the sum of its rows, else nothing."""
     (n, o), i = delta.shape, weight.shape[1]

@@ -19,7 +19,7 @@ def activated_linear(
     h: Tensor, weight: Tensor, bias: Tensor | None, f: str, p: float, q: float, keep: bool
 ) -> tuple[Tensor, Tensor]:
     """a = f(h W^T + b) (N, O), and z where ``keep``, else nothing; h (N, I), W (O, I)."""
-    return linear.forward(h, weight, bias, functions.Code(f, p, q), keep)
+    return linear.forward(h, weight, bias, functions.ActivationCode(f, p, q), keep)
 
 
 @activated_linear.register_fake
@@ -33,7 +33,7 @@ def activated_input_gradient(
     delta: Tensor, weight: Tensor, cache: Tensor, f: str, p: float, q: float, sums: bool
 ) -> tuple[Tensor, Tensor]:
     """(delta W) * f' (N, I), and where ``sums`` the sum of its rows; f' from ``cache`` (N, I)."""
-    return linear.input_gradient(delta, weight, cache, functions.Code(f, p, q), sums)
+    return linear.input_gradient(delta, weight, cache, functions.ActivationCode(f, p, q), sums)
 
 
 @activated_input_gradient.register_fake
@@ -50,8 +50,8 @@ def narrow_step(
     need_x: bool, need_w: Sequence[bool], need_b: Sequence[bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """``chain.step``; f is the names of all activations, with commas between them."""
-    codes = [functions.Code(*code) for code in zip(f.split(","), p, q, strict=True)]
-    cost = errors.Code(loss, loss_p, ignored)
+    codes = [functions.ActivationCode(*code) for code in zip(f.split(","), p, q, strict=True)]
+    cost = errors.LossCode(loss, loss_p, ignored)
     return chain.step(x, y, weights, biases, codes, from_z, cost, need_x, need_w, need_b)
 
 

@@ -116,19 +116,19 @@ def test_faults_in_one_activation(activation: activations.Activation, monkeypatc
 def changed(**differences: Callable[[Any], Any]) -> Callable[..., Any]:
     """A step with other sums."""
 
-    def wrong(*args: Any) -> chain.Sums:
+    def wrong(*args: Any) -> chain.StepSums:
         found = step(*args)
         return found._replace(**{k: change(getattr(found, k)) for k, change in differences.items()})
 
     return wrong
 
 
-def on_fewer_rows(x: Any, y: Any, *args: Any) -> chain.Sums:
+def on_fewer_rows(x: Any, y: Any, *args: Any) -> chain.StepSums:
     """A tile is forgotten, but for dC/dx."""
     return step(x[:-64], y[:-64], *args)._replace(input=step(x, y, *args).input)
 
 
-def double_rows(x: Any, y: Any, *args: Any) -> chain.Sums:
+def double_rows(x: Any, y: Any, *args: Any) -> chain.StepSums:
     """The first row once more at the end, as a mask that is off by one would add it."""
     more = (torch.cat([t, t[:1]]) for t in (x, y))
     return step(*more, *args)._replace(input=step(x, y, *args).input)

@@ -13,7 +13,7 @@ from manualbp.fast.gpu.kernels import chain, errors, functions, linear
 pytestmark = pytest.mark.kernels
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 MANY = 2**20 if DEVICE == "cuda" else 2**13  # interpreted, a tile takes milliseconds
-RELU, NONE = functions.Code("relu"), functions.Code()
+RELU, NONE = functions.ActivationCode("relu"), functions.ActivationCode()
 
 
 def apart(rows: int, columns: int, distance: int) -> Tensor:
@@ -53,7 +53,9 @@ def test_many_rows_of_a_net(rows: int) -> None:
     x = torch.full((rows, 1), 0.5, device=DEVICE)
     w, b = torch.full((1, 1), 2.0, device=DEVICE), torch.ones(1, device=DEVICE)
     y = torch.ones(rows, 1, device=DEVICE)
-    found = chain.step(x, y, [w], [b], [RELU], [False], errors.Code("mse"), False, [True], [True])
+    found = chain.step(
+        x, y, [w], [b], [RELU], [False], errors.LossCode("mse"), False, [True], [True]
+    )
     assert float(found.cost) == rows  # o = 2, (o - y)^2 = 1
     assert float(found.weights) == rows and float(found.biases) == 2 * rows
 
