@@ -92,15 +92,18 @@ def _no_square(self: Tanh, delta: Tensor, a: Tensor, into: Tensor | None = None)
 _backward = Linear.backward
 
 
-def _mean_for_sum(self: Linear, delta: Tensor, cache: Any, needs: Any) -> Any:
-    grad_h, grad_weight, grad_bias = _backward(self, delta, cache, needs)
-    return grad_h, grad_weight, None if grad_bias is None else grad_bias / len(delta)
+def _mean_for_sum(self: Linear, delta: Tensor, needs: Any, tape: Any, grads: Any, *how: Any) -> Any:
+    grad_h = _backward(self, delta, needs, tape, grads, *how)
+    grads[-2] = None if grads[-2] is None else grads[-2] / len(delta)
+    return grad_h
 
 
-def _transposed(self: Linear, delta: Tensor, cache: Any, needs: Any) -> Any:
-    grad_h, grad_weight, grad_bias = _backward(self, delta, cache, needs)
-    square = grad_weight is not None and len(grad_weight) == grad_weight[0].numel()
-    return grad_h, grad_weight.t() if square else grad_weight, grad_bias
+def _transposed(self: Linear, delta: Tensor, needs: Any, tape: Any, grads: Any, *how: Any) -> Any:
+    grad_h = _backward(self, delta, needs, tape, grads, *how)
+    grad_weight = grads[-1]
+    if grad_weight is not None and len(grad_weight) == grad_weight[0].numel():
+        grads[-1] = grad_weight.t()
+    return grad_h
 
 
 PLANTED: list[tuple[type, Callable[..., Any], set[str]]] = [
