@@ -31,19 +31,7 @@ from manualbp.parity.training_record import SideBySide, Step, TrainingReport
 from manualbp.parity.trajectories.side_by_side import Arm, evaluate, train_side_by_side
 
 __all__ = [
-    "Arm",
-    "GradientReport",
-    "SideBySide",
-    "Step",
-    "TensorReport",
-    "TrainingReport",
-    "assert_gradients_match",
-    "bit_identical",
-    "compare_gradients",
-    "compare_tensors",
-    "compare_training",
-    "evaluate",
-    "load_parameters",
-    "train_side_by_side",
-    "ulp_distance",
-]
+    "Arm", "GradientReport", "SideBySide", "Step", "TensorReport", "TrainingReport",
+    "assert_gradients_match", "bit_identical", "compare_gradients", "compare_tensors",
+    "compare_training", "evaluate", "load_parameters", "train_side_by_side", "ulp_distance",
+]  # fmt: skip

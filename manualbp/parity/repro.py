@@ -55,7 +55,7 @@ def save_repro(
     parts = {name: _state(arm) if places[name] else arm for name, arm in arms.items()}
     parts |= {"inputs": inputs, **settings}
     body = _pickled(parts)
-    # The body is bytes of its own: only after the specs' import can all it needs be imported.
+    # The body is pickled by itself: what it needs may be importable only after the specs.
     whole = {"format": FORMAT, "versions": _versions(), "specs": places, "body": body}
     files.write(path, lambda file: torch.save(whole, file))
 
@@ -170,5 +170,5 @@ def _unpickled(file: Any, path: str | os.PathLike[str]) -> Any:
 
 
 def _versions() -> dict[str, str]:
-    """Versions, and the threads: with another number of them sums are cut otherwise."""
+    """Versions, and the number of threads, on which the order of sums depends."""
     return {**versions(), "threads": str(torch.get_num_threads())}

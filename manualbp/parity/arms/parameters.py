@@ -62,10 +62,10 @@ def check_parameters(candidate: Subject, reference: Subject) -> None:
 
 
 def check_apart(candidate: Mapping[str, Tensor], reference: Mapping[str, Tensor]) -> None:
-    """No memory belongs to a parameter of both, or one arm's step would move the other.
+    """The arms share no parameter's memory: one arm's step would move the other.
 
     Raises:
-        ValueError: some does.
+        ValueError: they do.
     """
     own = {parameter.data_ptr() for parameter in candidate.values() if parameter.numel()}
     for name, parameter in reference.items():

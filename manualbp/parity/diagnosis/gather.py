@@ -37,23 +37,16 @@ def gather(comparison: Comparison) -> Evidence:
     if watched:  # what arrives at the inputs is what the first layer sends
         layers |= dict.fromkeys(inputs & layers.keys(), next(iter(watched)))
     known = Evidence(
-        reports=comparison.reports,
-        candidate=comparison.ours.tensors,
-        exact=yardstick.exact,
-        sums=yardstick.sums,
-        order=tuple(sorted(layers, key=lambda name: -late[name])),
-        layers=layers,
-        rows=comparison.rows,
+        reports=comparison.reports, candidate=comparison.ours.tensors, exact=yardstick.exact,
+        sums=yardstick.sums, order=tuple(sorted(layers, key=lambda name: -late[name])),
+        layers=layers, rows=comparison.rows,
         pre_activations={layer: output for layer, (output, _) in watched.items()},
-    )
+    )  # fmt: skip
     if not comparison.ours.tensors:  # it raised: nothing to ask
         return known
-    return replace(
-        known,
-        probe=_probe(comparison) if comparison.rows else None,
-        prefix=_prefix(comparison),
-        incoming=_incoming(comparison, names),
-    )
+    probe = _probe(comparison) if comparison.rows else None
+    incoming = _incoming(comparison, names)
+    return replace(known, probe=probe, prefix=_prefix(comparison), incoming=incoming)
 
 
 def _layers(comparison: Comparison, inputs: set[str]) -> dict[str, str]:

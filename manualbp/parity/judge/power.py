@@ -2,11 +2,11 @@
 
 A verdict "agree" is worth what it would have refused. So every gradient of the candidate is made
 wrong in each way of faults.py and judged again by the same yardstick, and a bisection finds the
-smallest d for which g * (1 + d) is told from g.
+smallest d for which g * (1 + d) is seen to differ from g.
 
 "agree" is refused where a fault of ``VISIBLE`` or more of the gradient's rms stays unseen (of 16
 eps of the dtype, where that is more: 12 % in bfloat16), and where a gradient is exactly zero, so
-that nothing was exercised. Not asked for is a gradient with the reference's bits: it has no
+that nothing was exercised. A gradient with the reference's bits is not asked for a size: it has no
 rounding of its own that hides a fault. One whose terms cancel to the rounding of float64, for other
 inputs as well, is zero by nature (a bias before BatchNorm, the key bias of attention). Its faults
 are measured by its sums.
@@ -31,7 +31,7 @@ from manualbp.parity.record import Planted, PowerReport
 
 VISIBLE = 0.01
 # Where the float64 run's rms(g) is below so many of float64's eps of its sums, rounding is all that
-# is left of g. In the working dtype a gradient may drown in rounding and still be one.
+# is left of g. In the working dtype rounding may hide a gradient that is not zero.
 CANCELS = 32.0 * torch.finfo(torch.float64).eps
 BISECTIONS = 16
 

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from manualbp.parity.arms.forward import Tensors
 
 Array = NDArray[np.float64]
-# How much further than the farthest twin a correct candidate may be; one more draw of the same.
+# How much further than the farthest twin a correct candidate may be: it is one more draw.
 FACTOR = 2.0
 # What rounding may do to a tensor that no twin moved, in eps.
 FLOOR = 2.0

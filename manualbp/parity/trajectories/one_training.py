@@ -180,7 +180,7 @@ class OneTraining:
             reason = shortened([f"{name}: {why}" for name, why in wrong.items()])
             record.forced = First(number, tuple(wrong), reason)
             found = self._history.explain(number, wrong, ours, theirs)
-            # What a training alone shows comes first; else what the gradients say by themselves.
+            # First the kinds that only a training shows, else what the gradients show.
             record.findings += found or self._forced.explain(state, call, candidate_call)
         exercised = all(t is None or bool(t.any()) for n, t in theirs.items() if n != LOSS)
         if exercised or not self._exercised:

@@ -86,16 +86,13 @@ class Plan:
     def setup(self, ours: Subject, theirs: Subject) -> dict[str, str]:
         """What is run, in words."""
         shown = {
-            "candidate": ours.name,
-            "reference": theirs.name,
-            "loss": _name(self.loss),
-            "candidate's loss": _name(self.candidate_loss),
-            "steps": str(self.steps),
-            "seeds": ", ".join(map(str, self.seeds)),
+            "candidate": ours.name, "reference": theirs.name,
+            "loss": _name(self.loss), "candidate's loss": _name(self.candidate_loss),
+            "steps": str(self.steps), "seeds": ", ".join(map(str, self.seeds)),
             "dtypes": ", ".join(str(dtype).removeprefix("torch.") for dtype in self.all_dtypes),
             "twins": str(self.twins),
             "rule": "bit-exact" if self.exact else "inside the envelope of the twins",
-        }
+        }  # fmt: skip
         for name, makes in self.optimizers.items():
             shown[f"optimizer {name}"] = described(makes[0])
             if makes[0] is not makes[1]:

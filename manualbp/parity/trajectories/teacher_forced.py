@@ -28,7 +28,7 @@ from manualbp.parity.judge.tolerance import without_numbers
 from manualbp.parity.judge.yardstick import TWINS, Twins, Yardstick, judge_tensors
 from manualbp.parity.record import Finding, PowerReport, TensorReport
 
-# Pairs of twins drawn until all tensors agree: limits only grow, so none may already be enough.
+# How many twins are drawn, in turn, until all tensors agree: limits only grow with twins.
 PAIRS = (0, 2, TWINS)
 
 
