@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from manualbp.maths.activations import ACTIVATIONS
+from manualbp.maths.layers import elementwise
 
 
 @pytest.fixture(autouse=True)
@@ -18,6 +19,19 @@ def r_operator(monkeypatch: pytest.MonkeyPatch) -> None:
     """The second order by hand everywhere, not only where it is faster."""
     for activation in ACTIVATIONS.values():
         monkeypatch.setattr(type(activation), "r_operator_from", 0, raising=False)
+
+
+@pytest.fixture
+def written_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However few numbers a delta has, as in large nets."""
+    monkeypatch.setattr(elementwise, "WORTH_IT", 0)
+
+
+@pytest.fixture(params=["small", "written over"])
+def deltas(request: pytest.FixtureRequest) -> None:
+    """Both ways to f' times delta."""
+    if request.param == "written over":
+        request.getfixturevalue("written_over")
 
 
 @pytest.fixture(params=["recorded", "r_operator"])

@@ -95,7 +95,7 @@ def third_order(net: nn.Module) -> list[Tensor | None]:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_third_order(name: str) -> None:
-    """fp64, relative 1e-9 as in test_function."""
+    """fp64, relative 1e-9 as in test_chain."""
     assert unequal(*map(third_order, low_pair(name)), rtol=1e-9) == ""
 
 
@@ -106,6 +106,7 @@ def test_frozen_parameters(frozen: str, mode: str, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(small, "LEAST_WORK", 0)
     nets = low_pair("deep")
     manualbp.set_mode(mode, nets[0])
+    assert node(nets[0](rows())) == "RecomputedBackward"
     for wants_x in (True, False):
         found = []
         for net in nets:

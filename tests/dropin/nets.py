@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable, Iterator
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 import manualbp
@@ -18,6 +19,13 @@ class Skip(nn.Sequential):
 
     def forward(self, input: Tensor) -> Tensor:
         return input + super().forward(input)
+
+
+class Unknown(nn.Module):
+    """An activation that is none of PyTorch's, so no layer of ours."""
+
+    def forward(self, z: Tensor) -> Tensor:
+        return z * torch.tanh(F.softplus(z))
 
 
 class Gate(nn.Module):
@@ -53,7 +61,7 @@ CHILDREN: dict[str, Callable[[], list[nn.Module]]] = {
     "rmsnorm": lambda: [nn.Linear(6, 9), nn.RMSNorm(9), nn.Softplus(), nn.Linear(9, 6)],
     "batchnorm": lambda: [nn.Linear(6, 9), nn.BatchNorm1d(9), nn.Tanh(), nn.Linear(9, 6)],
     "dropout": lambda: [nn.Linear(6, 9), nn.Tanh(), nn.Dropout(0.5), nn.Linear(9, 6)],
-    "unknown": lambda: [nn.Linear(6, 9), nn.Mish(), nn.Linear(9, 6), nn.Softmax(-1)],
+    "unknown": lambda: [nn.Linear(6, 9), Unknown(), nn.Linear(9, 6), nn.Softmax(-1)],
 }
 NAMES = [*CHILDREN, "residual", "gated", "block"]
 

@@ -14,13 +14,14 @@ from torch import Tensor, nn
 import manualbp
 from comparisons.speed.memory import peak
 from manualbp.maths.layers import Linear, RMSNorm
-from tests.dropin.nets import Gate, Skip
+from manualbp.maths.layers.elementwise import WORTH_IT
+from tests.dropin.nets import Gate, Skip, Unknown
 from tests.helpers import hand_twin, kept_bytes
 
 Activations = list[Callable[[], nn.Module]]
 SOME: Activations = [nn.Tanh, nn.GELU, lambda: nn.ELU(inplace=True)]
 OTHERS: Activations = [
-    nn.Identity, nn.ReLU, nn.Softplus, nn.LeakyReLU, nn.ELU, nn.SELU, nn.SiLU, nn.Mish, nn.Sigmoid,
+    nn.Identity, nn.ReLU, nn.Softplus, nn.LeakyReLU, nn.ELU, nn.SELU, nn.SiLU, Unknown, nn.Sigmoid,
     lambda: nn.GELU(approximate="tanh"), nn.Hardtanh,
     lambda: nn.ReLU(inplace=True), lambda: nn.Hardtanh(inplace=True), lambda: nn.SiLU(inplace=True),
 ]  # fmt: skip
@@ -104,23 +105,30 @@ def test_planted_waste_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
         return a
 
     monkeypatch.setattr(RMSNorm, "forward", wasteful)
-    assert above("rmsnorm", SOME[:1])
+    assert above("rmsnorm", [nn.Tanh])
 
 
-def test_a_delta_goes_once_it_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("numbers", [WORTH_IT // 8, WORTH_IT], ids=["small", "written over"])
+def test_a_delta_goes_once_it_is_used(numbers: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Beside the one at work, the caller's alone is there: as in autograd."""
     found: list[weakref.ref[Tensor]] = []
     alive: list[int] = []
+    came: list[int] = []
+    went: list[int] = []
     right = Linear.backward
 
     def spy(self, delta, *args):  # type: ignore[no-untyped-def]
         found.append(weakref.ref(delta))
         alive.append(sum(ref() is not None for ref in found))
-        return right(self, delta, *args)
+        grad_h = right(self, delta, *args)
+        came.append(delta.data_ptr())
+        went.append(0 if grad_h is None else grad_h.data_ptr())
+        return grad_h
 
     monkeypatch.setattr(Linear, "backward", spy)
-    manualbp.MLP([8] * 6, "gelu")(torch.randn(64, 8)).sum().backward()
+    manualbp.MLP([8] * 6, "gelu")(torch.randn(numbers // 8, 8)).sum().backward()
     assert alive == [1, 2, 2, 2, 2]
+    assert (came[1:] == went[:-1]) == (numbers >= WORTH_IT)  # gelu' times delta in its place
 
 
 @pytest.mark.parametrize("activation", ["silu", "gelu", "tanh", "relu", "sigmoid"])

@@ -147,6 +147,7 @@ def passes_of(net: nn.Module) -> Any:
     return [*found, x.grad, [p.grad for p in net.parameters()]]
 
 
+@pytest.mark.usefixtures("deltas")
 @pytest.mark.parametrize("name", NAMES)
 def test_passes(name: str) -> None:
     """Bit-exact."""

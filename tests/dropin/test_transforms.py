@@ -150,6 +150,7 @@ BY_HAND: dict[str, tuple[Callable[[Net, Tensor], Any], float]] = {
 }
 
 
+@pytest.mark.usefixtures("deltas")
 @pytest.mark.parametrize("transform", BY_HAND)
 @pytest.mark.parametrize("name", NAMES)
 def test_by_hand(name: str, transform: str) -> None:
@@ -196,6 +197,7 @@ def test_four_orders(name: str) -> None:
 SMOOTH = [name for name in NAMES if name not in ("relu", "elu", "dropout")]
 
 
+@pytest.mark.usefixtures("deltas")
 @pytest.mark.parametrize("name", SMOOTH)
 def test_gradcheck(name: str) -> None:
     """PyTorch's own tolerances, all its modes, by input and parameters."""

@@ -12,6 +12,7 @@ from torch import Tensor
 from manualbp.maths import activations, backprop
 from manualbp.maths.activations import ACTIVATIONS
 from manualbp.maths.layers import Elementwise, Layer, Linear, Theta
+from tests.dropin.nets import unequal
 
 Chain = tuple[list[Layer], list[Theta]]
 
@@ -96,10 +97,57 @@ def test_an_empty_tape_is_an_error() -> None:
             backprop.backward(output, backprop.steps(built, thetas), list(tape), by)
 
 
+def over_differs(activation: str) -> list[str]:
+    """Where writing over deltas gives other bits, or changes what the caller handed in."""
+    built, thetas = chain(activation)
+    steps, wrong = backprop.steps(built, thetas), []
+    g, other = torch.randn(2, 5, 3, dtype=torch.float64)
+    hidden = torch.randn(5, 4, dtype=torch.float64)
+    for case, delta, injected in (
+        ("output", g, {}), ("output and below", g, {3: hidden}), ("below", None, {3: hidden}),
+        ("output alone injected", None, {5: g}), ("output twice", g, {5: other}),
+    ):  # fmt: skip
+        given = {"delta": delta, **{f"injected {i}": t for i, t in injected.items()}}
+        before = {name: t if t is None else t.clone() for name, t in given.items()}
+        with torch.no_grad():
+            _, tape = backprop.forward(torch.randn(5, 4, dtype=torch.float64), steps)
+            found = [
+                backprop.backward(delta, steps, list(tape), "kernel", over, injected)
+                for over in (True, False)
+            ]
+        for name, t in given.items():
+            if t is not None and not torch.equal(t, before[name]):
+                wrong.append(f"{case}: {name}")
+        written, fresh = ([got.input, *got.thetas] for got in found)
+        if different := unequal(written, fresh):
+            wrong.append(f"{case}: {different}")
+    return wrong
+
+
+@pytest.mark.usefixtures("written_over")
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_only_deltas_of_its_own_are_written_over(activation: str) -> None:
+    """Bit-exact, and what came from outside is as it was."""
+    assert over_differs(activation) == []
+
+
+@pytest.mark.usefixtures("written_over")
+@pytest.mark.parametrize("activation", ["tanh", "gelu"])
+def test_planted_writing_over_what_came_in_is_caught(
+    activation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = Elementwise.backward
+
+    def always(self, delta, needs, tape, grads, by, over):  # type: ignore[no-untyped-def]
+        return right(self, delta, needs, tape, grads, by, True)
+
+    monkeypatch.setattr(Elementwise, "backward", always)
+    wrong = over_differs(activation)
+    assert "output: delta" in wrong and "below: injected 3" in wrong
+
+
 # Faults, each planted into the linear layer's own backward.
-Fault = Callable[
-    [Tensor, Tensor, list[Tensor]], None
-]  # of delta, h and grads = [..., dC/db, dC/dW]
+Fault = Callable[[Tensor, Tensor, list[Tensor]], None]  # delta, h, [..., dC/db, dC/dW]
 
 
 def _missing_bias(delta: Tensor, h: Tensor, grads: list[Tensor]) -> None:

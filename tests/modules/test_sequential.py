@@ -136,30 +136,6 @@ def twins() -> tuple[manualbp.MLP, nn.Sequential, Tensor]:
     return model, autograd_twin(model), torch.randn(4, 5, dtype=torch.float64)
 
 
-def test_other_tensors_fall_back() -> None:
-    class Mine(Tensor):
-        pass
-
-    model, twin, x = twins()
-    assert torch.equal(model(x.as_subclass(Mine)), twin(x.as_subclass(Mine)))
-    assert model.to("meta")(x.to("meta")).shape == (4, 3)
-    complex_model = manualbp.MLP((5, 3)).to(torch.complex64)
-    assert complex_model(x.to(torch.complex64)).dtype is torch.complex64
-
-
-@pytest.mark.parametrize(
-    "x", [torch.randn(4, 6), torch.randn(4, 5).double(), torch.tensor(1.0), [1.0]],
-    ids=["width", "dtype", "scalar", "list"],
-)  # fmt: skip
-def test_bad_input_raises_as_nn_sequential(x: object) -> None:
-    model = manualbp.MLP((5, 8, 3))
-    with pytest.raises(Exception) as theirs:
-        autograd_twin(model)(x)
-    with pytest.raises(type(theirs.value)) as ours:
-        model(x)
-    assert str(ours.value) == str(theirs.value)
-
-
 @pytest.mark.parametrize("shape", [(5,), (4, 5), (3, 4, 5), (2, 3, 4, 5)])
 def test_output_may_be_edited_in_place(shape: tuple[int, ...]) -> None:
     """By an in-place child, or by the user; bit-exact."""
@@ -212,27 +188,6 @@ def test_odd_layouts() -> None:
             assert differing(ours, theirs) == [], (name, strided)
 
 
-def test_inference_tensors() -> None:
-    """Bit-exact, as nn.Sequential runs."""
-    model, twin, x = twins()
-    with torch.inference_mode():
-        frozen = nn.Linear(5, 5, dtype=torch.float64)
-        with torch.enable_grad():
-            assert torch.equal(model(x), twin(x))
-    outputs = [nn.Sequential.forward(kind(frozen, *net), x) for kind, net in
-               ((manualbp.Sequential, model), (nn.Sequential, twin))]  # fmt: skip
-    assert torch.equal(*outputs)
-    assert torch.equal(manualbp.Sequential(frozen, *model)(x), nn.Sequential(frozen, *twin)(x))
-
-
-@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
-def test_nested_tensors() -> None:
-    model, twin, x = twins()
-    rows = torch.nested.nested_tensor([x[:3], x[3:]])
-    for ours, theirs in zip(model(rows).unbind(), twin(rows).unbind(), strict=True):
-        assert torch.equal(ours, theirs)
-
-
 def test_keyword_input() -> None:
     model, twin, x = twins()
     assert is_by_hand(model(input=x)) and torch.equal(model(input=x), twin(input=x))
@@ -254,20 +209,6 @@ def test_wrong_widths(widths: object) -> None:
 def test_wrong_activation() -> None:
     with pytest.raises(ValueError, match="did you mean 'sigmoid'"):
         manualbp.MLP((2, 2), "sigmoidd")
-
-
-class Scaled(nn.Linear):
-    """A subclass computes something else."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x) * 3
-
-
-def test_subclasses_are_called() -> None:
-    torch.manual_seed(0)
-    twin = nn.Sequential(Scaled(5, 8), nn.Tanh(), nn.Linear(8, 3))
-    model, x = hand_twin(twin), torch.randn(4, 5, requires_grad=True)
-    assert differing(gradients(model, x), gradients(twin, x)) == []
 
 
 class Recording(torch.overrides.TorchFunctionMode):
