@@ -154,8 +154,8 @@ def backward(
             del tape[-layer.keeps :]
             grads += [None] * len(theta)
             continue
-        delta = layer.backward(delta, needs, tape, grads, by, over and ours)
-        ours = True
+        below = layer.backward(delta, needs, tape, grads, by, over and ours)
+        ours, delta = ours or below is not delta, below  # the identity returns delta itself
     missing = len(steps) - len(deltas)
     return Gradients(delta, grads, [*[None] * missing, *reversed(deltas)] if deltas else deltas)
 

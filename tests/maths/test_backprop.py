@@ -196,3 +196,17 @@ def test_planted_derivative_at_a_is_caught(
 def test_planted_wrong_formula_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(activations.Tanh, "derivative", lambda self, a: 1 - a)
     assert worst_error(*chain("tanh"), "formula") > 1e-3
+
+
+def test_an_identity_on_top_leaves_the_callers_delta() -> None:
+    """It returns delta itself, which the layer below must not write over."""
+    f = [Elementwise(ACTIVATIONS[name]) for name in ("tanh", "identity")]
+    steps, x = backprop.steps(f, [(), ()]), torch.randn(128, 64)
+    output, tape = backprop.forward(x, steps)
+    cotangent = torch.randn_like(output)
+    before = cotangent.clone()
+    got = backprop.backward(cotangent, steps, tape, over=True)
+    assert torch.equal(cotangent, before)
+    assert got.input is not None and torch.equal(
+        got.input, f[0].activation.backward(before, output)
+    )
