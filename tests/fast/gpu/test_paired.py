@@ -18,7 +18,7 @@ from manualbp.fast import small, tiles
 from manualbp.fast.gpu import kernels
 from manualbp.fast.gpu.pairs import PairedLinear
 from manualbp.modules import stretch
-from tests.dropin.nets import Skip, unequal
+from tests.dropin.nets import Skip, Unknown, unequal
 from tests.helpers import differing, gradients
 
 CHILDREN: dict[str, Callable[[], list[nn.Module]]] = {
@@ -29,7 +29,7 @@ CHILDREN: dict[str, Callable[[], list[nn.Module]]] = {
                       nn.Linear(9, 6), nn.Softplus()],
     "batch": lambda: [nn.Linear(6, 9), nn.BatchNorm1d(9), nn.Tanh(), nn.Linear(9, 6)],
     "dropout": lambda: [nn.Linear(6, 9), nn.Tanh(), nn.Dropout(0.5), nn.Linear(9, 6)],
-    "unknown": lambda: [nn.Linear(6, 9), nn.ELU(), nn.Linear(9, 9), nn.Mish(), nn.Linear(9, 6),
+    "unknown": lambda: [nn.Linear(6, 9), nn.ELU(), nn.Linear(9, 9), Unknown(), nn.Linear(9, 6),
                         nn.ReLU(), nn.Linear(6, 6, bias=False)],
     "skip": lambda: [nn.Linear(6, 9), nn.Tanh(), nn.Linear(9, 6), nn.Sigmoid()],
 }  # fmt: skip
