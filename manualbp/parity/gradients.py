@@ -23,13 +23,14 @@ from manualbp.parity.arms.borrowed import borrowed
 from manualbp.parity.arms.calls import Call, Loss
 from manualbp.parity.arms.parameters import check_parameters
 from manualbp.parity.arms.runs import RUN_KINDS
-from manualbp.parity.arms.subject import subject
+from manualbp.parity.arms.subject import move, subject
 from manualbp.parity.diagnosis.diagnose import diagnose
 from manualbp.parity.diagnosis.gather import gather
 from manualbp.parity.judge.comparison import Comparison
 from manualbp.parity.judge.power import measure_power
+from manualbp.parity.judge.situations import judge_situations
 from manualbp.parity.judge.yardstick import Twins
-from manualbp.parity.record import Check, Finding, GradientReport
+from manualbp.parity.record import DIFFER, Check, Finding, GradientReport, Situation
 from manualbp.parity.reports.page import explain
 from manualbp.parity.repro import save_repro
 from manualbp.parity.versions import versions
@@ -50,6 +51,7 @@ def compare_gradients(
     also: Collection[str] = (),
     exact: bool = False,
     power: bool = True,
+    situations: bool = True,
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
     repro: str | os.PathLike[str] | None = None,
@@ -77,6 +79,7 @@ def compare_gradients(
         exact: ask for the reference's bits.
         power: plant standard faults into the candidate's gradients and refuse to agree where one
             of them is not seen.
+        situations: run the candidate in the situations of judge/situations.py as well.
         dtype: of both modules and the inputs, for the comparison.
         device: of both modules and the inputs, for the comparison.
         repro: a file to write first, which ``python -m manualbp.parity replay FILE`` runs again.
@@ -98,13 +101,13 @@ def compare_gradients(
         settings = dict(
             loss=loss, target=target, candidate_loss=candidate_loss, parameters=parameters,
             oracle=oracle, cotangent=cotangent, seeds=seeds, also=also, exact=exact, power=power,
-            dtype=dtype, device=device,
+            situations=situations, dtype=dtype, device=device,
         )  # fmt: skip
         save_repro(repro, candidate, reference, inputs, settings)
     modules = [arm for arm in (candidate, reference) if isinstance(arm, nn.Module)]
     with borrowed(*modules):
         for module in modules:
-            module.to(device=device, dtype=dtype)
+            move(module, dtype, device)
         twins = Twins.of(theirs)
         comparisons = [
             Comparison(
@@ -116,10 +119,12 @@ def compare_gradients(
         checks = tuple(Check(c.kind, c.call.seed, c.with_oracle(oracle or {})) for c in comparisons)
         ran = bool(comparisons[0].ours.tensors)  # else there is nothing to plant faults into
         measured = measure_power(comparisons[0]) if power and ran else None
-        findings = _findings(comparisons)
+        first = comparisons[0]
+        others = judge_situations(first) if situations and first.agrees else ()
+        findings = (*_findings(comparisons), *(_finding(s) for s in others if s.verdict == DIFFER))
     return GradientReport(
         ours.name, theirs.name, checks, measured, findings, _setup(comparisons, exact),
-        None if repro is None else os.fspath(repro),
+        None if repro is None else os.fspath(repro), others,
     )  # fmt: skip
 
 
@@ -151,6 +156,13 @@ def _findings(comparisons: Sequence[Comparison]) -> tuple[Finding, ...]:
         if comparison.kind == "backward" and not comparison.agrees:
             return diagnose(gather(comparison))
     return ()
+
+
+def _finding(situation: Situation) -> Finding:
+    return Finding(
+        situation.tensor or situation.name, situation.name, situation.words, None,
+        situation.next_step,
+    )  # fmt: skip
 
 
 def _setup(comparisons: Sequence[Comparison], exact: bool) -> dict[str, str]:

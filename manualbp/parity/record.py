@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-AGREE, DIFFER, NO_POWER = "agree", "DIFFER", "NO POWER"
+AGREE, DIFFER, NO_POWER, NOT_JUDGED = "agree", "DIFFER", "NO POWER", "NOT JUDGED"
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class TensorReport:
     Numbers are NaN and ``ulp`` is None where they have no meaning (missing tensor, other shape).
     ``oracle_difference`` is the distance of an independent oracle from the float64 run, relative
     to the size of the sums; None where no oracle was given. ``differing`` elements lie beyond
-    their own limit.
+    their own limit. ``unjudged``: it does not differ, but cannot be judged either.
     """
 
     name: str
@@ -49,6 +49,12 @@ class TensorReport:
     oracle_difference: float | None = None
     differing: int = 0
     worst: WorstElement | None = None
+    unjudged: bool = False
+
+    @property
+    def verdict(self) -> str:
+        """``agree``, ``DIFFER`` or ``NOT JUDGED``."""
+        return AGREE if self.agrees else NOT_JUDGED if self.unjudged else DIFFER
 
     @property
     def share(self) -> float:
@@ -63,6 +69,20 @@ class Check:
     kind: str
     seed: int
     tensors: tuple[TensorReport, ...]
+
+
+@dataclass(frozen=True)
+class Situation:
+    """How the candidate does where it is called in another way; ``words`` unless it agrees.
+
+    ``NOT JUDGED`` where the reference changes in this situation as well, or raises.
+    """
+
+    name: str
+    verdict: str
+    words: str = ""
+    tensor: str = ""
+    next_step: str = ""
 
 
 @dataclass(frozen=True)
@@ -126,6 +146,7 @@ class GradientReport:
     findings: tuple[Finding, ...] = ()
     setup: dict[str, str] = field(default_factory=dict)
     repro: str | None = None
+    situations: tuple[Situation, ...] = ()
 
     @property
     def tensors(self) -> tuple[TensorReport, ...]:
@@ -139,14 +160,26 @@ class GradientReport:
 
     @property
     def differing(self) -> tuple[TensorReport, ...]:
-        """The tensors that do not agree."""
-        return tuple(tensor for tensor in self.tensors if not tensor.agrees)
+        """The tensors that differ."""
+        return tuple(tensor for tensor in self.tensors if tensor.verdict == DIFFER)
+
+    @property
+    def unjudged(self) -> tuple[TensorReport, ...]:
+        """The tensors that cannot be judged."""
+        return tuple(tensor for tensor in self.tensors if tensor.verdict == NOT_JUDGED)
+
+    @property
+    def failed(self) -> tuple[Situation, ...]:
+        """The situations in which the candidate differs."""
+        return tuple(s for s in self.situations if s.verdict == DIFFER)
 
     @property
     def verdict(self) -> str:
-        """``agree``, ``DIFFER``, or ``NO POWER``: nothing differs, but a fault would not show."""
-        if self.differing:
+        """``agree``, ``DIFFER``, ``NOT JUDGED``, or ``NO POWER``: a fault would not show."""
+        if self.differing or self.failed:
             return DIFFER
+        if self.unjudged:
+            return NOT_JUDGED
         weak = not self.tensors or (self.power and self.power.missing)
         return NO_POWER if weak else AGREE
 
@@ -173,5 +206,6 @@ def over(error: float, allowed: float) -> float:
     return math.inf if error > 0 else error  # 0 of 0 is nothing; NaN stays NaN
 
 
-def _badness(tensor: TensorReport) -> tuple[bool, bool, float]:
-    return (not tensor.agrees, not tensor.bit_identical, tensor.share)
+def _badness(tensor: TensorReport) -> tuple[int, bool, float]:
+    place = (AGREE, NOT_JUDGED, DIFFER).index(tensor.verdict)
+    return (place, not tensor.bit_identical, tensor.share)

@@ -11,7 +11,15 @@ import statistics
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from manualbp.parity.record import AGREE, DIFFER, NO_POWER, Finding, GradientReport, PowerReport
+from manualbp.parity.record import (
+    AGREE,
+    DIFFER,
+    NO_POWER,
+    NOT_JUDGED,
+    Finding,
+    GradientReport,
+    PowerReport,
+)
 
 # Points that a curve stores at most, however many steps a training has.
 CURVE_POINTS = 512
@@ -78,7 +86,8 @@ class Trajectory:
 
     ``histograms`` by tag, of the last step: ``gradients/candidate/T``, ``gradients/reference/T``,
     ``differences/T``. ``outside`` is the first step outside the envelope, ``forced`` the first
-    wrong gradient at the reference's state. ``broken`` says why it could not be judged.
+    wrong gradient at the reference's state. ``broken`` says why it could not be judged; with
+    ``lowered`` because the reference rounds to another dtype inside, so that nothing is lost by it.
     """
 
     optimizer: str
@@ -91,6 +100,7 @@ class Trajectory:
     forced: First | None = None
     bit_identical: bool = True
     broken: str = ""
+    lowered: bool = False
     power: PowerReport | None = None
     findings: tuple[Finding, ...] = ()
     histograms: dict[str, Histogram] = field(default_factory=dict)
@@ -103,8 +113,10 @@ class Trajectory:
     @property
     def verdict(self) -> str:
         """As of a GradientReport."""
-        if self.outside or self.forced or self.broken:
+        if self.outside or self.forced:
             return DIFFER
+        if self.broken:
+            return NOT_JUDGED
         return NO_POWER if not self.steps or (self.power and self.power.missing) else AGREE
 
     def draw(self, tag: str, step: int, value: float) -> None:
@@ -124,10 +136,12 @@ class TrainingReport:
 
     @property
     def verdict(self) -> str:
-        """``DIFFER`` if one training does, ``NO POWER`` if one has none, else ``agree``."""
-        verdicts = {run.verdict for run in self.runs}
-        if DIFFER in verdicts:
-            return DIFFER
+        """The worst of the trainings; a float64 that is none does not count beside others."""
+        counted = [run for run in self.runs if not run.lowered] or self.runs
+        verdicts = {run.verdict for run in counted}
+        for worst in (DIFFER, NOT_JUDGED):
+            if worst in verdicts:
+                return worst
         return AGREE if verdicts == {AGREE} and not self.interrupted else NO_POWER
 
     @property

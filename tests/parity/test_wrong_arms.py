@@ -137,7 +137,7 @@ def test_a_module_that_edits_its_parameter() -> None:
     class Editing(nn.Linear):
         def forward(self, x: Tensor) -> Tensor:
             with torch.no_grad():
-                self.weight.mul_(1)
+                self.weight.mul_(1.5)
             return super().forward(x)
 
     reference, candidate = nn.Linear(3, 2), Editing(3, 2)

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from manualbp.parity.arms.layouts import copy_as_laid
+
 Loss = Callable[..., Tensor]
 L = TypeVar("L", bound=Loss | None)
 
@@ -68,6 +70,10 @@ class Call:
         args, kwargs, target = moved((self.args, self.kwargs, self.target), dtype, device)
         return replace(self, args=args, kwargs=kwargs, target=target)
 
+    def without_loss(self) -> Call:
+        """The same, where backward starts at the outputs."""
+        return replace(self, loss=None, target=None)
+
     def loss_of(self, output: Any) -> Any:
         """``loss(output)``, or ``loss(output, target)`` where there is a target."""
         assert self.loss is not None
@@ -107,7 +113,7 @@ class Directions:
         if found.shape != like.shape:
             raise WrongShape(name, tuple(like.shape), tuple(found.shape))
         # A copy: a backward may write over its grad_output.
-        return found.to(like.device, like.dtype, copy=True)
+        return copy_as_laid(found, lambda x: x.to(like.device, like.dtype, copy=True))
 
 
 def seed_all(seed: int) -> None:
@@ -143,7 +149,10 @@ def moved(
     def move(leaf: Any) -> Any:
         if not isinstance(leaf, Tensor):
             return leaf
-        return leaf.to(device, dtype if leaf.is_floating_point() else None)
+        wanted = dtype if leaf.is_floating_point() else None
+        if wanted in (None, leaf.dtype) and (device is None or leaf.device == torch.device(device)):
+            return leaf
+        return copy_as_laid(leaf, lambda x: x.to(device, wanted))
 
     return pytree.tree_map(move, tree)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from manualbp.parity.arms.calls import Call, named, refuse_complex, seed_all
+from manualbp.parity.arms.layouts import clone_as_laid, copy_as_laid
 from manualbp.parity.arms.subject import AFTER, COMPILED, Subject
 from manualbp.parity.bits import bit_identical
 
@@ -23,24 +24,36 @@ LOSS = "loss"  # its name among the tensors
 class Forward(NamedTuple):
     """What a forward has made, by name."""
 
-    tensors: dict[str, Tensor]  # outputs and loss, without their graph
+    tensors: dict[str, Tensor]  # copies of outputs and loss, without their graph
+    live: dict[str, Tensor]  # outputs and loss themselves
     structure: str  # what the output looks like, its tensors left out
     leaves: dict[str, Tensor]  # the inputs that get a gradient
     given: dict[str, Tensor]  # their clones, which the arm was called with
     roots: dict[str, Tensor]  # where the backward starts: the loss, or every output
 
 
-def forward(s: Subject, call: Call, hook: Hook | None = None) -> Forward:
+def forward(
+    s: Subject,
+    call: Call,
+    hook: Hook | None = None,
+    *,
+    frozen: Collection[str] = (),
+    leaves: Mapping[str, Tensor] | None = None,
+) -> Forward:
     """Call an arm. ``hook`` will see the gradient of every output.
+
+    Inputs that are ``frozen`` want no gradient. ``leaves`` are those of a call before, so that
+    gradients add up in them.
 
     Raises:
         TypeError: the loss is no tensor, or there is no tensor in the output.
     """
     seed_all(call.seed)  # every arm sees the same dropout; inside fork_rng
-    leaves = {n: _leaf(x) for n, x in call.leaves.items()}
+    if leaves is None:
+        leaves = {n: _leaf(x, n not in frozen) for n, x in call.leaves.items()}
     with torch.enable_grad():
         # Clones: an arm may begin in place, as nn.ReLU(inplace=True) does, which no leaf allows.
-        given = {n: x.clone() for n, x in leaves.items()}
+        given = {n: clone_as_laid(x) for n, x in leaves.items()}
         own = call.with_leaves(given)
         with warnings.catch_warnings():  # torch.compile reads .grad of its inputs, here of clones
             warnings.filterwarnings(
@@ -50,11 +63,17 @@ def forward(s: Subject, call: Call, hook: Hook | None = None) -> Forward:
         outputs = _outputs(output)
         if hook is not None:
             for value in outputs.values():
-                if value.requires_grad:
-                    value.register_hook(hook)  # type: ignore[no-untyped-call]
+                on_gradient(value, hook)
         roots = outputs if call.loss is None else {LOSS: _loss(call, output)}
-    found = {name: value.detach() for name, value in (outputs | roots).items()}
-    return Forward(found, _structure(output), leaves, given, roots)
+    live = outputs | roots
+    found = {name: value.detach().clone() for name, value in live.items()}
+    return Forward(found, live, _structure(output), dict(leaves), given, roots)
+
+
+def on_gradient(value: Tensor, hook: Hook) -> None:
+    """Have ``hook`` change the gradient of a tensor; there is none where nothing reads it."""
+    if value.requires_grad:
+        value.register_hook(lambda g: None if g is None else hook(g))  # type: ignore[no-untyped-call]
 
 
 def as_function(s: Subject, call: Call, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -137,5 +156,5 @@ class _Shown(str):
         return str(self)
 
 
-def _leaf(values: Tensor) -> Tensor:
-    return values.detach().clone().requires_grad_(values.is_floating_point())
+def _leaf(values: Tensor, trained: bool) -> Tensor:
+    return copy_as_laid(values).requires_grad_(trained and values.is_floating_point())

@@ -9,11 +9,19 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from manualbp.parity.arms.layouts import copy_as_laid, laid_as, overlaps
+
 
 def nudged(values: Tensor, eps: float, generator: torch.Generator) -> Tensor:
-    """Every number off by a random relative error of at most eps."""
-    noise = torch.rand(values.shape, generator=generator, dtype=torch.float64) * 2 - 1
-    return (values * (1 + eps * noise.to(values.device))).to(values.dtype)
+    """Every number off by a random relative error of at most eps, laid out as it was."""
+
+    def off(numbers: Tensor) -> Tensor:
+        noise = torch.rand(numbers.shape, generator=generator, dtype=torch.float64) * 2 - 1
+        return (numbers * (1 + eps * noise.to(values.device))).to(values.dtype)
+
+    # Numbers that share memory move together. Else they are drawn in the order of their indices,
+    # so that both twins get the same ones, however their tensors lie in memory.
+    return copy_as_laid(values, off) if overlaps(values) else laid_as(values, off(values))
 
 
 class Nudge:
@@ -31,6 +39,28 @@ class Nudge:
         """Every number moved to a neighbour, above or below."""
         sign = torch.randint(0, 2, values.shape, generator=self._generator).double() * 2 - 1
         return (values * (1 + self.eps * sign.to(values.device))).to(values.dtype)
+
+
+class Lowered(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Inside, ``dtype`` becomes the coarsest dtype that float64 numbers were rounded to."""
+
+    dtype: torch.dtype | None = None
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        found = func(*args, **(kwargs or {}))
+        if any(_is_double(value) for value in pytree.arg_tree_leaves(*args, **(kwargs or {}))):
+            for value in pytree.tree_leaves(found):
+                if isinstance(value, Tensor) and value.is_floating_point():
+                    known = torch.float64 if self.dtype is None else self.dtype
+                    if torch.finfo(value.dtype).eps > torch.finfo(known).eps:
+                        self.dtype = value.dtype
+        return found
+
+
+def _is_double(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.dtype is torch.float64
 
 
 class Rounded(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -44,20 +44,21 @@ def backward(s: Subject, call: Call, directions: Directions, hook: Hook | None =
     Raises:
         TypeError: the loss is no tensor, or there is no tensor in the output.
     """
-    versions = {name: parameter._version for name, parameter in s.parameters.items()}
+    parameters = {n: p.detach().clone() for n, p in s.parameters.items()}
     with buffers_restored(s) as changed:
         made = forward(s, call, hook)
-        cotangents = _cotangents(made.roots, directions)
-        gradients = _gradients(made.roots, cotangents, _wanted(s, made.leaves))
+        cotangents = cotangents_of(made.roots, directions)
+        gradients = gradients_of(made.roots, cotangents, wanted_of(s, made.leaves))
         buffers = changed()
-    edited = [n for n, value in made.given.items() if not bit_identical(value, call.leaves[n])]
-    edited += [name for name, p in s.parameters.items() if p._version != versions[name]]
-    untouched = _cotangents(made.roots, directions)
+    # By their contents: a kernel writes without telling PyTorch.
+    expected = call.leaves | parameters | made.tensors
+    held = made.given | s.parameters | made.live
+    edited = [n for n, value in held.items() if not bit_identical(value, expected[n])]
+    untouched = cotangents_of(made.roots, directions)
     edited += [f"the gradient of {n}" for n, g in cotangents.items()
                if not bit_identical(g, untouched[n])]  # fmt: skip
     sparse = [n for n, g in gradients.items() if g is not None and g.layout != torch.strided]
-    gradients |= {name: gradients[name].to_dense() for name in sparse}  # type: ignore[union-attr]
-    found: Tensors = {**made.tensors, **gradients, **buffers}
+    found: Tensors = {**made.tensors, **own_copies(gradients), **buffers}
     return ArmRun(found, made.structure, tuple(edited), tuple(sparse))
 
 
@@ -67,11 +68,11 @@ def second_order(
     """Gradients of sum_i <u_i, dC/dw_i>; None where the first gradient does not depend on it."""
     with buffers_restored(s):
         made = forward(s, call, hook)
-        wanted = _wanted(s, made.leaves)
-        cotangents = _cotangents(made.roots, directions)
-        first = _gradients(made.roots, cotangents, wanted, create_graph=True)
+        wanted = wanted_of(s, made.leaves)
+        cotangents = cotangents_of(made.roots, directions)
+        first = gradients_of(made.roots, cotangents, wanted, create_graph=True)
         again = {f"{n} u": g for n, g in first.items() if g is not None and g.requires_grad}
-        second = _gradients(again, _cotangents(again, directions), wanted)
+        second = gradients_of(again, cotangents_of(again, directions), wanted)
     return ArmRun({f"second_order {name}": g for name, g in second.items()}, made.structure)
 
 
@@ -120,18 +121,23 @@ RUN_KINDS: dict[str, Callable[..., ArmRun]] = {
 }
 
 
-def _cotangents(roots: Mapping[str, Tensor], directions: Directions) -> dict[str, Tensor]:
+def cotangents_of(roots: Mapping[str, Tensor], directions: Directions) -> dict[str, Tensor]:
+    """A cotangent for each floating-point root, by its name."""
     floating = {name: root for name, root in roots.items() if root.is_floating_point()}
     return {name: directions.of(name, root.detach()) for name, root in floating.items()}
 
 
-def _gradients(
+def gradients_of(
     roots: Mapping[str, Tensor],
     cotangents: Mapping[str, Tensor],
     wanted: Mapping[str, Tensor],
     create_graph: bool = False,
+    keep: bool = False,
 ) -> Tensors:
-    """d sum_i <cotangent_i, root_i> by name; None for what does not exist."""
+    """d sum_i <cotangent_i, root_i> by name; None for what does not exist.
+
+    With ``keep`` the graph can be gone through again.
+    """
     live = [name for name in cotangents if roots[name].requires_grad]
     if not live or not wanted:  # an output cut off from its graph: no gradient at all
         return dict.fromkeys(wanted)
@@ -141,6 +147,7 @@ def _gradients(
         [cotangents[name] for name in live],
         allow_unused=True,
         create_graph=create_graph,
+        retain_graph=create_graph or keep,
     )
     return dict(zip(wanted, gradients, strict=True))
 
@@ -151,5 +158,12 @@ def _differentiable(s: Subject, leaves: Mapping[str, Tensor]) -> dict[str, Tenso
     return found | {n: p for n, p in s.parameters.items() if p.requires_grad}
 
 
-def _wanted(s: Subject, leaves: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {f"{name}.grad": x for name, x in _differentiable(s, leaves).items()}
+def own_copies(gradients: Tensors) -> Tensors:
+    """Dense copies: an arm may hand out memory that its next call writes over."""
+    return {n: None if g is None else g.to_dense().clone() for n, g in gradients.items()}
+
+
+def wanted_of(s: Subject, leaves: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What a gradient is asked for, by the gradient's name."""
+    found = _differentiable(s, leaves)
+    return {f"{name}.grad": x for name, x in found.items() if x.requires_grad}

@@ -5,10 +5,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from manualbp.parity.arms.layouts import copy_as_laid, laid_as
 
 COMPILED = "_orig_mod."  # what torch.compile puts into the names of a module's parameters
 AFTER = " (after)"  # ends the name of a buffer as a run has left it
@@ -48,8 +51,10 @@ class Subject:
                 f"expected a reference that can be copied, got {self.name}: {error}; pass the "
                 "plain module, not one that is wrapped, compiled or inside a graph"
             ) from error
-        names = {own: name for name, own in self.own.items()}
-        return subject(module if dtype is None else module.to(dtype), names)
+        for new, old in zip(module.parameters(), self.module.parameters(), strict=True):
+            new.data = laid_as(old.detach(), new.detach())  # a deepcopy is dense
+        move(module, dtype)
+        return subject(module, {own: name for name, own in self.own.items()})
 
     def load(self, other: Subject) -> None:
         """Take over the numbers of ``other``'s parameters and buffers, in this one's dtype."""
@@ -61,6 +66,18 @@ class Subject:
             for mine, theirs in zip(self.module.buffers(), other.module.buffers(), strict=True):
                 mine.copy_(theirs)
         self.module.train(other.module.training)
+
+
+def move(
+    module: nn.Module, dtype: torch.dtype | None = None, device: torch.device | str | None = None
+) -> None:
+    """``module.to``; the parameters keep their layouts."""
+    before = [p.data for p in module.parameters()]
+    module.to(device=device, dtype=dtype)
+    for p, old in zip(module.parameters(), before, strict=True):
+        if p.stride() != old.stride():
+            laid = copy_as_laid(old, partial(Tensor.to, device=p.device, dtype=p.dtype))
+            p.data = laid_as(laid, p.data)
 
 
 def subject(arm: Any, names: Mapping[str, str] | None = None) -> Subject:

@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from manualbp.parity.arms.calls import Call, seed_all
-from manualbp.parity.arms.forward import LOSS, Tensors
+from manualbp.parity.arms.forward import LOSS, Tensors, on_gradient
+from manualbp.parity.arms.layouts import copy_as_laid
 from manualbp.parity.arms.optimizers import MakeOptimizer
 from manualbp.parity.arms.rounding import Nudge
 from manualbp.parity.arms.subject import COMPILED, Subject
@@ -69,7 +70,7 @@ class Trainee:
             TypeError: the loss is not one number with a floating-point dtype.
         """
         if nudge is None:
-            return self._gradients(call, {n: x.clone() for n, x in call.leaves.items()})
+            return self._gradients(call, {n: copy_as_laid(x) for n, x in call.leaves.items()})
         before = [p.detach().clone() for p in self.parameters.values()]
         with torch.no_grad():
             for parameter in self.parameters.values():
@@ -157,8 +158,7 @@ class Trainee:
             return value
         exact = value.detach()
         moved = value + (nudge(exact) - exact)
-        if moved.requires_grad:
-            moved.register_hook(nudge)  # type: ignore[no-untyped-call]
+        on_gradient(moved, nudge)
         return moved
 
 

@@ -14,7 +14,8 @@ from manualbp.parity.cli.options import UsageError
 
 PROGRAM = "python -m manualbp.parity"
 EXIT_CODES = """\
-exit codes: 0 they agree; 1 they differ, or NO POWER: nothing differs, but a fault would not show;
+exit codes: 0 they agree; 1 they differ, or NO POWER: nothing differs, but a fault would not show,
+            or NOT JUDGED: the reference cannot judge;
             2 bad usage, or something that cannot be run; 130 interrupted
 """
 SPECS = """\
@@ -38,7 +39,7 @@ LOSSES = {
 }  # fmt: skip
 OPTIMIZERS, STEPS = ("sgd", "adam"), 100
 # Options that only one of the two comparisons has.
-OF_GRADIENTS = ("target", "also", "no_power", "repro")
+OF_GRADIENTS = ("target", "also", "no_power", "no_situations", "repro")
 OF_TRAINING = ("steps", "optimizers", "checkpoint")
 
 
@@ -88,6 +89,8 @@ def _parser() -> argparse.ArgumentParser:
                            help="second_order, forward_mode, vmap")  # fmt: skip
     gradients.add_argument("--no-power", action="store_true",
                            help="agree although a fault might not show")  # fmt: skip
+    gradients.add_argument("--no-situations", action="store_true",
+                           help="one forward and one backward, nothing else")  # fmt: skip
     gradients.add_argument("--repro", type=options.new_file("--repro"), metavar="FILE",
                            help="the comparison in a file, which replay runs again")  # fmt: skip
     training = parser.add_argument_group("training")

@@ -102,7 +102,8 @@ def _gradients(args: argparse.Namespace, candidate: Any, reference: Any, seed: i
     settings = _given(
         loss=_loss(args.loss, seed), parameters=args.parameters, seeds=args.seeds,
         target=load_value(args.target, seed) if args.target else None, also=args.also,
-        exact=args.exact, power=not args.no_power, dtype=args.dtype, device=args.device,
+        exact=args.exact, power=not args.no_power, situations=not args.no_situations,
+        dtype=args.dtype, device=args.device,
     )  # fmt: skip
     if args.repro:
         specs = args.candidate, args.reference

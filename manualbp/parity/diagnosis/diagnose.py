@@ -16,7 +16,7 @@ from manualbp.parity.diagnosis.blame import blame
 from manualbp.parity.diagnosis.evidence import Evidence, Pattern, Suspect
 from manualbp.parity.diagnosis.kinds import RECOGNIZERS
 from manualbp.parity.diagnosis.wording import title
-from manualbp.parity.record import Finding, TensorReport
+from manualbp.parity.record import DIFFER, Finding, TensorReport
 
 FORWARD_FIRST = "make the forward agree first; then compare again"
 # How a verdict without numbers begins, the kind of wrong that is, and what to do.
@@ -26,22 +26,27 @@ VERDICTS = (
     ("written over", "written over", "clone before writing in place"),
     ("missing in the reference", "extra", "freeze that parameter, or map its name to the "
      "reference's with parameters="),
-    ("the reference itself", "reference", "compare in float64, or with a reference that is "
-     "deterministic"),
     ("the oracle is", "oracle", "one of the two is wrong: the oracle, or the reference itself"),
 )  # fmt: skip
 
 
+NOT_FINITE = "choose inputs at which the reference is finite"
+NO_JUDGE = "take a reference that is deterministic and keeps the dtype of its inputs"
+
+
 def diagnose(evidence: Evidence) -> tuple[Finding, ...]:
-    """One Finding for every tensor that differs, in backward order."""
+    """One Finding for every tensor that differs, in backward order; then what is not judged."""
     place = {name: i for i, name in enumerate(evidence.order)}
-    differing = [report for report in evidence.reports if not report.agrees]
+    differing = [report for report in evidence.reports if report.verdict == DIFFER]
     differing.sort(key=lambda r: place.get(r.name, -1 if not r.name.endswith(".grad") else 1 << 30))
     patterns = {report.name: recognize(report, evidence) for report in differing}
     forward = [name for name in patterns if name == LOSS or name.startswith("output")]
-    if forward:
-        return tuple(_after_forward(name, patterns[name], name in forward) for name in patterns)
-    return tuple(_finding(name, patterns, evidence) for name in patterns)
+    found = [
+        _after_forward(name, patterns[name], name in forward)
+        if forward else _finding(name, patterns, evidence)
+        for name in patterns
+    ]  # fmt: skip
+    return (*found, *(_not_judged(report) for report in evidence.reports if report.unjudged))
 
 
 def recognize(report: TensorReport, evidence: Evidence) -> Pattern:
@@ -53,6 +58,11 @@ def recognize(report: TensorReport, evidence: Evidence) -> Pattern:
     if suspect is None:
         return Pattern("unknown", report.reason, f"look at {report.name} in both arms")
     return next(pattern for ask in RECOGNIZERS if (pattern := ask(suspect)))
+
+
+def _not_judged(report: TensorReport) -> Finding:
+    step = NOT_FINITE if "NaN or infinite" in report.reason else NO_JUDGE
+    return Finding(report.name, "not judged", report.reason, None, step)
 
 
 def _after_forward(name: str, pattern: Pattern, forward: bool) -> Finding:

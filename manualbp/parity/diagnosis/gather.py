@@ -70,7 +70,9 @@ def _watched(
                 return
             seen[name] = to_double(output), None
 
-            def arrives(gradient: Tensor) -> None:
+            def arrives(gradient: Tensor | None) -> None:
+                if gradient is None:  # nothing reads this output
+                    return
                 seen[name] = seen[name][0], to_double(gradient)
 
             output.register_hook(arrives)  # type: ignore[no-untyped-call]

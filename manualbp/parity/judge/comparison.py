@@ -82,6 +82,11 @@ class Comparison:
         """The verdict on another value of one of the candidate's tensors."""
         return self.yardstick.judge(name, candidate, self.theirs.tensors.get(name), self.exact)
 
+    def candidate_tensors(self, call: Call, directions: Directions) -> Tensors:
+        """The candidate's plain run for another call and other directions."""
+        own = call if call.loss is None else replace(call, loss=self.candidate_call.loss)
+        return RUN_KINDS[self.kind](self.candidate, own, directions).tensors
+
     def rerun_candidate(
         self,
         call: Call | None = None,

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from manualbp.parity.arms.forward import Tensors, only_rows
+from manualbp.parity.arms.layouts import laid_as
 from manualbp.parity.arms.rounding import nudged
 from manualbp.parity.bits import rms, to_double
 from manualbp.parity.judge.comparison import Comparison
@@ -151,7 +152,7 @@ def _of_another_row(x: Tensor) -> Tensor:
 def _for_inputs(comparison: Comparison, other: Callable[[Tensor], Tensor]) -> Tensors:
     """The candidate's gradients for other inputs, everything else the same."""
     call = comparison.call
-    leaves = {n: other(x) for n, x in call.leaves.items() if x.is_floating_point()}
+    leaves = {n: laid_as(x, other(x)) for n, x in call.leaves.items() if x.is_floating_point()}
     return comparison.rerun_candidate(call.with_leaves(leaves))
 
 

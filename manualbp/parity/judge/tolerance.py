@@ -12,9 +12,10 @@ eps of the working dtype
 
 The yardstick is the reference's own distance from float64. No tolerance is set by hand, and the
 rule has no scale: multiply a gradient by 1e-9 and the verdict stays the same. A missing tensor,
-another shape or dtype, and NaN are decided before any number is compared. An infinity agrees where
-all three runs have the same one. A gradient of 0 has s = 0: then only 0 agrees, or what is below
-the smallest normal number, since denormals are rounded to their own step.
+another shape or dtype are decided before any number is compared. An infinity agrees where all
+three runs have the same one. Where the reference itself is NaN or infinite, or far from its float64
+run, a candidate that is like it cannot be judged. A gradient of 0 has s = 0: then only 0 agrees, or
+what is below the smallest normal number, since denormals are rounded to their own step.
 """
 
 from __future__ import annotations
@@ -61,13 +62,15 @@ def compare_tensors(
     sums: Tensor | None = None,
     noise: Tensor | None = None,
     exact: bool = False,
+    lowered: torch.dtype | None = None,
 ) -> TensorReport:
     """Hold ``candidate`` against ``reference``, both judged by their distance to ``oracle``.
 
     ``sums`` and ``noise`` are s and e above, float64 and of the oracle's shape. Without them one
     size, the rms, stands for the whole tensor: right for the large elements, but blind to a fault
     in elements far smaller. ``exact`` asks for the reference's bits. Tensors that are not
-    floating point must always be equal.
+    floating point must always be equal. ``lowered`` is the dtype that the oracle went through, if
+    it is no float64 throughout: what is finer than that dtype cannot be judged.
 
     Raises:
         ValueError: the oracle is missing or of another shape than the reference.
@@ -85,43 +88,52 @@ def compare_tensors(
     if not dtype.is_floating_point:
         same_bits = bit_identical(candidate, reference)
         return _unlike(name, reference, "" if same_bits else _unequal(candidate, reference))
-    return _compare_numbers(name, candidate, reference, to_double(oracle), sums, noise, exact)
+    return _compare_numbers(
+        name, candidate, reference, to_double(oracle), sums, noise, exact, lowered
+    )
 
 
 def _compare_numbers(
     name: str, candidate: Tensor, reference: Tensor, o: Tensor,
-    sums: Tensor | None, noise: Tensor | None, exact: bool,
+    sums: Tensor | None, noise: Tensor | None, exact: bool, lowered: torch.dtype | None,
 ) -> TensorReport:  # fmt: skip
     """The rule for two tensors of one shape and dtype."""
     c, r = to_double(candidate), to_double(reference)
     same_bits, info = bit_identical(candidate, reference), torch.finfo(reference.dtype)
+    eps = info.eps if lowered is None else max(info.eps, torch.finfo(lowered).eps)
     ulp = int(ulp_distance(candidate, reference).max()) if c.numel() else 0
     alike = c.isinf() & (c == r) & (r == o)  # minus infinity where a mask says so, in all three
-    broken = _not_finite({"candidate": c, "reference": r, "float64 run": o}, alike)
-    if broken:
+    broken = (_same_break(c, r) | (~o.isfinite() & c.isfinite() & r.isfinite())) & ~alike
+    skipped = alike | broken
+    only_one = _not_finite({"candidate": c, "reference": r}, skipped)
+    if only_one:
         known = None if ulp == UNREACHABLE else ulp
-        return replace(_unlike(name, reference, broken), ulp=known, bit_identical=same_bits)
-    c, r, o = (values.masked_fill(alike, 0.0) for values in (c, r, o))
+        return replace(_unlike(name, reference, only_one), ulp=known, bit_identical=same_bits)
+    c, r, o = (values.masked_fill(skipped, 0.0) for values in (c, r, o))
     c_error, r_error = (c - o).abs(), (r - o).abs()
-    s = _sizes(o, sums, info).masked_fill(alike, 0.0)
+    s = _sizes(o, sums, info).masked_fill(skipped, 0.0)
     if noise is None:
         e = r_error.clamp(min=rms(r_error))
     else:
-        e = torch.maximum(r_error, noise.cpu().masked_fill(alike, 0.0))
-    allowed = FACTOR * rms(e) + RMS_FLOOR * info.eps * rms(s)
-    limit = FACTOR * e + info.eps * (ELEMENT_FLOOR * s + TENSOR_FLOOR * rms(s))
+        e = torch.maximum(r_error, noise.cpu().masked_fill(skipped, 0.0))
+    allowed = FACTOR * rms(e) + RMS_FLOOR * eps * rms(s)
+    limit = FACTOR * e + eps * (ELEMENT_FLOOR * s + TENSOR_FLOOR * rms(s))
     count = 0 if same_bits else int((c_error > limit).sum())
     worst = _worst(c, o, limit) if count else None
-    reason = ""
-    if exact and not same_bits:
-        reason = _unequal(candidate, reference)
-    elif not same_bits:
-        reason = _reason(c_error, e, s, allowed, count, worst)
+    wrong, unjudged = "", ""
+    if exact:
+        wrong = "" if same_bits else _unequal(candidate, reference)
+    else:
+        coarse = None if same_bits or eps == info.eps else lowered
+        unjudged = _unjudged(broken, 0.0 if same_bits else rms(e), rms(s), coarse)
+        if not same_bits and rms(e) <= REFERENCE_LIMIT * rms(s):
+            wrong = _reason(c_error, allowed, count, worst)
     return TensorReport(
         name=name, shape=tuple(reference.shape), dtype=reference.dtype,
         max_abs=largest((c - r).abs()), max_rel=_max_relative(c, r), ulp=ulp,
         candidate_error=rms(c_error), reference_error=rms(r_error), allowed=allowed,
-        bit_identical=same_bits, agrees=not reason, reason=reason, differing=count, worst=worst,
+        bit_identical=same_bits, agrees=not (wrong or unjudged), reason=wrong or unjudged,
+        differing=count, worst=worst, unjudged=bool(unjudged) and not wrong,
     )  # fmt: skip
 
 
@@ -131,15 +143,29 @@ def _sizes(o: Tensor, sums: Tensor | None, info: torch.finfo) -> Tensor:
     return given.clamp(min=info.smallest_normal)  # smallest_normal * eps is the denormals' step
 
 
-def _reason(
-    c_error: Tensor, e: Tensor, s: Tensor, allowed: float, count: int, worst: WorstElement | None
-) -> str:
-    """The two inequalities of the rule in words; the empty string where both hold."""
-    if rms(e) > REFERENCE_LIMIT * rms(s):
+def _same_break(c: Tensor, r: Tensor) -> Tensor:
+    """Where both are NaN, or the same infinity."""
+    return (c.isnan() & r.isnan()) | (c.isinf() & (c == r))
+
+
+def _unjudged(broken: Tensor, e: float, s: float, coarse: torch.dtype | None) -> str:
+    """Why the reference is no judge of what is like it; the empty string where it is one."""
+    if broken.any():
+        count = int(broken.sum())
+        return f"the reference itself is NaN or infinite in {count} of {broken.numel()} elements"
+    if e > REFERENCE_LIMIT * s:
         return (
-            f"the reference itself is {rms(e):.1e} from its float64 run, "
+            f"the reference itself is {e:.1e} from its float64 run, "
             "so it cannot judge; is it random, or does it depend on the dtype?"
         )
+    if coarse is not None:
+        name = str(coarse).removeprefix("torch.")
+        return f"the reference computes in {name} inside, so there is no float64 run to judge by"
+    return ""
+
+
+def _reason(c_error: Tensor, allowed: float, count: int, worst: WorstElement | None) -> str:
+    """The two inequalities of the rule in words; the empty string where both hold."""
     if worst is not None:
         return (
             f"{count} of {c_error.numel()} elements; worst {list(worst.index)}: got "

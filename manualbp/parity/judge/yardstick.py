@@ -22,9 +22,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from manualbp.parity.arms.calls import Call, Directions, cast_loss
+from manualbp.parity.arms.calls import Call, Directions, cast_loss, moved
 from manualbp.parity.arms.forward import Hook, Tensors
-from manualbp.parity.arms.rounding import Rounded, nudged
+from manualbp.parity.arms.rounding import Lowered, Rounded, nudged
 from manualbp.parity.arms.runs import ArmRun
 from manualbp.parity.arms.subject import Subject
 from manualbp.parity.bits import to_double
@@ -57,6 +57,8 @@ class Twins:
 class Yardstick:
     """The float64 run ``exact``, and ``sums`` and ``noise`` (s and e) by tensor name.
 
+    ``lowered`` is the coarsest dtype that the float64 run goes through, None where it is float64.
+
     Args:
         run: what is run, one of ``RUN_KINDS``.
         reference: as it stands now; it is read, not run.
@@ -85,7 +87,9 @@ class Yardstick:
         self._generator = torch.Generator().manual_seed(call.seed + 1)
         self.count = 0
         self._twins.double.load(reference)
-        self.exact = self._in_double(self.double_call)
+        with Lowered() as seen:  # type: ignore[no-untyped-call]
+            self.exact = self._in_double(self.double_call)
+        self.lowered = seen.dtype
         self._moved = {name: torch.zeros_like(value) for name, value in self.exact.items()}
         self.noise = {name: torch.zeros_like(value) for name, value in self.exact.items()}
 
@@ -106,6 +110,7 @@ class Yardstick:
         return compare_tensors(
             name, candidate, reference, self.exact.get(name),
             sums=self.sums_of(name) if known else None, noise=self.noise.get(name), exact=exact,
+            lowered=self.lowered,
         )  # fmt: skip
 
     def extend(self, count: int) -> Yardstick:
@@ -141,11 +146,11 @@ class Yardstick:
 
         run = self._run(working, call, self._directions, hook).tensors
         generator.set_state(state)
-        doubled = {n: x.double() for n, x in call.leaves.items() if n in floating}
+        doubled = moved({n: call.leaves[n] for n in floating}, torch.float64)
         double_call = self.double_call.with_leaves(doubled)
-        moved = self._in_double(double_call, hook)
-        for name in self.exact.keys() & moved.keys():
-            mine, value = run.get(name), moved[name]
+        other = self._in_double(double_call, hook)
+        for name in self.exact.keys() & other.keys():
+            mine, value = run.get(name), other[name]
             if mine is not None:
                 self.noise[name] = _larger(self.noise[name], to_double(mine) - value)
         double.load(working)  # its buffers have moved

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from manualbp.parity.record import AGREE, DIFFER, Check, Finding, GradientReport, TensorReport
+from manualbp.parity.record import AGREE, Check, Finding, GradientReport, Situation, TensorReport
 from manualbp.parity.reports.words import (
     Section,
     count,
@@ -34,7 +34,7 @@ def rows(report: GradientReport, *, verbose: bool = False) -> list[tuple[str, ..
             scientific(t.reference_error), scientific(t.allowed),
             "-" if math.isnan(t.candidate_error) else str(t.differing),
             "-" if t.ulp is None else str(t.ulp), "yes" if t.bit_identical else "no",
-            AGREE if t.agrees else DIFFER, str(check.seed),
+            t.verdict, str(check.seed),
         )
         for t, check in pairs
     ]  # fmt: skip
@@ -46,6 +46,9 @@ def sections(report: GradientReport, *, verbose: bool = False) -> list[Section]:
         Section(f"{number}. {wrong_in_words(tensor, finding)}", _lines(report, tensor, finding))
         for number, (tensor, finding) in enumerate(_wrong_tensors(report), start=1)
     ]
+    if report.situations:
+        lines = tuple(_situation(situation) for situation in report.situations)
+        found.append(Section("Situations", lines))
     if report.power:
         wrong = {tensor.name for tensor in report.differing}
         right = {n: d for n, d in report.power.smallest.items() if n not in wrong}
@@ -65,6 +68,12 @@ def reason(report: GradientReport) -> str:
         if tensor and not finding:
             first = f"{tensor.name}: {numbers(tensor)}"
         return f"{len(report.differing)} of {count(total, 'tensor')}; look first at {first}"
+    if report.failed:
+        failed = report.failed[0]
+        return f"every tensor agrees in a plain run; {failed.name}: {failed.words}"
+    if report.unjudged:
+        tensor = report.unjudged[0]
+        return f"{len(report.unjudged)} of {count(total, 'tensor')}; {tensor.name}: {tensor.reason}"
     if not report.agrees:
         missing = report.power.missing if report.power else ()
         why = missing[0] if missing else "no tensor was compared"
@@ -80,6 +89,11 @@ def _wrong_tensors(report: GradientReport) -> list[tuple[TensorReport | None, Fi
     found = [(differing.get(finding.tensor), finding) for finding in report.findings]
     named = {finding.tensor for finding in report.findings}
     return [*found, *((tensor, None) for name, tensor in differing.items() if name not in named)]
+
+
+def _situation(situation: Situation) -> str:
+    said = f"{situation.name}: {situation.verdict}"
+    return said if situation.verdict == AGREE else f"{said}, {situation.words}"
 
 
 def _lines(

@@ -1,7 +1,8 @@
 """A report as JUnit XML, which CI servers show: what fails there is what does not agree.
 
-Of gradients: one test case for each tensor and check, and one for power. Of trainings: one for
-each, and one that says whether every training came to its end. ``NO POWER`` fails like ``DIFFER``.
+Of gradients: one test case for each tensor and check, for each situation, and one for power. Of
+trainings: one for each, and one that says whether every training came to its end. ``NO POWER`` and
+``NOT JUDGED`` fail like ``DIFFER``; a situation that is not judged does not.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 from xml.etree import ElementTree
 
-from manualbp.parity.record import DIFFER, NO_POWER, Finding, GradientReport
+from manualbp.parity.record import DIFFER, NO_POWER, NOT_JUDGED, Finding, GradientReport
 from manualbp.parity.reports import training_words
 from manualbp.parity.reports.page import explain
 from manualbp.parity.reports.words import next_lines, numbers, power_lines
@@ -75,8 +76,14 @@ def gradient_cases(report: GradientReport) -> list[Case]:
                 continue
             found, seen = findings.get(tensor.name), numbers(tensor)
             kind, message = (found.kind, found.words) if found else (DIFFER, seen)
+            if tensor.unjudged:
+                kind, message = NOT_JUDGED, seen
             text = "\n".join([seen, *next_lines(found)])
             cases.append(Case(check.kind, name, kind, message, text))
+    for situation in report.situations:
+        kind = DIFFER if situation.verdict == DIFFER else ""
+        words = situation.words
+        cases.append(Case("situation", situation.name, kind, words, situation.next_step or words))
     missing = report.power.missing if report.power else ()
     if not report.tensors:
         missing = ("no tensor was compared", *missing)
@@ -91,8 +98,8 @@ def training_cases(report: TrainingReport) -> list[Case]:
     cases = []
     for run in report.runs:
         lines = training_words.run_lines(run)
-        if run.verdict == DIFFER:
-            kind = "wrong gradient" if run.forced else "drift" if run.outside else "not judged"
+        if run.verdict in (DIFFER, NOT_JUDGED) and not run.lowered:
+            kind = "wrong gradient" if run.forced else "drift" if run.outside else NOT_JUDGED
             cases.append(Case("training", run.name, kind, lines[0], "\n".join(lines)))
         else:
             missing = run.power.missing if run.power else ()

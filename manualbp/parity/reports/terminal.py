@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from manualbp.parity.record import AGREE, DIFFER, NO_POWER
+from manualbp.parity.record import AGREE, DIFFER, NO_POWER, NOT_JUDGED
 from manualbp.parity.reports.page import page
 from manualbp.parity.reports.words import numeric_columns
 from manualbp.parity.training_record import Report
@@ -19,7 +19,8 @@ PIPE_WIDTH = 132
 # In a table that is too wide: the width a heading folds to, and of cells that never fold.
 NARROW, SHORT = 5, 10
 # Only cells with a verdict are coloured, so that they are seen.
-STYLES = {AGREE: "green", DIFFER: "bold red", NO_POWER: "bold yellow"}
+STYLES = {AGREE: "green", DIFFER: "bold red", NO_POWER: "bold yellow",
+          NOT_JUDGED: "bold yellow"}  # fmt: skip
 
 
 def print_report(report: Report, *, console: Console | None = None, verbose: bool = False) -> None:

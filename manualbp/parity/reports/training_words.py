@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from manualbp.parity.record import AGREE, DIFFER
+from manualbp.parity.record import DIFFER, NO_POWER, NOT_JUDGED
 from manualbp.parity.reports.charts import drift_share
 from manualbp.parity.reports.words import (
     Section,
@@ -78,18 +78,23 @@ def reason(report: TrainingReport) -> str:
     if wrong:
         first = wrong_lines(wrong[0])[0]
         return f"{len(wrong)} of {count(len(runs), 'training')}; {wrong[0].name}: {first}"
+    if report.verdict == NOT_JUDGED:
+        left = next(run for run in runs if run.verdict == NOT_JUDGED)
+        return f"{left.name}: {left.broken}"
     if report.interrupted:
         steps = sum(run.steps for run in runs)
         return f"interrupted after {count(steps, 'step')}; nothing differed until then"
     if not runs:
         return "no training was run; give optimizers, seeds and at least one step"
-    weak = [run for run in runs if run.verdict != AGREE]
+    weak = [run for run in runs if run.verdict == NO_POWER]
     if weak:
         missing = weak[0].power.missing if weak[0].power else ()
         why = missing[0] if missing else "no step was completed"
         return f"nothing differs, but a fault would not show in {weak[0].name}: {why}"
     how = "in every bit" if report.bit_identical else "within rounding"
-    return f"{count(len(runs), 'training')}, {count(sum(r.steps for r in runs), 'step')}, {how}"
+    done = f"{count(len(runs), 'training')}, {count(sum(r.steps for r in runs), 'step')}, {how}"
+    none = [run.name for run in runs if run.lowered]
+    return f"{done}; not judged: {some(none)}" if none else done
 
 
 def _where(first: First) -> str:

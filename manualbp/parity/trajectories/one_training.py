@@ -19,7 +19,7 @@ import torch
 from manualbp.parity.arms.batches import Batch, Batches, rows, step_seed
 from manualbp.parity.arms.calls import Call, cast_loss
 from manualbp.parity.arms.forward import LOSS, Tensors
-from manualbp.parity.arms.rounding import Nudge
+from manualbp.parity.arms.rounding import Lowered, Nudge
 from manualbp.parity.arms.trainee import Trainee
 from manualbp.parity.diagnosis.across_steps import GradientHistory
 from manualbp.parity.judge.comparison import raised
@@ -67,6 +67,8 @@ class OneTraining:
         number = self.record.steps + 1
         call, own_call = self._calls(number, batch)
         state = self._reference.state()
+        if number == 1 and self._lowered(call, state):
+            return
         ours = self._tried(number, lambda: self._candidate_step(own_call))
         forced = None
         if (at_reference := self._forced) is not None and not self.over:
@@ -143,6 +145,23 @@ class OneTraining:
             self.record.outside = self.record.outside or First(number, (LOSS,), raised(error))
             self.record.bit_identical, self.over = False, True
             return None
+
+    def _lowered(self, call: Call, state: dict[str, Any]) -> bool:
+        """Whether the reference rounds to another dtype inside; then float64 is no float64."""
+        if self._eps > torch.finfo(torch.float64).eps:
+            return False
+        with Lowered() as seen:  # type: ignore[no-untyped-call]
+            self._reference.gradients(call)
+        self._reference.load(state)
+        if seen.dtype is None:
+            return False
+        name = str(seen.dtype).removeprefix("torch.")
+        self.record.broken = (
+            f"the reference computes in {name} inside, so its float64 training is none; "
+            "what is said of the other dtypes stands"
+        )
+        self.record.lowered = self.over = True
+        return True
 
     def _finite(self, number: int, theirs: Tensors) -> bool:
         """Whether the reference can judge; where not, the training is over."""

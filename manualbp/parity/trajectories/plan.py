@@ -15,7 +15,7 @@ from manualbp.parity.arms.borrowed import borrowed
 from manualbp.parity.arms.calls import Loss
 from manualbp.parity.arms.optimizers import OptimizerPair, described
 from manualbp.parity.arms.parameters import check_apart, check_parameters
-from manualbp.parity.arms.subject import Subject, subject
+from manualbp.parity.arms.subject import Subject, move, subject
 from manualbp.parity.bits import rms, to_double
 
 # Fewer have no spread to speak of.
@@ -108,8 +108,8 @@ class Plan:
     def arms(self, dtype: torch.dtype | None, seed: int) -> tuple[Subject, Subject]:
         """Both modules at the start of a training with that seed; they are changed."""
         if dtype is not None:
-            self.candidate.to(dtype)
-            self.reference.to(dtype)
+            move(self.candidate, dtype)
+            move(self.reference, dtype)
         ours, theirs = subject(self.candidate, self.parameters), subject(self.reference)
         if seed != self.seeds[0]:
             _move(ours, theirs, seed)

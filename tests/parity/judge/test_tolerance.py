@@ -8,6 +8,7 @@ from torch import Tensor
 
 from manualbp.parity import compare_tensors
 from manualbp.parity.bits import rms
+from manualbp.parity.record import AGREE, DIFFER, NOT_JUDGED
 
 FLOATS = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 
@@ -58,11 +59,36 @@ def test_planted_faults_are_caught(fault) -> None:  # type: ignore[no-untyped-de
     assert not report.agrees and report.reason
 
 
-def test_nan_on_both_sides_is_no_agreement_unless_by_the_bit() -> None:
+def test_nan_on_both_sides_cannot_be_judged_but_by_the_bit() -> None:
     reference, oracle = rounded(torch.float32)
     reference[0, 0] = torch.nan
     report = compare_tensors("w", reference.clone(), reference, oracle)
-    assert not report.agrees and "NaN or infinity" in report.reason and report.bit_identical
+    assert report.verdict == NOT_JUDGED and report.bit_identical
+    assert report.reason == "the reference itself is NaN or infinite in 1 of 1200 elements"
+    assert compare_tensors("w", reference.clone(), reference, oracle, exact=True).agrees
+
+
+def test_a_fault_beside_a_nan_of_both_is_seen() -> None:
+    reference, oracle = rounded(torch.float32)
+    reference[0, 0] = torch.nan
+    wrong = reference.clone()
+    wrong[3, 4] *= 1.01
+    assert compare_tensors("w", wrong, reference, oracle).verdict == DIFFER
+    wrong = reference.clone()
+    wrong[0, 0] = torch.inf
+    assert compare_tensors("w", wrong, reference, oracle).verdict == DIFFER
+
+
+def test_an_oracle_that_is_no_float64() -> None:
+    """What is coarser than its dtype differs all the same; what is finer is not judged."""
+    oracle = rounded(torch.float64)[1]
+    oracle = oracle.float().double()
+    reference = oracle.clone()
+    for factor, verdict in ((1 + 1e-9, NOT_JUDGED), (1.01, DIFFER), (1.0, AGREE)):
+        report = compare_tensors("w", factor * reference, reference, oracle, lowered=torch.float32)
+        assert report.verdict == verdict
+        exact_oracle = compare_tensors("w", factor * reference, reference, oracle)
+        assert exact_oracle.verdict == (AGREE if factor == 1 else DIFFER)
 
 
 def test_before_any_number() -> None:
@@ -142,7 +168,8 @@ def test_nan_in_one_arm_alone(arm: int) -> None:
     tensors = [torch.ones(3), torch.ones(3), torch.ones(3).double()]
     tensors[arm][0] = torch.nan
     report = compare_tensors("w", *tensors)
-    assert not report.agrees and "1 in the" in report.reason
+    assert report.verdict == (NOT_JUDGED if arm == 2 else DIFFER)
+    assert ("in 1 of 3 elements" if arm == 2 else "1 in the") in report.reason
 
 
 def test_equal_infinities_are_set_aside() -> None:
