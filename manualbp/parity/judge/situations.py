@@ -30,7 +30,7 @@ from manualbp.parity.judge.yardstick import TWINS, Yardstick
 from manualbp.parity.record import AGREE, DIFFER, NOT_JUDGED, Situation
 
 
-class Case(NamedTuple):
+class Variant(NamedTuple):
     """One run in a situation. ``detail`` says which, where there are several.
 
     ``plain`` is what the plain run is called with, where it is not the check's own.
@@ -46,35 +46,35 @@ class Kind:
     """A situation: its cases, and what is wrong where the numbers are others there."""
 
     name: str
-    cases: Callable[[Comparison], Iterator[Case]]
+    cases: Callable[[Comparison], Iterator[Variant]]
     words: str
     step: str
 
 
-def _second_backward(c: Comparison) -> Iterator[Case]:
-    yield Case(reruns.second_backward)
+def _second_backward(c: Comparison) -> Iterator[Variant]:
+    yield Variant(reruns.second_backward)
 
 
-def _grad_output(c: Comparison) -> Iterator[Case]:
+def _grad_output(c: Comparison) -> Iterator[Variant]:
     for layout in (transposed, sliced):
-        yield Case(reruns.with_grad_output(layout), layout.__name__)
+        yield Variant(reruns.with_grad_output(layout), layout.__name__)
     call, directions = c.call.without_loss(), Directions(c.call.seed)
     c.candidate_tensors(call, directions)  # draws them
     if any(d.numel() > 1 for d in directions.drawn.values()):
         same = {n: expanded(d) for n, d in directions.drawn.items()}
         dense = {n: d.contiguous() for n, d in same.items()}
-        yield Case(
+        yield Variant(
             lambda s, _call, _directions: reruns.plain(s, call, Directions(call.seed, dict(same))),
             "expanded", (call, Directions(call.seed, dense)),
         )  # fmt: skip
 
 
-def _inputs(c: Comparison) -> Iterator[Case]:
+def _inputs(c: Comparison) -> Iterator[Variant]:
     for layout in (transposed, sliced):
-        yield Case(reruns.with_inputs(layout), layout.__name__)
+        yield Variant(reruns.with_inputs(layout), layout.__name__)
 
 
-def _frozen(c: Comparison) -> Iterator[Case]:
+def _frozen(c: Comparison) -> Iterator[Variant]:
     """Each input and parameter in turn; of many, halves: every one is frozen without any other."""
     names = [n.removesuffix(".grad") for n, g in c.theirs.tensors.items() if n.endswith(".grad")]
     if len(names) < 2:
@@ -88,31 +88,31 @@ def _frozen(c: Comparison) -> Iterator[Case]:
         ]  # fmt: skip
     for group in groups:
         more = f" and {len(group) - 1} more" if len(group) > 1 else ""
-        yield Case(reruns.frozen(group), f"without a gradient for {group[0]}{more}")
+        yield Variant(reruns.frozen(group), f"without a gradient for {group[0]}{more}")
 
 
-def _each_output(c: Comparison) -> Iterator[Case]:
+def _each_output(c: Comparison) -> Iterator[Variant]:
     call, directions = c.call.without_loss(), Directions(c.call.seed)
     c.candidate_tensors(call, directions)  # draws them
     if len(directions.drawn) < 2:
         return
     for name in list(directions.drawn)[:EACH_IN_TURN]:
         others = {n: d if n == name else torch.zeros_like(d) for n, d in directions.drawn.items()}
-        yield Case(
+        yield Variant(
             reruns.from_output(name, call, directions), f"{name} alone is used",
             (call, Directions(call.seed, others)),
         )  # fmt: skip
 
 
-def _accumulated(c: Comparison) -> Iterator[Case]:
-    yield Case(reruns.accumulated)
+def _accumulated(c: Comparison) -> Iterator[Variant]:
+    yield Variant(reruns.accumulated)
 
 
-def _two_calls(c: Comparison) -> Iterator[Case]:
+def _two_calls(c: Comparison) -> Iterator[Variant]:
     other = c.call.with_leaves({n: -0.5 * x for n, x in c.call.leaves.items()
                                 if x.is_floating_point()})  # fmt: skip
-    yield Case(reruns.first_of_two(other), "the first call's gradients")
-    yield Case(reruns.second_of_two(other), "the second call's gradients", (other, c.directions))
+    yield Variant(reruns.first_of_two(other), "the first call's gradients")
+    yield Variant(reruns.second_of_two(other), "the second call's gradients", (other, c.directions))
 
 
 EACH_IN_TURN = 8  # inputs, parameters or outputs that are taken one by one
@@ -165,7 +165,7 @@ def _judge(comparison: Comparison, kind: Kind) -> Situation | None:
     return verdict
 
 
-def _wrong(comparison: Comparison, case: Case) -> tuple[str, str]:
+def _wrong(comparison: Comparison, case: Variant) -> tuple[str, str]:
     """The first tensor that differs, and how; the empty string where none does."""
     own = comparison.candidate_call
     try:
@@ -180,7 +180,7 @@ def _wrong(comparison: Comparison, case: Case) -> tuple[str, str]:
     return _by_yardstick(comparison, case, unequal) if unequal else ("", "")
 
 
-def _by_yardstick(comparison: Comparison, case: Case, tensors: Tensors) -> tuple[str, str]:
+def _by_yardstick(comparison: Comparison, case: Variant, tensors: Tensors) -> tuple[str, str]:
     """The first of these tensors that is further from the float64 run than rounding allows."""
     yardstick, theirs = comparison.yardstick, comparison.theirs.tensors
     if case.plain:
@@ -195,7 +195,7 @@ def _by_yardstick(comparison: Comparison, case: Case, tensors: Tensors) -> tuple
     return "", ""
 
 
-def _excuse(comparison: Comparison, case: Case, tensor: str) -> str:
+def _excuse(comparison: Comparison, case: Variant, tensor: str) -> str:
     """Why the candidate is not to blame: the reference does the same."""
     try:
         theirs = case.run(comparison.reference, comparison.call, comparison.directions)

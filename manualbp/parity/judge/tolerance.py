@@ -1,13 +1,14 @@
 """When two tensors agree. The one place that decides.
 
     rms(c - o) <= FACTOR * rms(e) +     RMS_FLOOR * eps * rms(s)     the tensor
-    |c - o|_i  <= FACTOR * e_i    + ELEMENT_FLOOR * eps * s_i  + TENSOR_FLOOR * eps * rms(s)
+    |c - o|_i  <= FACTOR * e_i    + ELEMENT_FLOOR * eps * s_i  + LINE_FLOOR * eps * l_i
                                                                      each element
 
 c   candidate
 o   oracle: a float64 run of the reference
 e   the reference's own error in the working dtype, at least |r - o|
 s   size of the sums an element comes from: |o|, or more where large terms leave a small rest
+l   the smallest rms of s along a row, a column or a channel that the element is in
 eps of the working dtype
 
 The yardstick is the reference's own distance from float64. No tolerance is set by hand, and the
@@ -20,6 +21,7 @@ what is below the smallest normal number, since denormals are rounded to their o
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import replace
 from typing import Any
@@ -46,9 +48,9 @@ FACTOR = 2.0
 RMS_FLOOR = 2.0
 # The same for one element, the worst of many.
 ELEMENT_FLOOR = 16.0
-# Another way to the same result may add terms as large as the tensor's others and take them away
-# again. What is left of them is an eps of the whole tensor, so no element is judged more finely.
-TENSOR_FLOOR = 1.0
+# Another way to the same result may add terms as large as its neighbours' and take them away again.
+# What is left of them is an eps of its row or column, so no element is judged more finely.
+LINE_FLOOR = 1.0
 # A reference that is itself this far from float64, relative to its sums, is no yardstick.
 REFERENCE_LIMIT = 0.25
 
@@ -117,7 +119,7 @@ def _compare_numbers(
     else:
         e = torch.maximum(r_error, noise.cpu().masked_fill(skipped, 0.0))
     allowed = FACTOR * rms(e) + RMS_FLOOR * eps * rms(s)
-    limit = FACTOR * e + eps * (ELEMENT_FLOOR * s + TENSOR_FLOOR * rms(s))
+    limit = FACTOR * e + eps * (ELEMENT_FLOOR * s + LINE_FLOOR * _of_lines(s))
     count = 0 if same_bits else int((c_error > limit).sum())
     worst = _worst(c, o, limit) if count else None
     wrong, unjudged = "", ""
@@ -141,6 +143,17 @@ def _sizes(o: Tensor, sums: Tensor | None, info: torch.finfo) -> Tensor:
     """s, at least |o| and never so small that a step of the denormals would count as an error."""
     given = o.abs().clamp(min=rms(o)) if sums is None else torch.maximum(sums.cpu(), o.abs())
     return given.clamp(min=info.smallest_normal)  # smallest_normal * eps is the denormals' step
+
+
+def _of_lines(s: Tensor) -> Tensor | float:
+    """l: for each element the smallest of the rms of s over its slices, one for each dimension."""
+    if s.dim() < 2 or not s.numel():
+        return s
+    top = s.max().clamp(min=torch.finfo(s.dtype).tiny)
+    squares = (s / top).square()  # neither vanish nor overflow
+    dims = range(s.dim())
+    means = [squares.mean([other for other in dims if other != dim], keepdim=True) for dim in dims]
+    return top * functools.reduce(torch.minimum, means).sqrt()
 
 
 def _same_break(c: Tensor, r: Tensor) -> Tensor:

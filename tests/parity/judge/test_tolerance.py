@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
 
 from manualbp.parity import compare_tensors
-from manualbp.parity.bits import rms
 from manualbp.parity.record import AGREE, DIFFER, NOT_JUDGED
 
 FLOATS = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
@@ -127,12 +128,17 @@ def test_where_the_lines_are_drawn() -> None:
     """Each constant of the rule, on both sides: a looser one would let a fault pass."""
     one = torch.eye(400).double()[7]
     assert agrees(2 * EPS, noise=ZEROS) and not agrees(3 * EPS, noise=ZEROS)  # RMS_FLOOR
-    # ELEMENT_FLOOR and TENSOR_FLOOR together, for terms of size 1 everywhere; then each alone.
+    # ELEMENT_FLOOR and LINE_FLOOR together, for terms of size 1 everywhere; then each alone.
     assert agrees(17 * EPS * one, noise=ZEROS) and not agrees(18 * EPS * one, noise=ZEROS)
-    wide = {"noise": ZEROS, "sums": ONES + one}
-    rest = rms(wide["sums"])
-    assert agrees((32 + rest - 1) * EPS * one, **wide)
-    assert not agrees((32 + rest + 1) * EPS * one, **wide)
+    sums = torch.ones(20, 20).double()
+    sums[2] = 4.0  # in its row the rms is 4, in its columns sqrt(35 / 20)
+    for limit, place in ((16 * 4 + math.sqrt(35 / 20), 47), (17, 7)):
+        for off, judges in ((-1, True), (1, False)):
+            apart = (limit + off) * EPS * torch.eye(400).double()[place].view(20, 20)
+            reference = torch.ones(20, 20).double()
+            c, r = (reference + apart).float(), reference.float()
+            report = compare_tensors("w", c, r, reference, sums=sums, noise=0 * sums)
+            assert report.agrees is judges
     noise = torch.full((400,), 2.0**-13).double()
     assert agrees(1.9 * 2.0**-13, noise=noise) and not agrees(2.1 * 2.0**-13, noise=noise)  # FACTOR
     for off, judges in ((1.2, True), (1.3, False)):  # REFERENCE_LIMIT
