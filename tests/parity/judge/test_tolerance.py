@@ -130,12 +130,12 @@ def test_where_the_lines_are_drawn() -> None:
     assert agrees(2 * EPS, noise=ZEROS) and not agrees(3 * EPS, noise=ZEROS)  # RMS_FLOOR
     # ELEMENT_FLOOR and LINE_FLOOR together, for terms of size 1 everywhere; then each alone.
     assert agrees(17 * EPS * one, noise=ZEROS) and not agrees(18 * EPS * one, noise=ZEROS)
-    sums = torch.ones(20, 20).double()
-    sums[2] = 4.0  # in its row the rms is 4, in its columns sqrt(35 / 20)
-    for limit, place in ((16 * 4 + math.sqrt(35 / 20), 47), (17, 7)):
+    sums = torch.ones(40, 40).double()
+    sums[2] = 4.0  # in its row the rms is 4, in its columns sqrt(55 / 40)
+    for limit, place in ((16 * 4 + math.sqrt(55 / 40), 87), (17, 7)):
         for off, judges in ((-1, True), (1, False)):
-            apart = (limit + off) * EPS * torch.eye(400).double()[place].view(20, 20)
-            reference = torch.ones(20, 20).double()
+            apart = (limit + off) * EPS * torch.eye(1600).double()[place].view(40, 40)
+            reference = torch.ones(40, 40).double()
             c, r = (reference + apart).float(), reference.float()
             report = compare_tensors("w", c, r, reference, sums=sums, noise=0 * sums)
             assert report.agrees is judges
