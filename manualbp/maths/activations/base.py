@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
+
+aten = torch.ops.aten
 
 
 class Activation(ABC):
@@ -56,3 +58,10 @@ class Activation(ABC):
         curvature, both = curvature.to(cache.dtype), v * delta
         for_cache = both * curvature if torch.is_grad_enabled() else both.mul_(curvature)
         return self.backward(v, cache), for_cache
+
+
+def run(kernel: Any, into: Tensor | None, *args: Any, **options: Any) -> Tensor:
+    """What PyTorch's derivative kernel computes, in ``into`` where that is given."""
+    if into is None:
+        return kernel.default(*args, **options)
+    return kernel.grad_input(*args, **options, grad_input=into)
