@@ -46,7 +46,7 @@ class OnePass(torch.autograd.Function):
         found = ctx.saved_tensors
         # After ``loss.backward()`` there is nothing to multiply by. A GPU is not asked: that waits.
         is_one = grad.device.type == "cpu" and nobody_records(grad) and grad.item() == 1
-        # Where backward may come again, the caller gets a copy: he may change it.
+        # Where backward may come again, the caller gets copies, since it may change them.
         if not is_one or graph_is_kept():
             found = [None if g is None else grad * g for g in found]
         return None, None, None, None, *found

@@ -116,8 +116,8 @@ class ActivatedLinear(FastLinear):
 def joined(chain: Sequence[Layer], thetas: Sequence[Theta]) -> tuple[list[Layer], list[Theta]]:
     """The chain of fast layers.
 
-    A Linear joins the activation behind it if that activation can write over z. Else it joins the
-    activation before it, if there is one that needs z: then z alone is kept.
+    A Linear joins the activation behind it if that can write over z. It also joins the activation
+    before it if that reads z in backward: then z alone is kept.
     """
     found: list[Layer] = []
     found_thetas: list[Theta] = []

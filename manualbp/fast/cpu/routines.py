@@ -135,10 +135,9 @@ def take(policy: Policy) -> None:
 def check(policy: Policy) -> None:
     """Raise ValueError for an unknown product or routine, or a product without one."""
     for kind in dict.fromkeys([*KINDS, *GAINS, *policy]):
-        value = policy.get(kind)
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        positive = kind in GAINS and number and value > 0
-        if not (value in ROUTINES if kind in KINDS else positive):
+        value: Any = policy.get(kind)
+        number = kind in GAINS and isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not (value in ROUTINES if kind in KINDS else number and value > 0):
             raise ValueError(
                 f"expected a routine out of {', '.join(ROUTINES)} for each of {'; '.join(KINDS)} "
                 f"and a number above 0 for each of {'; '.join(GAINS)}, "

@@ -22,12 +22,12 @@ T = TypeVar("T")
 def activated(
     h: Tensor, weight: Tensor, bias: Tensor | None, f: Activation, keep: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """a = f(z), and z = h W^T + b where f' will read it: ``keep``."""
+    """a = f(z), and z = h W^T + b where ``keep``, since f' will read it."""
 
     def by_aten() -> tuple[Tensor, Tensor | None]:
         z = F.linear(h, weight, bias)
-        over = NAMES.get(type(f))
-        return OVER_Z[over](z) if over else f.f(z), z if keep else None
+        name = NAMES.get(type(f))
+        return OVER_Z[name](z) if name else f.f(z), z if keep else None
 
     def by_triton() -> tuple[Tensor, Tensor | None]:
         a, z = kernels.load().activated_linear(h, weight, bias, *kernels.code(f), keep)
@@ -39,7 +39,7 @@ def activated(
 def activated_input_gradient(
     g: Tensor, weight: Tensor, f: Activation, cache: Tensor, summed: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """(g W) * f', f' from ``cache``, and where ``summed`` the sum of its rows."""
+    """(g W) * f', with f' from ``cache``; where ``summed`` also the sum of its rows."""
 
     def by_aten() -> tuple[Tensor, Tensor | None]:
         below = g.mm(weight)
