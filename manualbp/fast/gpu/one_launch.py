@@ -54,11 +54,12 @@ def net(
             return None
     widths = [x.shape[-1], *(len(read(theta[0])) for theta in thetas if theta)]
     fits = len(fs) <= DEEPEST and all(0 < width <= WIDEST for width in widths)
-    code, classes = kernels.loss_code(loss), isinstance(loss, CrossEntropy)
+    ops, classes = kernels.load(), isinstance(loss, CrossEntropy)
+    code = ops.errors.code(loss)
     if not fits or code is None or (y.dtype is torch.int64) != classes:
         return None
     from_z = [f is not None and f.needs == "z" for f in fs]
-    return Net([kernels.code(f) for f in fs], from_z, code, widths)
+    return Net([ops.functions.code(f) for f in fs], from_z, code, widths)
 
 
 class OneLaunch(torch.autograd.Function):

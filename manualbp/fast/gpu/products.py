@@ -30,7 +30,8 @@ def activated(
         return OVER_Z[name](z) if name else f.f(z), z if keep else None
 
     def by_triton() -> tuple[Tensor, Tensor | None]:
-        a, z = kernels.load().activated_linear(h, weight, bias, *kernels.code(f), keep)
+        ops = kernels.load()
+        a, z = ops.activated_linear(h, weight, bias, *ops.functions.code(f), keep)
         return a, z if keep else None
 
     return _faster("forward", f, h, weight, by_aten, by_triton)
@@ -47,8 +48,9 @@ def activated_input_gradient(
         return below, below.sum(0) if summed else None
 
     def by_triton() -> tuple[Tensor, Tensor | None]:
-        args = (g, weight, cache, *kernels.code(f), summed)
-        below, sums = kernels.load().activated_input_gradient(*args)
+        ops = kernels.load()
+        args = (g, weight, cache, *ops.functions.code(f), summed)
+        below, sums = ops.activated_input_gradient(*args)
         return below, sums if summed else None
 
     return _faster("input gradient", f, g, weight, by_aten, by_triton)

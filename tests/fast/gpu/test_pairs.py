@@ -13,15 +13,7 @@ from manualbp.fast.gpu import kernels, pairs, products
 from manualbp.fast.gpu.pairs import PairedLinear
 from manualbp.maths import backprop
 from manualbp.maths.activations import ACTIVATIONS
-from manualbp.maths.layers import (
-    BatchNorm,
-    Dropout,
-    Elementwise,
-    Layer,
-    LayerNorm,
-    Linear,
-    Theta,
-)
+from manualbp.maths.layers import BatchNorm, Dropout, Elementwise, Layer, LayerNorm, Linear, Theta
 from manualbp.modules.stretch import laid_out
 
 DTYPES = [torch.float64, torch.float32]

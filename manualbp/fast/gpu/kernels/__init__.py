@@ -24,8 +24,6 @@ import torch
 from torch import Tensor
 
 from manualbp.autograd.torch_internals import dispatch_modes
-from manualbp.maths.activations import Activation
-from manualbp.maths.losses import Loss
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 LEAST_TRITON = (3, 4)  # it takes tuples as arguments of kernels
@@ -35,7 +33,7 @@ _tried: set[torch.device] = set()
 
 
 def load() -> Any:
-    """The module of the operators.
+    """The module of the operators, which also has ``functions.code`` and ``errors.code``.
 
     Raises:
         ImportError: Triton is not installed.
@@ -46,20 +44,6 @@ def load() -> Any:
             "use `pip install 'manualbp[triton]'`"
         )
     return importlib.import_module("manualbp.fast.gpu.kernels.operators")
-
-
-def code(activation: Activation) -> tuple[str, float, float]:
-    """The activation as arguments of an operator."""
-    from manualbp.fast.gpu.kernels import functions
-
-    return functions.code(activation)
-
-
-def loss_code(loss: Loss) -> tuple[str, float, int] | None:
-    """The loss as arguments of an operator; None where no kernel computes it."""
-    from manualbp.fast.gpu.kernels import errors
-
-    return errors.code(loss)
 
 
 def tf32() -> bool:

@@ -19,7 +19,7 @@ become 0.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 import torch
@@ -184,17 +184,12 @@ def plan(widths: Sequence[int], from_z: Sequence[bool], rows: int) -> Schedule:
     a, z, free = [-1], [-1], 0
     for l, by_z in enumerate(from_z, start=1):
         hidden = l < len(from_z)
-        places = []
-        for keep in (hidden or not by_z, by_z):
+        for places, keep in ((a, hidden or not by_z), (z, by_z)):
             places.append(free if keep else -1)
             free += rows * padded[l] if keep else 0
-        a.append(places[0])
-        z.append(places[1])
     read = [z_l if z_l >= 0 else a_l for a_l, z_l in zip(a, z, strict=True)]
-    weights, biases = [0], [0]
-    for inputs, outputs in pairwise(widths):
-        weights.append(weights[-1] + inputs * outputs)
-        biases.append(biases[-1] + outputs)
+    weights = accumulate((i * o for i, o in pairwise(widths)), initial=0)
+    biases = accumulate(widths[1:], initial=0)
     return Schedule(tuple(widths), padded, tuple(a), tuple(z), tuple(read), free,
                 free + rows * max(padded), tuple(weights), tuple(biases))  # fmt: skip
 

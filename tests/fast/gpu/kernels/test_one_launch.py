@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import pickle
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -16,8 +15,6 @@ from torch._dynamo import compiled_autograd
 from torch.utils.checkpoint import checkpoint
 
 import manualbp
-from manualbp import fast
-from manualbp.fast.cpu import routines
 from manualbp.fast.gpu import choice, kernels, one_launch
 from manualbp.fast.gpu import products as gpu_products
 from manualbp.maths.backprop import Step
@@ -30,15 +27,8 @@ CLOSE, N = 1e-5, 90  # two tiles
 
 
 @pytest.fixture(autouse=True)
-def launches(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[object, ...]]]:
+def launches(pinned: None, monkeypatch: pytest.MonkeyPatch) -> list[tuple[object, ...]]:
     """One launch everywhere; what each was asked for."""
-    if not (kernels._INTERPRETED or torch.cuda.is_available()):
-        pytest.skip("needs a GPU, or TRITON_INTERPRET=1")
-    monkeypatch.setattr(choice, "_pinned", {})
-    monkeypatch.setattr(choice, "_measured", {})
-    monkeypatch.setattr(choice, "_runs", {})
-    monkeypatch.setattr(routines, "_policy", None)
-    fast.pin("Triton")
     seen: list[tuple[object, ...]] = []
     right = one_launch.launch
 
@@ -47,7 +37,7 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[object, ...
         return right(net, steps, *args)
 
     monkeypatch.setattr(one_launch, "launch", spy)
-    yield seen
+    return seen
 
 
 def model(bias: bool = True) -> nn.Sequential:
