@@ -92,18 +92,16 @@ def chosen(step: Product, x: Tensor, runs: Mapping[str, Callable[[], object]]) -
     by_bits = torch.are_deterministic_algorithms_enabled()
     if by_bits and max(step.inputs, step.outputs) > NARROW:
         return ATEN
-    capturing = torch.cuda.is_current_stream_capturing()
+    new = name not in (_runs if by_bits else _measured)
+    if new and torch.cuda.is_current_stream_capturing():
+        return ATEN
     if name not in _runs:
-        if capturing:
-            return ATEN
         _runs[name] = _tried(name, x, runs[TRITON])
     if not _runs[name]:
         return ATEN
     if by_bits:
         return TRITON
     if name not in _measured:
-        if capturing:
-            return ATEN
         _measured[name] = fastest(runs, lambda: torch.cuda.synchronize(x.device))
     return _measured[name]
 

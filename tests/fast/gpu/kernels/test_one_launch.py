@@ -15,6 +15,7 @@ from torch._dynamo import compiled_autograd
 from torch.utils.checkpoint import checkpoint
 
 import manualbp
+from comparisons.counterparts import WithLoss
 from manualbp.fast.gpu import choice, kernels, one_launch
 from manualbp.fast.gpu import products as gpu_products
 from manualbp.maths.backprop import Step
@@ -54,19 +55,8 @@ def batch(n: int = N) -> tuple[Tensor, Tensor, Tensor]:
     return torch.randn(n, 6, device=DEVICE), torch.randn(n, 5, device=DEVICE), classes
 
 
-class Plain(nn.Module):
-    """loss(model(x), y)."""
-
-    def __init__(self, model: nn.Module, loss: nn.Module) -> None:
-        super().__init__()
-        self.model, self.loss = model, loss
-
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        return self.loss(self.model(x), y)
-
-
 def both(net: nn.Module, loss: nn.Module) -> tuple[nn.Module, nn.Module]:
-    return manualbp.FusedLoss(net, loss), Plain(copy.deepcopy(net), loss)
+    return manualbp.FusedLoss(net, loss), WithLoss(copy.deepcopy(net), loss)
 
 
 def passed(cost: nn.Module, x: Tensor, y: Tensor) -> list[Tensor | None]:
@@ -177,7 +167,7 @@ def test_half_precision(dtype: torch.dtype, launches: list[object]) -> None:
     """2 % of the largest; a loss that GradScaler multiplies keeps small gradients."""
     x, y, _ = batch()
     net = model().to(dtype)
-    ours, theirs = both(net, nn.MSELoss())[0], Plain(copy.deepcopy(net).float(), nn.MSELoss())
+    ours, theirs = both(net, nn.MSELoss())[0], WithLoss(copy.deepcopy(net).float(), nn.MSELoss())
     found = []
     for cost, kind in ((ours, dtype), (theirs, torch.float32)):
         loss = cost(x.to(dtype).to(kind), y.to(dtype).to(kind))
