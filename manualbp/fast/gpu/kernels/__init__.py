@@ -1,9 +1,5 @@
 """The equations as Triton kernels, for GPUs: the extra ``triton``. Not yet measured on a GPU.
 
-    linear.py      a = f(h W^T + b);   delta_below = (delta W) * f'(z_below) and its sum over rows
-    chain.py       forward, loss, the delta recursion and all gradients of a narrow net, one launch
-    operators.py   both as operators of PyTorch's
-
 In fast mode choice.py chooses between them and ATen's routines, so users call nothing here. Triton
 is imported when the first tensor comes that its kernels could take. Without Triton, ATen's routines
 run. The kernels take float32 (IEEE or TF32, by PyTorch's own flags), float16 and bfloat16, on GPUs

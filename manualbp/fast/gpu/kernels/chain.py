@@ -55,7 +55,7 @@ def _up(
     F: tl.constexpr, p: tl.constexpr, q: tl.constexpr,
     PRECISION: tl.constexpr, ROWS: tl.constexpr, STEP: tl.constexpr,
 ):  # fmt: skip
-    """a of a tile and a layer. a, and z where f' reads it, go to the scratch."""
+    """a of a tile and a layer. The scratch keeps a and z where they are read again."""
     rows, columns = tl.arange(0, ROWS), tl.arange(0, WIDE)
     z = tl.zeros((ROWS, WIDE), tl.float32)
     z = product(h, rows, h_row, 1, H_ROWS, w, columns, 1, I, O, z, I, tl.int32, STEP, PRECISION)
