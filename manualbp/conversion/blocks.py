@@ -72,17 +72,15 @@ def resolve(block: nn.Module, steps: Steps) -> list[nn.Module] | None:
     """The modules that the steps mean now; None where one is no module."""
     found: list[nn.Module] = []
     for step in steps:
-        module = _of_function(_attribute(block, step) if isinstance(step, str) else step)
+        part: Any = step
+        if isinstance(step, str):  # a property is not read: that may run code
+            computed = isinstance(getattr(type(block), step, None), property)
+            part = None if computed else getattr(block, step, None)
+        module = _of_function(part)
         if not isinstance(module, nn.Module):
             return None
         found.extend(_inner(module))
     return found
-
-
-def _attribute(block: nn.Module, name: str) -> Any:
-    """The attribute; None for a property, since reading it may run code."""
-    computed = isinstance(getattr(type(block), name, None), property)
-    return None if computed else getattr(block, name, None)
 
 
 def _made(cls: type[nn.Module], reading: Reading) -> type[nn.Module]:

@@ -73,12 +73,9 @@ class Sums:
             self.totals = list(grads)
             return
         for i, (total, gradient) in enumerate(zip(self.totals, grads, strict=True)):
-            if total is None or gradient is None:
-                continue
-            if total.dim() == 1 and total.dtype is not torch.float64:
-                self.totals[i] = total.double().add_(gradient)
-            else:
-                total.add_(gradient)
+            if total is not None and gradient is not None:
+                wide = total.double() if total.dim() == 1 else total
+                self.totals[i] = wide.add_(gradient)
 
     def of(self, steps: Sequence[Step], dtype: torch.dtype) -> list[Tensor | None]:
         """The sums in the dtype of the parameters; None for each if there was no tile."""

@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -187,15 +188,28 @@ def _measured() -> Policy:
 
 
 def _timed(product: str, rows: int, inputs: int, outputs: int) -> dict[str, float]:
-    """Seconds of the fastest of several runs of each routine. The routines take turns."""
+    """Seconds of a product of this size by each routine."""
     # No random numbers: to draw some would change the user's.
     sizes = (rows, inputs), (outputs, inputs), (outputs,), (rows, outputs)
     h, w, b, g = (torch.full(s, 0.5, device="cpu", dtype=torch.float32) for s in sizes)
-    best = dict.fromkeys(ROUTINES, float("inf"))
-    for turn in range(1 + TURNS):
-        for name, routine in ROUTINES.items():
+    run = PRODUCTS[product]
+    runs = {name: partial(run, routine, h, w, b, g) for name, routine in ROUTINES.items()}
+    return shortest(runs, TURNS)
+
+
+def shortest(
+    runs: Mapping[str, Callable[[], object]], turns: int, calls: int = 1,
+    wait: Callable[[], None] = lambda: None,
+) -> dict[str, float]:  # fmt: skip
+    """Seconds of the shortest of several turns of each, ``calls`` runs a turn."""
+    best = dict.fromkeys(runs, float("inf"))
+    for turn in range(1 + turns):
+        for name, run in runs.items():
+            wait()
             start = time.perf_counter()
-            PRODUCTS[product](routine, h, w, b, g)
-            if turn:  # the first turn also warms up
+            for _ in range(calls):
+                run()
+            wait()
+            if turn:  # the first turn also compiles and warms up
                 best[name] = min(best[name], time.perf_counter() - start)
     return best

@@ -10,13 +10,13 @@ new shape. ATen also runs the shapes for which the kernel failed the first time,
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
+from manualbp.fast.cpu.routines import shortest
 from manualbp.fast.gpu import kernels
 
 ATEN, TRITON = "ATen", "Triton"
@@ -119,14 +119,5 @@ def _tried(name: str, x: Tensor, run: Callable[[], object]) -> bool:
 
 def fastest(runs: Mapping[str, Callable[[], object]], wait: Callable[[], None]) -> str:
     """The routine with the shortest of several turns, launches included; ATen on a near tie."""
-    best = dict.fromkeys(runs, float("inf"))
-    for turn in range(1 + TURNS):
-        for name, routine in runs.items():
-            wait()
-            start = time.perf_counter()
-            for _ in range(CALLS):
-                routine()
-            wait()
-            if turn:  # the first one compiles
-                best[name] = min(best[name], time.perf_counter() - start)
+    best = shortest(runs, TURNS, CALLS, wait)
     return TRITON if best[TRITON] * LEAST_GAIN < best[ATEN] else ATEN

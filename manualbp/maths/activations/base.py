@@ -1,4 +1,4 @@
-"""What every activation says of itself: f, f', f'', and what they are computed from."""
+"""What every activation has: f, f', f'', and what they are computed from."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ aten = torch.ops.aten
 class Activation(ABC):
     """a = f(z) with its derivatives, elementwise on tensors of any shape, dtype and device.
 
-    ``needs`` says what f' is computed from: z, or a where f can be differentiated from its own
-    output. That tensor is the ``cache`` below.
+    ``needs`` says what f' is computed from: "z"; or "a" where f' can be computed from f's output
+    (sigmoid, tanh, ReLU), so that z need not be kept. That tensor is the ``cache`` below.
     """
 
     needs: ClassVar[Literal["z", "a"]]

@@ -25,9 +25,8 @@ WIDE = Product("forward", 1000, 512, 384, torch.float32)
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is known; devices answer at once, and no graph is captured."""
-    monkeypatch.setattr(choice, "_pinned", {})
-    monkeypatch.setattr(choice, "_measured", {})
-    monkeypatch.setattr(choice, "_runs", {})
+    for name in ("_pinned", "_measured", "_runs"):
+        monkeypatch.setattr(choice, name, {})
     monkeypatch.setattr(routines, "_policy", dict.fromkeys(routines.KINDS, ATEN)
                         | dict.fromkeys(routines.GAINS, 1))  # fmt: skip
     monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
@@ -47,7 +46,7 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, **seconds: float) -> None:
         self.now, self.calls, self.seconds = 0.0, list[str](), seconds
-        monkeypatch.setattr(choice.time, "perf_counter", lambda: self.now)
+        monkeypatch.setattr(routines.time, "perf_counter", lambda: self.now)
 
     @property
     def runs(self) -> dict[str, Callable[[], str]]:
