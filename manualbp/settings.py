@@ -23,9 +23,8 @@ class Setting:
 
     def __init__(self, choice: str, model: nn.Module | None = None) -> None:
         if choice not in self.choices:
-            raise ValueError(
-                f"{self.name} must be one of {', '.join(self.choices)}, got {choice!r}"
-            )
+            choices = ", ".join(self.choices)
+            raise ValueError(f"{self.name} must be one of {choices}, got {choice!r}")
         if not isinstance(model, (nn.Module, type(None))):
             kind = type(model).__name__
             raise TypeError(f"model must be an nn.Module, got {kind}; pass the model itself")

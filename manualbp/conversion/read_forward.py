@@ -149,22 +149,20 @@ class _Reader:
 
     def block(self, body: list[ast.stmt]) -> Reading:
         for statement in body:
-            if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
-                continue  # a docstring
-            if isinstance(statement, ast.Return) and statement.value is not None:
-                result = self.value(statement.value)
-                self.drop(*self.values)
-                functions = tuple(self.functions)
-                return Reading(self.argument, *result[:3], functions, self.globals)
-            if not (
-                isinstance(statement, ast.Assign)
-                and len(statement.targets) == 1
-                and isinstance(target := statement.targets[0], ast.Name)
-            ):
-                raise _not_read(statement)
-            value = self.value(statement.value)
-            self.drop(target.id)
-            self.values[target.id] = value
+            match statement:
+                case ast.Expr(value=ast.Constant()):
+                    pass  # a docstring
+                case ast.Return(value=ast.expr() as node):
+                    result = self.value(node)
+                    self.drop(*self.values)
+                    functions = tuple(self.functions)
+                    return Reading(self.argument, *result[:3], functions, self.globals)
+                case ast.Assign(targets=[ast.Name(id=name)], value=node):
+                    value = self.value(node)
+                    self.drop(name)
+                    self.values[name] = value
+                case _:
+                    raise _not_read(statement)
         raise _NotRead("its forward returns nothing")
 
     def drop(self, *names: str) -> None:
@@ -174,20 +172,19 @@ class _Reader:
                 raise _NotRead(f"its forward has a `{name}` that it gives up unread")
 
     def value(self, node: ast.expr) -> _Value:
-        if isinstance(node, ast.Name) and node.id in self.values:
-            found = self.values[node.id]
-            if not found.untouched:  # a second reader would do the steps again
-                del self.values[node.id]
-            return found
-        if isinstance(node, ast.BinOp):
-            return self.combined(node, self.value(node.left), self.value(node.right))
-        if isinstance(node, ast.Call) and not node.keywords:
-            if len(node.args) == 1:
-                return self.then(node, self.value(node.args[0]), self.step(node.func))
-            if not node.args and isinstance(node.func, ast.Attribute):  # x.relu()
-                step = METHODS.get(node.func.attr)
-                if step is not None:
-                    return self.then(node, self.value(node.func.value), step())
+        match node:
+            case ast.Name(id=name) if name in self.values:
+                found = self.values[name]
+                if not found.untouched:  # a second reader would do the steps again
+                    del self.values[name]
+                return found
+            case ast.BinOp(left=left, right=right):
+                return self.combined(node, self.value(left), self.value(right))
+            case ast.Call(func=function, args=[x], keywords=[]):
+                return self.then(node, self.value(x), self.step(function))
+            case ast.Call(func=ast.Attribute(value=x, attr=name), args=[], keywords=[]):
+                if name in METHODS:  # x.relu()
+                    return self.then(node, self.value(x), METHODS[name]())
         raise _not_read(node)
 
     def combined(self, node: ast.BinOp, left: _Value, right: _Value) -> _Value:

@@ -53,7 +53,6 @@ class FastLinear(Linear):
         return a
 
     def output(self, h: Tensor, theta: Theta) -> Tensor:
-        """a."""
         weight, f = read(theta[0]), self.activation
         a = products.linear(rows(h), weight, theta[1], "none" if f is None else NAMES[type(f)])
         return a if h.dim() == 2 else own(a.view(*h.shape[:-1], weight.shape[0]))
