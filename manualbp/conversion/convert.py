@@ -32,9 +32,8 @@ def convert(model: nn.Module) -> nn.Module:
     """
     for module in modules_of(model):
         if not is_ours(module) and refusal_of(module) is None:
-            module.__class__ = (
-                Sequential if type(module) is nn.Sequential else by_hand(type(module))
-            )
+            kind = type(module)
+            module.__class__ = Sequential if kind is nn.Sequential else by_hand(kind)
     return model
 
 

@@ -88,11 +88,8 @@ def _read(forward: FunctionType) -> Reading:
         tree = ast.parse(textwrap.dedent(inspect.getsource(forward))).body[0]
     except (OSError, TypeError, SyntaxError, IndexError):
         raise _NotRead("the source of its forward is not at hand") from None
-    if (
-        not isinstance(tree, ast.FunctionDef)
-        or tree.decorator_list
-        or hasattr(forward, "__wrapped__")
-    ):
+    wrapped = hasattr(forward, "__wrapped__")
+    if not isinstance(tree, ast.FunctionDef) or tree.decorator_list or wrapped:
         raise _NotRead("its forward is wrapped by a decorator or is no plain function")
     arguments = tree.args
     names = [a.arg for a in (*arguments.posonlyargs, *arguments.args)]

@@ -194,13 +194,12 @@ def _timed(product: str, rows: int, inputs: int, outputs: int) -> dict[str, floa
     h, w, b, g = (torch.full(s, 0.5, device="cpu", dtype=torch.float32) for s in sizes)
     run = PRODUCTS[product]
     runs = {name: partial(run, routine, h, w, b, g) for name, routine in ROUTINES.items()}
-    return shortest(runs, TURNS)
+    return shortest(runs, TURNS, 1, lambda: None)
 
 
 def shortest(
-    runs: Mapping[str, Callable[[], object]], turns: int, calls: int = 1,
-    wait: Callable[[], None] = lambda: None,
-) -> dict[str, float]:  # fmt: skip
+    runs: Mapping[str, Callable[[], object]], turns: int, calls: int, wait: Callable[[], None]
+) -> dict[str, float]:
     """Seconds of the shortest of several turns of each, ``calls`` runs a turn."""
     best = dict.fromkeys(runs, float("inf"))
     for turn in range(1 + turns):

@@ -140,10 +140,15 @@ def test_no_clock_decides_where_bits_are_to_repeat(
     assert choice.chosen(narrow, CUDA, clock.runs) == ATEN and clock.calls == [TRITON]
 
 
-def test_a_kernel_that_fails_is_atens_where_bits_are_to_repeat(deterministic: None) -> None:
-    def fail() -> str:
-        raise RuntimeError("out of resource")
+def raising(error: Exception) -> Callable[..., str]:
+    def fail(*_: object) -> str:
+        raise error
 
+    return fail
+
+
+def test_a_kernel_that_fails_is_atens_where_bits_are_to_repeat(deterministic: None) -> None:
+    fail = raising(RuntimeError("out of resource"))
     narrow = WIDE._replace(outputs=8, inputs=8)
     with pytest.warns(UserWarning, match="out of resource; ATen's routine"):
         assert choice.run(narrow, CUDA, {ATEN: lambda: "a", TRITON: fail}) == "a"
@@ -154,9 +159,7 @@ def test_a_kernel_that_fails_is_atens_where_bits_are_to_repeat(deterministic: No
 def test_a_kernel_that_fails_is_atens_with_one_warning(
     when: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*_: object) -> str:
-        raise RuntimeError("out of resource: shared memory\nRequired: 300000")
-
+    fail = raising(RuntimeError("out of resource: shared memory\nRequired: 300000"))
     runs: Any = {ATEN: lambda: "by ATen", TRITON: fail if when == "at once" else lambda: "no"}
     if when != "at once":
         monkeypatch.setattr(torch.cuda, "synchronize", fail)
@@ -171,10 +174,7 @@ def test_a_kernel_that_fails_is_atens_with_one_warning(
 
 def test_atens_own_errors_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """And nothing is decided by them; so are those of a kernel that was asked for."""
-
-    def fail() -> str:
-        raise ZeroDivisionError
-
+    fail = raising(ZeroDivisionError())
     with pytest.raises(ZeroDivisionError):
         choice.run(WIDE, CUDA, {ATEN: fail, TRITON: lambda: ""})
     assert choice.policy() == {}
@@ -204,9 +204,8 @@ def test_policies_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch, ATen=1.0, Triton=0.1)
     choice.chosen(WIDE, CUDA, clock.runs)
     found = fast.policy()
-    assert found[str(WIDE)] == TRITON and set(found) == {
-        *routines.KINDS, *routines.GAINS, str(WIDE)
-    }  # fmt: skip
+    kinds = {*routines.KINDS, *routines.GAINS, str(WIDE)}
+    assert found[str(WIDE)] == TRITON and set(found) == kinds
     fast.pin({**found, str(WIDE): ATEN})
     assert choice.chosen(WIDE, CUDA, clock.runs) == ATEN
     other = WIDE._replace(rows=1)
