@@ -6,7 +6,6 @@ ATen or Triton's kernels run it, as choice.py says.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -14,9 +13,8 @@ from torch import Tensor
 from manualbp.fast.cpu.products import NAMES
 from manualbp.fast.cpu.routines import OVER_Z
 from manualbp.fast.gpu import choice, kernels
+from manualbp.fast.gpu.choice import T
 from manualbp.maths.activations import Activation
-
-T = TypeVar("T")
 
 
 def activated(
