@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import TracebackType
 from typing import ClassVar
 
 from torch import nn
@@ -11,13 +10,13 @@ from torch import nn
 class Setting:
     """``setting(choice)``, or ``setting(choice, model)`` for the modules of a model.
 
-    A subclass is one setting: it says its name, its choices, and holds the process's one.
+    A subclass is one setting: it has a name and choices, and ``now`` is the process's choice.
     """
 
     name: ClassVar[str]
     choices: ClassVar[tuple[str, ...]]
     now: ClassVar[str]
-    key: ClassVar[str]  # of a module's own choice
+    key: ClassVar[str]  # under which a module has its own choice
 
     def __init_subclass__(cls) -> None:
         cls.key = f"manualbp_{cls.name}"
@@ -39,12 +38,7 @@ class Setting:
     def __enter__(self) -> None:
         """Nothing: the choice is made already."""
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         type(self).now = self._before
 
 
@@ -73,20 +67,20 @@ class set_mode(Setting):  # a function to its users, like torch.set_grad_enabled
 
 
 class set_memory(Setting):  # a function to its users, like set_mode
-    """What waits for backward from now on; as a context manager, until its end.
+    """What is kept for backward from now on; as a context manager, until its end.
 
         manualbp.set_memory("low")             for the whole process
         with manualbp.set_memory("low"): ...   for a while
         manualbp.set_memory("low", model)      for the modules of this model, whatever else is set
 
     Args:
-        memory: "full" keeps what backward reads. "low" keeps of every chain its input and its
-            parameters alone, and computes forward once more in backward: exact all of one chain at
-            a time, fast a tile of rows.
+        memory: "full" keeps what backward reads. "low" keeps only the input and the parameters of
+            every chain, and computes forward again in backward: in exact mode one whole chain
+            after the other, in fast mode one tile of rows after the other.
         model: None, or a model whose modules keep the choice.
 
-    Chains with randomness or statistics of the batch (Dropout in training, BatchNorm1d), the gate
-    of a GatedMLP, and all where training is distributed keep what they keep with "full".
+    "low" changes nothing for chains with randomness or statistics of the batch (Dropout in
+    training, BatchNorm1d), for the gate of a GatedMLP, and where training is distributed.
 
     Raises:
         ValueError: an unknown choice.

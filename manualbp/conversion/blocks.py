@@ -1,15 +1,15 @@
 """Hand-made blocks by hand: a class of PyTorch's or of a user's, with another ``forward``.
 
-``by_hand(cls)`` is a subclass of ``cls`` that differs in ``forward`` alone, which runs what
-``forward_source`` has read. So isinstance, parameters and state_dict keys stay, and where a
-Function cannot serve the class's own forward runs.
+``by_hand(cls)`` is a subclass of ``cls`` with another ``forward``, which runs what read_forward.py
+has read. So isinstance, parameters and state_dict keys stay. Where a Function cannot do it, the
+class's own forward runs.
 """
 
 from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from torch import nn
@@ -28,10 +28,10 @@ class Block:
     as_read: Callable[..., Any]  # the original's forward when this class was made
 
     def __init_subclass__(cls) -> None:
-        """Nothing: the original's own would meet a class that nobody has written."""
+        """Does nothing: the original's own is not called, since no user wrote this class."""
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        """By the original class, since this one has no name to be found by."""
+        """By the original class, since this one cannot be found by a name."""
         own: Any = self.original
         state = own.__getstate__(self)
         if isinstance(state, dict):
@@ -69,20 +69,18 @@ def is_sequential(cls: type[nn.Module]) -> bool:
 
 
 def resolve(block: nn.Module, steps: Steps) -> list[nn.Module] | None:
-    """The modules that the steps stand for at the moment; None where one is no module."""
+    """The modules that the steps mean now; None where one is no module."""
     found: list[nn.Module] = []
     for step in steps:
-        module = _of_function(_attribute(block, step) if isinstance(step, str) else step)
+        part: Any = step
+        if isinstance(step, str):  # a property is not read: that may run code
+            computed = isinstance(getattr(type(block), step, None), property)
+            part = None if computed else getattr(block, step, None)
+        module = _of_function(part)
         if not isinstance(module, nn.Module):
             return None
         found.extend(_inner(module))
     return found
-
-
-def _attribute(block: nn.Module, name: str) -> Any:
-    """None for a property: to ask it may do something."""
-    computed = isinstance(getattr(type(block), name, None), property)
-    return None if computed else getattr(block, name, None)
 
 
 def _made(cls: type[nn.Module], reading: Reading) -> type[nn.Module]:
@@ -99,7 +97,7 @@ def _made(cls: type[nn.Module], reading: Reading) -> type[nn.Module]:
             return call(self, self._modules.values(), args[0])
         return _run(self, reading, cls, args[0])
 
-    # torch.compile counts recompilations per code object: each class has its own.
+    # torch.compile counts recompilations by code object, so each class gets its own.
     code: Any = forward
     code.__code__ = code.__code__.replace(co_name=f"forward_of_{cls.__name__}")
     own = {
@@ -114,7 +112,7 @@ def _made(cls: type[nn.Module], reading: Reading) -> type[nn.Module]:
 
 
 def _run(block: nn.Module, reading: Reading, cls: Any, x: Any) -> Any:
-    """What the reading says, with today's children."""
+    """Runs what the reading says, with the children as they are now."""
     steps = resolve(block, reading.steps)
     if steps is not None and reading.gate is None:
         return call(block, steps, x, reading.residual)
@@ -126,7 +124,7 @@ def _run(block: nn.Module, reading: Reading, cls: Any, x: Any) -> Any:
 
 
 def _of_function(step: Any) -> Any:
-    """A module for a known function that a block holds as an attribute."""
+    """The module itself, or one for a known function that a block holds as an attribute."""
     options = {}
     if type(step) is functools.partial and not step.args:
         step, options = step.func, step.keywords
@@ -134,7 +132,7 @@ def _of_function(step: Any) -> Any:
         return step
     try:
         return _module(step, **options)
-    except TypeError:  # the module has no such option, or one that cannot be compared
+    except TypeError:  # the module has no such option, or the option has no hash
         return None
 
 
@@ -145,24 +143,18 @@ def _module(function: Any, **options: Any) -> nn.Module | None:
     return known(**options) if known else None
 
 
-def _inner(module: nn.Module) -> Iterator[nn.Module]:
-    """The module, or for one whose forward is but a known function, a module for that."""
+def _inner(module: nn.Module) -> list[nn.Module]:
+    """The module; where its forward only calls known functions, the modules for those."""
     leaf = not type(module).__module__.startswith("torch.") and not list(module.children())
-    if leaf and unhooked(module):
-        reading = read(type(module).forward)
-        if (
-            not isinstance(reading, str)
-            and not (reading.gate or reading.residual)
-            and reading.holds()
-        ):
-            yield from resolve(module, reading.steps) or [module]
-            return
-    yield module
+    reading = read(type(module).forward) if leaf and unhooked(module) else "it is called"
+    if isinstance(reading, str) or reading.gate or reading.residual or not reading.holds():
+        return [module]
+    return resolve(module, reading.steps) or [module]
 
 
 def _restore(cls: type[nn.Module]) -> nn.Module:
     try:
         kind = by_hand(cls)
-    except ValueError:  # its forward is another one by now
+    except ValueError:  # its forward has changed since
         kind = cls
     return kind.__new__(kind)

@@ -13,16 +13,16 @@ from manualbp.modules.sequential import Sequential
 def convert(model: nn.Module) -> nn.Module:
     """Give every block of ``model`` that is an MLP a forward by hand, in place.
 
-    Taken are
+    It takes
 
     - nn.Sequential, and subclasses with its forward (torchvision's MLP), that hold an nn.Linear;
-    - blocks whose own forward names children one after the other (timm's Mlp, any
+    - blocks whose own forward calls children one after the other (timm's Mlp, any
       ``fc2(act(fc1(x)))``), adds the input (``x + f(x)``), or multiplies a gate
       (``down_proj(act_fn(gate_proj(x)) * up_proj(x))``).
 
     Only the class of a module changes, to ``Sequential`` or to a subclass of its own class:
     parameters, hooks, state_dict keys, isinstance and every reference to it stay, so an optimizer
-    made before goes on working. ``explain`` says what was taken and what not.
+    that was made before still works. ``explain`` says what was taken and what was not.
 
     Returns:
         ``model`` itself.
@@ -32,14 +32,13 @@ def convert(model: nn.Module) -> nn.Module:
     """
     for module in modules_of(model):
         if not is_ours(module) and refusal_of(module) is None:
-            module.__class__ = (
-                Sequential if type(module) is nn.Sequential else by_hand(type(module))
-            )
+            kind = type(module)
+            module.__class__ = Sequential if kind is nn.Sequential else by_hand(kind)
     return model
 
 
 def modules_of(model: nn.Module) -> list[nn.Module]:
-    """The model's modules; raises TypeError for what is no nn.Module."""
+    """The model's modules; raises TypeError if it is no nn.Module."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"expected an nn.Module, got {type(model).__name__}; pass the model itself")
     return list(model.modules())
@@ -51,7 +50,7 @@ def is_ours(module: nn.Module) -> bool:
 
 
 def refusal_of(module: nn.Module) -> str | None:
-    """Why ``convert`` leaves a module alone; None if it takes it."""
+    """Why ``convert`` does not take a module; None if it does."""
     if "forward" in module.__dict__:
         return "forward is overridden on this instance"
     if not any(type(child) is nn.Linear for child in module.children()):

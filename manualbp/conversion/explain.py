@@ -29,20 +29,18 @@ class Explanation(tuple[Entry, ...]):
 
     def __str__(self) -> str:
         rows = [("module", "class", "backward", "why")]
-        for e in self:
-            rows.append(
-                (e.name or "(model)", e.kind, "by hand" if e.by_hand else "autograd", e.detail)
-            )
+        backward = {True: "by hand", False: "autograd"}
+        rows += [(e.name or "(model)", e.kind, backward[e.by_hand], e.detail) for e in self]
         widths = [max(len(row[i]) for row in rows) for i in range(3)]
         lines = ["  ".join([*map(str.ljust, row[:3], widths), row[3]]) for row in rows]
         return "\n".join(lines)
 
 
 def explain(model: nn.Module) -> Explanation:
-    """Every module of ``model`` that holds or is an nn.Linear: by hand or not, and why.
+    """Every module of ``model`` that holds an nn.Linear: by hand or not, and why.
 
-    It describes the model as it stands: training or not, with its hooks. What depends on the call
-    (autocast, torch.compile, function transforms, the dtype of the input) is in docs/drop-in.md.
+    It describes the model as it is now: training or not, with its hooks. docs/drop-in.md says what
+    depends on the call (autocast, torch.compile, function transforms, the dtype of the input).
 
     Raises:
         TypeError: ``model`` is no nn.Module.
@@ -52,18 +50,14 @@ def explain(model: nn.Module) -> Explanation:
     for name, module in model.named_modules():
         if is_ours(module):
             entries.append(_ours(name, module))
-        elif _has_linear(module):
+        elif any(isinstance(child, nn.Linear) for child in module.children()):
             detail = refusal_of(module) or "manualbp.convert(model) would take it"
             entries.append(Entry(name, type(module).__name__, False, detail))
     return Explanation(entries)
 
 
-def _has_linear(module: nn.Module) -> bool:
-    return any(isinstance(child, nn.Linear) for child in module.children())
-
-
 def _ours(name: str, module: nn.Module) -> Entry:
-    """Which steps of a module of ours go by hand, and why the others do not."""
+    """Which steps of a module of ours run by hand, and why the others do not."""
     kind = type(module).__name__
     if "forward" in module.__dict__:
         return Entry(name, kind, False, "forward is overridden on this instance")

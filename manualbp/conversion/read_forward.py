@@ -1,6 +1,6 @@
 """What a hand-made block computes, read from the source of its ``forward``.
 
-Understood are forwards that name their steps one after the other and do nothing else:
+It understands forwards that call one step after the other and do nothing else:
 
     x = self.fc1(x)                    a child of the block
     x = F.gelu(x), torch.tanh(x), x.relu()    a function without options
@@ -8,8 +8,8 @@ Understood are forwards that name their steps one after the other and do nothing
     return x + self.fc2(self.fc1(x))   a residual block
     return self.down(self.act(self.gate(x)) * self.up(x))    a gated block
 
-Everything else (a branch, a reshape, a second input, a side effect) is answered with the reason. So
-is a result that is read twice, or never: each step is done once.
+For everything else (a branch, a reshape, a second input, a side effect) it returns the reason. A
+result must be read exactly once, since each step is done once.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-# Functions that a module of torch.nn computes as well.
+# Functions, and the module of torch.nn that computes the same.
 FUNCTIONS: dict[Callable[..., Any], Callable[..., nn.Module]] = {
     torch.relu: nn.ReLU, F.relu: nn.ReLU, torch.tanh: nn.Tanh, F.tanh: nn.Tanh,
     torch.sigmoid: nn.Sigmoid, F.sigmoid: nn.Sigmoid, F.gelu: nn.GELU, F.silu: nn.SiLU,
@@ -35,12 +35,11 @@ FUNCTIONS: dict[Callable[..., Any], Callable[..., nn.Module]] = {
 }  # fmt: skip
 METHODS = {"relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid}
 
-
 Steps = tuple[str | nn.Module, ...]  # names of children, or modules for functions
 
 
 def module_of(function: Any) -> Callable[..., nn.Module] | None:
-    """What builds a module that computes the same; None for a function that is not known."""
+    """The class of module that computes the same; None for an unknown function."""
     return next((module for known, module in FUNCTIONS.items() if known is function), None)
 
 
@@ -51,16 +50,16 @@ class Reading(NamedTuple):
     steps: Steps
     gate: tuple[Steps, Steps] | None = None  # in the order of evaluation
     residual: bool = False
-    functions: tuple[tuple[str, Any], ...] = ()  # the dotted names it uses, what they stood for
-    names: dict[str, Any] = {}  # noqa: RUF012  # where they are looked up
+    functions: tuple[tuple[str, Any], ...] = ()  # each dotted name it uses, and its object
+    names: dict[str, Any] = {}  # noqa: RUF012  # where the names are looked up
 
     def holds(self) -> bool:
-        """Whether the names still stand for what they stood for when they were read."""
+        """Whether the names still mean the same objects as when they were read."""
         return all(_found(name, self.names) is function for name, function in self.functions)
 
 
 def _found(name: str, names: dict[str, Any]) -> Any:
-    """The object that a dotted name stands for."""
+    """The object that a dotted name means."""
     first, *rest = name.split(".")
     return functools.reduce(lambda o, part: getattr(o, part, None), rest, names.get(first))
 
@@ -89,11 +88,8 @@ def _read(forward: FunctionType) -> Reading:
         tree = ast.parse(textwrap.dedent(inspect.getsource(forward))).body[0]
     except (OSError, TypeError, SyntaxError, IndexError):
         raise _NotRead("the source of its forward is not at hand") from None
-    if (
-        not isinstance(tree, ast.FunctionDef)
-        or tree.decorator_list
-        or hasattr(forward, "__wrapped__")
-    ):
+    wrapped = hasattr(forward, "__wrapped__")
+    if not isinstance(tree, ast.FunctionDef) or tree.decorator_list or wrapped:
         raise _NotRead("its forward is wrapped by a decorator or is no plain function")
     arguments = tree.args
     names = [a.arg for a in (*arguments.posonlyargs, *arguments.args)]
@@ -108,7 +104,7 @@ def _read(forward: FunctionType) -> Reading:
 
 
 def _is_current(forward: FunctionType) -> bool:
-    """Whether the file, which may have been edited since, still says what runs."""
+    """Whether the file still has the code that runs: it may have been edited since."""
     lines, _ = inspect.findsource(forward)
     try:
         pending = [compile("".join(lines), forward.__code__.co_filename, "exec", dont_inherit=True)]
@@ -126,12 +122,12 @@ _PARTS = ("co_name", "co_firstlineno", "co_code", "co_names", "co_varnames")
 
 
 class _Value(NamedTuple):
-    """A Reading in the making; of x itself no step has been taken."""
+    """A part of a Reading. x itself has no steps."""
 
     steps: Steps = ()
     gate: tuple[Steps, Steps] | None = None
     residual: bool = False
-    since: int = 0  # how many steps were taken before the first of these
+    since: int = 0  # how many steps came before the first of these
 
     @property
     def untouched(self) -> bool:
@@ -139,56 +135,53 @@ class _Value(NamedTuple):
 
 
 class _Reader:
-    """Evaluates the few forms of expression that are understood."""
+    """Reads the few forms of expression that are understood."""
 
     def __init__(self, own: str, argument: str, forward: FunctionType) -> None:
         self.own, self.argument, self.globals = own, argument, forward.__globals__
         self.locals = forward.__code__.co_varnames
         self.values = {argument: _Value()}
-        self.taken = 0  # steps so far
+        self.taken = 0  # the number of steps so far
         self.functions: list[tuple[str, Any]] = []
 
     def block(self, body: list[ast.stmt]) -> Reading:
         for statement in body:
-            if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
-                continue  # a docstring
-            if isinstance(statement, ast.Return) and statement.value is not None:
-                result = self.value(statement.value)
-                self.drop(*self.values)
-                functions = tuple(self.functions)
-                return Reading(self.argument, *result[:3], functions, self.globals)
-            if not (
-                isinstance(statement, ast.Assign)
-                and len(statement.targets) == 1
-                and isinstance(target := statement.targets[0], ast.Name)
-            ):
-                raise _not_read(statement)
-            value = self.value(statement.value)
-            self.drop(target.id)
-            self.values[target.id] = value
+            match statement:
+                case ast.Expr(value=ast.Constant()):
+                    pass  # a docstring
+                case ast.Return(value=ast.expr() as node):
+                    result = self.value(node)
+                    self.drop(*self.values)
+                    functions = tuple(self.functions)
+                    return Reading(self.argument, *result[:3], functions, self.globals)
+                case ast.Assign(targets=[ast.Name(id=name)], value=node):
+                    value = self.value(node)
+                    self.drop(name)
+                    self.values[name] = value
+                case _:
+                    raise _not_read(statement)
         raise _NotRead("its forward returns nothing")
 
     def drop(self, *names: str) -> None:
-        """Sees to it that nothing is lost with these names."""
+        """Raises where a result of one of these names would be lost."""
         for name in names:
             if name == self.own or not self.values.get(name, _Value()).untouched:
                 raise _NotRead(f"its forward has a `{name}` that it gives up unread")
 
     def value(self, node: ast.expr) -> _Value:
-        if isinstance(node, ast.Name) and node.id in self.values:
-            found = self.values[node.id]
-            if not found.untouched:  # a second reader would do the steps again
-                del self.values[node.id]
-            return found
-        if isinstance(node, ast.BinOp):
-            return self.combined(node, self.value(node.left), self.value(node.right))
-        if isinstance(node, ast.Call) and not node.keywords:
-            if len(node.args) == 1:
-                return self.then(node, self.value(node.args[0]), self.step(node.func))
-            if not node.args and isinstance(node.func, ast.Attribute):  # x.relu()
-                step = METHODS.get(node.func.attr)
-                if step is not None:
-                    return self.then(node, self.value(node.func.value), step())
+        match node:
+            case ast.Name(id=name) if name in self.values:
+                found = self.values[name]
+                if not found.untouched:  # a second reader would do the steps again
+                    del self.values[name]
+                return found
+            case ast.BinOp(left=left, right=right):
+                return self.combined(node, self.value(left), self.value(right))
+            case ast.Call(func=function, args=[x], keywords=[]):
+                return self.then(node, self.value(x), self.step(function))
+            case ast.Call(func=ast.Attribute(value=x, attr=name), args=[], keywords=[]):
+                if name in METHODS:  # x.relu()
+                    return self.then(node, self.value(x), METHODS[name]())
         raise _not_read(node)
 
     def combined(self, node: ast.BinOp, left: _Value, right: _Value) -> _Value:
@@ -208,26 +201,19 @@ class _Reader:
         return value._replace(steps=(*value.steps, step), since=since)
 
     def step(self, function: ast.expr) -> str | nn.Module:
-        if isinstance(function, ast.Attribute) and self.is_own(function.value):
+        name, first = ast.unparse(function), function
+        while isinstance(first, ast.Attribute):
+            first = first.value
+        if not isinstance(first, ast.Name):
+            raise _not_read(function)
+        if isinstance(function, ast.Attribute) and name == f"{self.own}.{function.attr}":
             return function.attr
-        found = self.found(function)
+        found = None if first.id in self.locals else _found(name, self.globals)
         known = module_of(found)
         if known is None:
             raise _not_read(function)
-        self.functions.append((ast.unparse(function), found))
+        self.functions.append((name, found))
         return known()
-
-    def is_own(self, node: ast.expr) -> bool:
-        return isinstance(node, ast.Name) and node.id == self.own
-
-    def found(self, node: ast.expr) -> Any:
-        """The object a dotted name stands for in the module that defines the block."""
-        first = node
-        while isinstance(first, ast.Attribute):
-            first = first.value
-        if isinstance(first, ast.Name) and first.id not in self.locals:
-            return _found(ast.unparse(node), self.globals)
-        return None
 
 
 def _not_read(node: ast.AST) -> _NotRead:

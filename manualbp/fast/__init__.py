@@ -1,13 +1,13 @@
-"""Other ways to the same gradients: faster, and rounded otherwise. This file is their only door.
+"""Faster ways to the same gradients, which round differently. This file is their only door.
 
     pinning.py    which routine computes what, as measured or pinned
     small.py      chains that PyTorch's own operators run faster
-    tiles.py      a chain over one tile of rows after the other
+    tiles.py      a chain, one tile of rows after the other
     one_pass.py   forward, loss and backward in one pass over tiles
     cpu/          the products of a Linear by ATen or oneDNN, with the activation next to it
     gpu/          products together with their activations; a narrow net in one launch; Triton
 
-Fast mode (settings.py) and ``FusedLoss`` come in here. Exact mode needs nothing of it.
+Fast mode (settings.py) and ``FusedLoss`` use it. Exact mode does not.
 """
 
 from __future__ import annotations
@@ -48,16 +48,16 @@ def fused_cost(
     segment: Segment, loss: Loss, x: Tensor, y: Tensor, tile_rows: int | None, gpu: bool,
     small: bool,
 ) -> Tensor | None:  # fmt: skip
-    """C, with its gradients ready for backward; None where PyTorch's own operators are to run.
+    """C, with its gradients ready for backward; None where PyTorch's own operators should run.
 
     Args:
         segment: the model's layers, as ``chain`` returns them.
         loss: C.
         x: (N, I).
         y: the target.
-        tile_rows: the rows of a tile; None chooses them, and on a GPU one launch without tiles.
+        tile_rows: the rows of a tile. None chooses them; on a GPU it also allows one launch.
         gpu: whether ``on_gpu(x)``.
-        small: whether there is too little to win by tiles.
+        small: whether the model is too small to gain by tiles.
     """
     trained = torch.is_grad_enabled() and any(t.requires_grad for t in (x, *segment.tensors()))
     wants = tuple(trained and t is not None and t.requires_grad for t in (*segment.parameters, x))
@@ -68,7 +68,7 @@ def fused_cost(
         if net and one_launch.is_faster(net, steps, loss, rows, x, y):
             return one_launch.cost(net, segment, steps, loss, x, y)
     if small or x.dtype not in (torch.float32, torch.float64):
-        return None  # a sum of many tiles needs the digits of these
+        return None  # a sum of many tiles needs the digits of float32 or float64
     if trained:
         return apply_one_pass(segment, loss, rows, y, *segment.parameters, x)
     return cost_and_gradients(steps, loss, rows, x, y)[0]

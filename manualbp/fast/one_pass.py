@@ -3,8 +3,8 @@
     for each tile of rows:   o = f_L(... f_1(x)),   C += C(o, y),   dC/do,   the delta recursion,
                              dC/dW += delta^T h,    dC/db += sum_n delta
 
-The gradients are there when the loss is. Backward only multiplies them by its cotangent. Memory is
-that of the parameters and O(rows of a tile * widths), whatever the batch.
+Forward computes the gradients together with the loss. Backward only multiplies them by the
+cotangent of C. Memory: the parameters' and O(rows of a tile * widths), for any batch.
 """
 
 from __future__ import annotations
@@ -44,8 +44,10 @@ class OnePass(torch.autograd.Function):
         (grad,) = grad_outputs
         first_order_only()
         found = ctx.saved_tensors
-        # Where the gradients may be asked for again, nobody may be given our own.
-        if not _is_one(grad) or graph_is_kept():
+        # After ``loss.backward()`` there is nothing to multiply by. A GPU is not asked: that waits.
+        is_one = grad.device.type == "cpu" and nobody_records(grad) and grad.item() == 1
+        # Where backward may come again, the caller gets copies, since it may change them.
+        if not is_one or graph_is_kept():
             found = [None if g is None else grad * g for g in found]
         return None, None, None, None, *found
 
@@ -54,17 +56,12 @@ apply_one_pass = torch_internals.applied(OnePass)
 
 
 def first_order_only() -> None:
-    """Raise where a backward pass is recorded whose gradients were there before."""
+    """Raise where backward is recorded: its gradients were computed in forward."""
     if torch.is_grad_enabled():
         raise RuntimeError(
             "FusedLoss has no second derivatives: expected backward without create_graph=True; "
             "use loss(model(x), y) for them"
         )
-
-
-def _is_one(grad: Tensor) -> bool:
-    """Whether nothing is to be multiplied, as after ``loss.backward()``; a GPU is not asked."""
-    return grad.device.type == "cpu" and nobody_records(grad) and grad.item() == 1
 
 
 def cost_and_gradients(
@@ -77,7 +74,7 @@ def cost_and_gradients(
         cost, grad_input = _tile(steps, sums, loss, x.new_ones(()), x, y)
         return cost, grad_input, sums.of(steps, x.dtype)
     summed, scale = replace(loss, reduction="sum"), x.new_ones(()) / count
-    cost = x.new_zeros((), dtype=torch.float64)  # as the sums of vectors
+    cost = x.new_zeros((), dtype=torch.float64)  # as the sums of vectors in tiles.py
     grad_input = torch.empty_like(x) if steps[0].needs.h else None
     for part in slices(len(x), rows):
         found, below = _tile(steps, sums, summed, scale, x[part], y[part])
@@ -90,7 +87,7 @@ def cost_and_gradients(
 def _tile(
     steps: Sequence[Step], sums: Sums, loss: Loss, scale: Tensor, x: Tensor, y: Tensor
 ) -> tuple[Tensor, Tensor | None]:
-    """C of these rows and dC/dx, and the gradients into ``sums``; all of them times ``scale``."""
+    """C and dC/dx of these rows. Adds the other gradients to ``sums``. All are times ``scale``."""
     o, tape = backprop.forward(x, steps)
     read = o if loss.before is None else loss.before.forward(o)
     cost, kept = loss.forward(read, y)
@@ -105,7 +102,7 @@ def _tile(
 
 
 def errors(loss: Loss, steps: Sequence[Step], x: Tensor, y: Tensor) -> Tensor | int:
-    """Over how many errors the loss takes its mean; 1 for a sum."""
+    """The number of errors whose mean the loss takes; 1 for a sum."""
     if loss.reduction != "mean":
         return 1
     return loss.count(outputs(x, [step.theta for step in steps]), y)

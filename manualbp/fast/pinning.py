@@ -1,4 +1,4 @@
-"""Which routine computes what in fast mode: as measured on this machine, or as pinned."""
+"""Which routine computes what in fast mode: as measured on this machine, or as pinned by a user."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from manualbp.fast.gpu import choice
 def policy() -> dict[str, Any]:
     """The routine of every kind of product, {"forward, wide": "oneDNN", ...}, and what it gains.
 
-    "gain, wide": 8 says that a step by hand is worth it for 8 times less work than with ATen's.
-    Kinds that begin with "cuda" are those of GPUs that have been measured, or pinned, so far.
+    "gain, wide": 8 says that a step by hand pays from 8 times less work on than with ATen. Kinds
+    that begin with "cuda" are those of GPUs. They are here once they are measured or pinned.
     """
     return {**routines.known(), **choice.policy()}
 
@@ -21,7 +21,7 @@ def policy() -> dict[str, Any]:
 def pin(routine_of: Mapping[str, Any] | str) -> None:
     """Take these routines from now on: one name for all, or what ``policy()`` returned.
 
-    Where there is no routine of that name (oneDNN's on GPUs, Triton's elsewhere), ATen's is taken.
+    Where there is no routine of that name (oneDNN on GPUs, Triton elsewhere), ATen is taken.
 
     Raises:
         ValueError: an unknown product or routine, or a product without one.

@@ -10,18 +10,18 @@ from torch import Tensor, nn
 
 from manualbp.fast.cpu.routines import MOST_GAIN, known, shape_of
 
-# Below so many multiplications of a forward pass PyTorch's own step is faster: the Python of a step
-# by hand takes longer than what it saves. With ATen's routines.
+# With fewer multiplications in a forward pass PyTorch's own step is faster: the Python of a step by
+# hand takes longer than what it saves. With ATen's routines.
 LEAST_WORK = 2**27
 LEAST_WORK_CUDA = 2**30  # a GPU computes while Python goes on; not yet measured
-COSTLY = (nn.Tanh, nn.GELU)  # activations that cost less in fast mode
-WORTH = 128  # multiplications that each of their numbers counts
+COSTLY = (nn.Tanh, nn.GELU)  # activations that take less time in fast mode
+WORTH = 128  # each of their outputs counts as so many multiplications
 THIN = 48  # layers with a narrower side than this gain nothing by other routines
 
 
 def is_small(modules: Iterable[nn.Module | None], x: Any) -> bool:
     """Whether PyTorch's own forward and backward take less time than Python's steps by hand."""
-    # A compiler would compile once more for the other side of the comparison.
+    # A compiler would compile again when the answer changes.
     if type(x) is not Tensor or x.dim() == 0 or torch.compiler.is_compiling():
         return False
     rows, by_onednn = x.numel() // max(x.shape[-1], 1), x.is_cpu and x.dtype is torch.float32
@@ -36,6 +36,6 @@ def is_small(modules: Iterable[nn.Module | None], x: Any) -> bool:
         elif type(module) in COSTLY:
             costly += rows * WORTH * outputs
     if costly + MOST_GAIN * sum(work for _, work in layers) < least:
-        return True  # whatever the policy says, which need not be measured for it
+        return True  # whatever the policy says, so it need not be measured
     worth = (work * known()[f"gain, {shape}"] if shape else work for shape, work in layers)
     return costly + sum(worth) < least

@@ -1,10 +1,10 @@
-"""A chain of layers in tiles of rows: activations stay in the cache, and only a tile's are there.
+"""A chain of layers in tiles of rows: activations stay in the cache; those of one tile are kept.
 
     for each tile of rows:   o = f_L(... f_1(x)),   and on the way back, from delta = dC/do,
                              dC/dx,   dC/dW += delta^T h,   dC/db += sum_n delta
 
 Every layer must compute each row by itself. Sums over rows are added tile by tile, so they round
-otherwise than autograd's.
+differently from autograd's.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from manualbp.maths import backprop
 from manualbp.maths.backprop import Gradients, Step
 from manualbp.maths.layers import Theta, rows
 
-# As measured: what the widest activation of a tile may take, so that all of them stay in the cache;
-# the rows that products are fast with; and the rows from which they get no faster.
+# As measured: the most bytes of a tile's widest activation, so that all of them stay in the cache;
+# the least rows for fast products; the rows above which products get no faster.
 TILE_BYTES, LEAST_ROWS, MOST_ROWS = 2**21, 512, 8192
 # The same for GPUs, where a tile has to keep all multiprocessors busy. Not yet measured.
 TILE_BYTES_CUDA, MOST_ROWS_CUDA = 2**26, 2**18
 
-# With full memory tiles are taken for chains at most this wide. There it costs little to compute
-# an activation twice, and memory is dear where an activation is this large: from FRESH_BYTES on
-# malloc takes it from the system each time; from LARGE_BYTES on it does not fit the cache. The
-# latter counts for float32 alone, and where x wants no gradient that may be differentiated again.
+# With full memory, tiles run chains that are at most WIDEST wide, where it takes little time to
+# compute an activation twice, and whose activations are large: malloc takes one of FRESH_BYTES from
+# the system each time, and one of LARGE_BYTES does not fit the cache. LARGE_BYTES counts only for
+# float32, and only where x wants no gradient, which could be differentiated again.
 WIDEST, FRESH_BYTES, LARGE_BYTES = 256, 2**25, 2**23
 
 # glibc returns memory to the system once free memory exceeds twice the largest block freed so far.
@@ -40,13 +40,8 @@ HEAP_BYTES = 2**24
 
 
 def widths(thetas: Sequence[Theta]) -> list[int]:
-    """The columns of every activation behind a matrix product, in order."""
+    """The columns of the output of every matrix product, in order."""
     return [w.shape[0] for theta in thetas for w in theta[:1] if w is not None and w.dim() == 2]
-
-
-def row_count(x: Tensor) -> int:
-    """N of x (..., I)."""
-    return x.numel() // max(x.shape[-1], 1)
 
 
 def rows_of_tile(count: int, thetas: Sequence[Theta], itemsize: int = 4, cuda: bool = False) -> int:
@@ -70,30 +65,27 @@ class Sums:
         np.empty(HEAP_BYTES, np.uint8)
 
     def add(self, grads: Sequence[Tensor | None]) -> None:
-        """One tile's. Sums of vectors are kept in float64.
+        """Add one tile's. Sums of vectors are kept in float64.
 
-        Autograd sums a vector in one go, and thus better than one tile after the other.
+        Autograd sums a vector in one go, which rounds better than one tile after the other.
         """
         if not self.totals:
             self.totals = list(grads)
             return
         for i, (total, gradient) in enumerate(zip(self.totals, grads, strict=True)):
-            if total is None or gradient is None:
-                continue
-            if total.dim() == 1 and total.dtype is not torch.float64:
-                self.totals[i] = total.double().add_(gradient)
-            else:
-                total.add_(gradient)
+            if total is not None and gradient is not None:
+                wide = total.double() if total.dim() == 1 else total
+                self.totals[i] = wide.add_(gradient)
 
     def of(self, steps: Sequence[Step], dtype: torch.dtype) -> list[Tensor | None]:
-        """The sums in the dtype of the parameters; without a tile Nones."""
+        """The sums in the dtype of the parameters; None for each if there was no tile."""
         totals = self.totals or [None] * sum(len(step.theta) for step in steps)
         return [None if total is None else total.to(dtype) for total in totals]
 
 
 @dataclass(frozen=True)
 class Tiles:
-    """Tiles of so many rows; what autograd/recomputed.py runs a chain by."""
+    """Tiles of ``tile`` rows. autograd/recomputed.py runs a chain by them."""
 
     tile: int
 
@@ -108,7 +100,7 @@ class Tiles:
         return o
 
     def backward(self, x: Tensor, delta: Tensor, steps: Sequence[Step]) -> Gradients:
-        """dC/dx and every dC/dtheta, from delta = dC/do; activations are computed once more."""
+        """dC/dx and every dC/dtheta, from delta = dC/do. Activations are computed again."""
         sums, flat_delta = Sums(), rows(delta)
         grad_x = x.new_empty(x.shape) if steps[0].needs.h else None
         steps = apart(steps)
@@ -126,11 +118,11 @@ class Tiles:
 
 
 def tiles_for(segment: Segment, x: Tensor, low: bool) -> Tiles | None:
-    """Tiles where they save memory that is to be ``low``, or are faster; None for the whole batch.
+    """Tiles where memory is to be ``low`` or where they are faster; None for the whole batch.
 
     A sum of many tiles needs the digits of float32 or float64.
     """
-    count = row_count(x) if x.dim() > 1 else 1
+    count = x.numel() // max(x.shape[-1], 1) if x.dim() > 1 else 1
     if not (low or _large(x, count, segment.thetas)) or count < 2 * LEAST_ROWS:
         return None
     if not (x.is_cpu and x.dtype in (torch.float32, torch.float64)):

@@ -7,8 +7,8 @@
     dC/dz = dC/dm * u * f'(z)  dC/dG = (dC/dz)^T x                dC/dx = dC/du U + dC/dz G
 
 N batch, I features, H hidden features. x (..., I), G and U (H, I), z, u, a, m (..., H), D (I, H).
-Kept for backward are x, u and z (or a, as f' needs). a and m are computed again. So two hidden
-activations wait for backward where autograd keeps up to four; with frozen weights fewer.
+Forward keeps x, u and z (or a, as f' needs). Backward computes a and m again. So two hidden
+activations are kept where autograd keeps up to four; with frozen weights fewer.
 Source: Shazeer, *GLU Variants Improve Transformer*, 2020.
 """
 
@@ -32,7 +32,7 @@ class GatedLayers(NamedTuple):
 
 
 class Wanted(NamedTuple):
-    """The gradients that are wanted: of G, of U and of D with their biases, and by their inputs."""
+    """The gradients that are wanted: by G, U and D, their biases and their inputs."""
 
     gate: Needs
     up: Needs
@@ -40,12 +40,12 @@ class Wanted(NamedTuple):
 
 
 def wanted(gate: Needs, up: Needs, down: Sequence[bool]) -> Wanted:
-    """dC/dm is wanted wherever anything below it wants a gradient."""
+    """dC/dm is wanted where anything below it wants a gradient."""
     return Wanted(gate, up, Needs(bool(gate) or bool(up), tuple(down)))
 
 
 def parts(block: GatedLayers, tape: Tape) -> list[Tape]:
-    """What lies on the tape: what D, U, G and f keep, then u, a and m as far as they are kept."""
+    """The tape in parts: what D, U, G and f keep, then u, a and m, or None for each."""
     found, start = [], 0
     for layer in (block.down, block.up, block.gate, block.f):
         found.append(tape[start : start + layer.keeps])
@@ -57,15 +57,13 @@ def forward(
     x: Tensor, block: GatedLayers, gate: Theta, up: Theta, down: Theta, needs: Wanted
 ) -> tuple[Tensor, Tape]:
     """o, and what backward reads."""
-    to_down: Tape = []
-    to_up: Tape = []
-    to_gate: Tape = []
+    to_down, to_up, to_gate = Tape(), Tape(), Tape()
     z = block.gate.forward(x, gate, needs.gate, to_gate)
     u = block.up.forward(x, up, needs.up, to_up)
     a = block.f.forward(z, (), Needs(bool(needs.gate)), to_gate)
     m = a * u
     o = block.down.forward(m, down, needs.down, to_down)
-    to_down[0] = None  # m, which is computed again from u and a, and a from z, if those are kept
+    to_down[0] = None  # m is computed again from u and a, and a from z, where those are kept
     keeps_u = bool(needs.gate) or (bool(needs.up) and needs.down.theta[0])
     keeps_a = bool(needs.up) and not needs.gate
     keeps_m = needs.down.theta[0] and not keeps_u
@@ -97,7 +95,7 @@ def backward(
 ) -> GatedGradients:
     """The gradients above, from delta = dC/do.
 
-    ``injected`` are dC/du and dC/dz (or dC/da, where a is kept), as far as C reads those itself.
+    ``injected`` are dC/du and dC/dz (or dC/da, where a is kept), where C reads those itself.
     """
     by_down, by_up, by_gate, by_f, (u, a, m) = parts(block, tape)
     (z_or_a,) = by_f

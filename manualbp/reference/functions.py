@@ -1,4 +1,4 @@
-"""f with f', and C with dC/do, one number at a time: what the oracle (reference.py) is made of.
+"""f with f', and C with dC/do, one number at a time; network.py uses them.
 
 z a node's input · o one row of the output, y its target · j, c node of the output layer
 
@@ -11,6 +11,8 @@ import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+Numbers = Sequence[float]
+
 
 def sigmoid(z: float) -> float:
     """1 / (1 + e^-z), in the form whose exponent is never positive."""
@@ -18,7 +20,7 @@ def sigmoid(z: float) -> float:
 
 
 def softplus(z: float) -> float:
-    """log(1 + e^z), likewise."""
+    """log(1 + e^z), in the form whose exponent is never positive."""
     return max(z, 0.0) + math.log1p(math.exp(-abs(z)))
 
 
@@ -84,26 +86,26 @@ class Row(NamedTuple):
     share: float
 
 
-def mse(o: Sequence[float], y: Sequence[float]) -> Row:
+def mse(o: Numbers, y: Numbers) -> Row:
     """C_j = (o_j - y_j)^2,  dC/do_j = 2 (o_j - y_j)."""
     e = _differences(o, y)
     return Row([e_j**2 for e_j in e], [2 * e_j for e_j in e], len(e))
 
 
-def l1(o: Sequence[float], y: Sequence[float]) -> Row:
+def l1(o: Numbers, y: Numbers) -> Row:
     """C_j = |o_j - y_j|,  dC/do_j = sign(o_j - y_j)."""
     e = _differences(o, y)
     return Row([abs(e_j) for e_j in e], [float((e_j > 0) - (e_j < 0)) for e_j in e], len(e))
 
 
-def huber(o: Sequence[float], y: Sequence[float], delta: float = 1.0) -> Row:
+def huber(o: Numbers, y: Numbers, delta: float = 1.0) -> Row:
     """C_j = e^2 / 2 where |e| <= delta, else delta (|e| - delta / 2);  dC/do_j = clip(e)."""
     e = _differences(o, y)
     errors = [e_j**2 / 2 if abs(e_j) <= delta else delta * (abs(e_j) - delta / 2) for e_j in e]
     return Row(errors, [min(max(e_j, -delta), delta) for e_j in e], len(e))
 
 
-def smooth_l1(o: Sequence[float], y: Sequence[float], beta: float = 1.0) -> Row:
+def smooth_l1(o: Numbers, y: Numbers, beta: float = 1.0) -> Row:
     """The Huber loss with delta = beta, over beta; the L1 loss for beta = 0."""
     if beta == 0:
         return l1(o, y)
@@ -112,10 +114,7 @@ def smooth_l1(o: Sequence[float], y: Sequence[float], beta: float = 1.0) -> Row:
 
 
 def bce_with_logits(
-    o: Sequence[float],
-    y: Sequence[float],
-    weight: Sequence[float] | None = None,
-    pos_weight: Sequence[float] | None = None,
+    o: Numbers, y: Numbers, weight: Numbers | None = None, pos_weight: Numbers | None = None
 ) -> Row:
     """C_j = -w [p y log s + (1 - y) log(1 - s)],  dC/do_j = w [(1 - y) s - p y (1 - s)]."""
     ones = [1.0] * len(o)
@@ -127,9 +126,9 @@ def bce_with_logits(
 
 
 def cross_entropy(
-    o: Sequence[float],
-    y: Sequence[float] | int,
-    weight: Sequence[float] | None = None,
+    o: Numbers,
+    y: Numbers | int,
+    weight: Numbers | None = None,
     ignore_index: int = -100,
     label_smoothing: float = 0.0,
 ) -> Row:
@@ -162,5 +161,5 @@ LOSSES: dict[str, Callable[..., Row]] = {
 }
 
 
-def _differences(o: Sequence[float], y: Sequence[float]) -> list[float]:
+def _differences(o: Numbers, y: Numbers) -> list[float]:
     return [o_j - y_j for o_j, y_j in zip(o, y, strict=True)]

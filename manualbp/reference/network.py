@@ -9,9 +9,9 @@
 n sample · l = 1..L layer, a^0 = x the input, o = a^L the output
 j node of layer l · k node of the layer below · i node of the layer above
 
-Slow and literal on purpose: it shares no code with the tensor side and needs numpy alone, so a
-mistake there cannot hide here. f, f' and C come from reference_functions.py. Source: the
-article's section on networks with several nodes per layer; Nielsen ch. 2, BP1-BP4.
+Slow and literal on purpose: it shares no code with the tensor side and needs only numpy, so it
+does not repeat a mistake made there. f, f' and C come from functions.py. Source: the article's
+section on networks with several nodes per layer; Nielsen ch. 2, BP1-BP4.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def backward(network: Network, activity: Activity, grad_output: Array) -> Gradie
     deltas: list[Array] = []
     weights: list[Array] = []
     biases: list[Array | None] = []
-    upstream = grad_output  # dC/da of the layer at hand: dC/do, then sum_i delta_i w_ij
+    upstream = grad_output  # dC/da of this layer: dC/do, then sum_i delta_i w_ij
     layers = list(zip(network.weights, network.biases, network.activations, strict=True))
     for w, b, name in reversed(layers):
         number = len(layers) - len(deltas)
@@ -128,7 +128,7 @@ def backward(network: Network, activity: Activity, grad_output: Array) -> Gradie
 
 
 def update(network: Network, gradients: Gradients, epsilon: float) -> Network:
-    """w <- w - epsilon dC/dw,  b <- b - epsilon dC/db; a new network, the old one stays."""
+    """w <- w - epsilon dC/dw,  b <- b - epsilon dC/db; returns a new network."""
     weights = [w - epsilon * g for w, g in zip(network.weights, gradients.weights, strict=True)]
     biases = [
         None if b is None or g is None else b - epsilon * g
@@ -148,7 +148,7 @@ def cost(
     Args:
         o: the output.
         y: the target, like o; for ``cross_entropy`` also class indices (N,).
-        loss: a key of ``reference_functions.LOSSES``.
+        loss: a key of ``functions.LOSSES``.
         reduction: "mean", "sum" or "none".
         options: torch.nn's: delta, beta, weight, pos_weight, ignore_index, label_smoothing.
     """

@@ -26,10 +26,7 @@ def network(activation: str = "tanh", widths: tuple[int, ...] = (3, 4, 2)) -> Ne
 
 X, Y = np.random.default_rng(1).normal(size=(2, 5, 3))
 TARGETS: dict[str, Any] = {
-    "mse": Y[:, :2],
-    "l1": Y[:, :2],
-    "huber": Y[:, :2],
-    "smooth_l1": Y[:, :2],
+    **dict.fromkeys(("mse", "l1", "huber", "smooth_l1"), Y[:, :2]),
     "bce_with_logits": np.clip(np.abs(Y[:, :2]), 0, 1),
     "cross_entropy": np.array([0, 1, 1, 0, 1]),
 }
@@ -39,18 +36,18 @@ def cost_of(net: Network, loss: str, x: np.ndarray[Any, Any] = X) -> float:
     return float(reference.cost(reference.forward(net, x).a[-1], TARGETS[loss], loss)[0])
 
 
+def gradients(net: Network, loss: str) -> reference.Gradients:
+    activity = reference.forward(net, X)
+    _, slopes = reference.cost(activity.a[-1], TARGETS[loss], loss)
+    return reference.backward(net, activity, slopes)
+
+
 def worst_error(activation: str, loss: str) -> float:
     """Largest distance of a gradient from central differences of step 1e-6, over its size + 1."""
     net = network(activation)
-    activity = reference.forward(net, X)
-    found = reference.backward(
-        net, activity, reference.cost(activity.a[-1], TARGETS[loss], loss)[1]
-    )
-    pairs = [(X, found.input)]
-    pairs += [(v, g) for v, g in zip(net.weights, found.weights, strict=True)]
-    pairs += [(v, g) for v, g in zip(net.biases, found.biases, strict=True)]
-    worst = 0.0
-    for values, gradient in pairs:
+    found, worst = gradients(net, loss), 0.0
+    tensors, slopes = (X, *net.weights, *net.biases), (found.input, *found.weights, *found.biases)
+    for values, gradient in zip(tensors, slopes, strict=True):
         for index in np.ndindex(values.shape):
             old, sides = values[index], []
             for step in (1e-6, -1e-6):
@@ -99,15 +96,12 @@ def _mse() -> float:
 def test_update_descends_and_keeps_the_old_network() -> None:
     net = network()
     before = [w.copy() for w in net.weights]
-    activity = reference.forward(net, X)
-    gradients = reference.backward(
-        net, activity, reference.cost(activity.a[-1], TARGETS["mse"], "mse")[1]
-    )
-    updated = reference.update(net, gradients, 0.01)
+    found = gradients(net, "mse")
+    updated = reference.update(net, found, 0.01)
     assert cost_of(updated, "mse") < cost_of(net, "mse")
     assert all(np.array_equal(w, old) for w, old in zip(net.weights, before, strict=True))
     # Bit-exact: the same two operations.
-    assert np.array_equal(updated.weights[0], before[0] - 0.01 * gradients.weights[0])
+    assert np.array_equal(updated.weights[0], before[0] - 0.01 * found.weights[0])
 
 
 def test_extreme_inputs_do_not_overflow() -> None:

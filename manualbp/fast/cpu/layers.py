@@ -1,4 +1,4 @@
-"""Linear layers by the fastest routines: the formulas of maths/layers/linear.py, other digits."""
+"""Linear layers by the fastest routines: the formulas of maths/layers/linear.py."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from manualbp.maths.layers.linear import like_input
 
 @dataclass(frozen=True)
 class FastLinear(Linear):
-    """a = f(h W^T + b) in z's own memory, f the identity or one whose f' is computed from a.
+    """a = f(h W^T + b), written over z. f is the identity, or its f' is computed from a.
 
     delta <- delta * f',  dC/dW = delta^T h,  dC/db = sum_n delta,  dC/dh = delta W.
     """
@@ -53,7 +53,6 @@ class FastLinear(Linear):
         return a
 
     def output(self, h: Tensor, theta: Theta) -> Tensor:
-        """a."""
         weight, f = read(theta[0]), self.activation
         a = products.linear(rows(h), weight, theta[1], "none" if f is None else NAMES[type(f)])
         return a if h.dim() == 2 else own(a.view(*h.shape[:-1], weight.shape[0]))
@@ -84,20 +83,16 @@ class FastLinear(Linear):
 
 @dataclass(frozen=True)
 class ActivatedLinear(FastLinear):
-    """o = g(f(h) W^T + b), f one whose f' is computed from h: of h and a = f(h) h alone is kept.
+    """o = g(f(h) W^T + b), where f' is computed from h. So h is kept, and a = f(h) is not.
 
-    a = f(h) once more,  dC/dW = delta^T a,  dC/db = sum_n delta,  dC/dh = (delta W) * f'(h), and
-    for g, the activation of FastLinear, as there.
+    a = f(h) once more,  dC/dW = delta^T a,  dC/db = sum_n delta,  dC/dh = (delta W) * f'(h).
+    g is the activation of FastLinear.
     """
 
     before: Activation = field(kw_only=True)  # f
 
-    def forward(self, h: Tensor, theta: Theta, needs: Needs, tape: Tape) -> Tensor:
-        o = self.output(self.before.f(h), theta)
-        tape += self.keep(h, theta, needs)
-        if self.activation is not None and needs:
-            tape[-1] = o
-        return o
+    def output(self, h: Tensor, theta: Theta) -> Tensor:
+        return super().output(self.before.f(h), theta)
 
     def keep(self, h: Tensor, theta: Theta, needs: Needs) -> Kept:
         _, *others = super().keep(h, theta, needs)
@@ -120,8 +115,8 @@ class ActivatedLinear(FastLinear):
 def joined(chain: Sequence[Layer], thetas: Sequence[Theta]) -> tuple[list[Layer], list[Theta]]:
     """The chain of fast layers.
 
-    A Linear joins the activation behind it, if that can write over z. Or it joins the one before
-    it, if that cannot: then z alone is kept.
+    A Linear joins the activation behind it if that can write over z. It also joins the activation
+    before it if that reads z in backward: then z alone is kept.
     """
     found: list[Layer] = []
     found_thetas: list[Theta] = []
@@ -143,7 +138,7 @@ def joined(chain: Sequence[Layer], thetas: Sequence[Theta]) -> tuple[list[Layer]
 
 
 def apart(steps: Sequence[Step]) -> list[Step]:
-    """The steps with every activation before a Linear as a step of its own: both are kept then."""
+    """The steps with every activation before a Linear as a step of its own. Both are kept then."""
     found: list[Step] = []
     for step in steps:
         layer, theta, needs = step

@@ -1,6 +1,6 @@
 """The three products of a linear layer, each by the routine that is faster here (routines.py).
 
-oneDNN's adds the bias and applies some activations in the same pass.
+oneDNN adds the bias and applies some activations in the same pass.
 """
 
 from __future__ import annotations
@@ -13,25 +13,17 @@ from manualbp.maths.activations import Activation, ReLU, Sigmoid, Tanh
 
 # f that can write over z, since its f' is computed from a.
 NAMES: dict[type[Activation], str] = {ReLU: "relu", Tanh: "tanh", Sigmoid: "sigmoid"}
-
-
 IN_ONE_PASS = ("tanh", "sigmoid")  # oneDNN's ReLU makes 0 of NaN
 
 
-def forward_product(activation: str) -> str:
-    """The kind of product that f(h W^T + b) is."""
-    return "forward with tanh" if activation in IN_ONE_PASS else "forward"
-
-
 def linear(h: Tensor, weight: Tensor, bias: Tensor | None, activation: str = "none") -> Tensor:
-    """f(h W^T + b), f the identity or one of OVER_Z."""
-    # oneDNN's has no derivative.
-    recorded = torch.is_grad_enabled()
-    routine = "ATen" if recorded else chosen(forward_product(activation), h, weight)
+    """f(h W^T + b), f one of OVER_Z."""
+    kind = "forward with tanh" if activation in IN_ONE_PASS else "forward"
+    # oneDNN's products have no derivative.
+    routine = "ATen" if torch.is_grad_enabled() else chosen(kind, h, weight)
     if routine == "ATen" or activation in IN_ONE_PASS:
         return ROUTINES[routine].linear(h, weight, bias, activation)
-    z = ROUTINES[routine].linear(h, weight, bias, "none")
-    return z if activation == "none" else OVER_Z[activation](z)
+    return OVER_Z[activation](ROUTINES[routine].linear(h, weight, bias, "none"))
 
 
 def input_gradient(g: Tensor, weight: Tensor) -> Tensor:

@@ -1,31 +1,35 @@
 """The routines that can run a matrix product, ATen's and oneDNN's, and which of them is faster.
 
-That depends on the processor (ATen runs AVX2 code on AMD's), so it is measured. The first product
-that is large enough has both timed on small samples, in 0.2 s. The choice then stands for the
-process, since other routines round differently. ``fast.policy()`` shows it. ``fast.pin`` takes one
-instead, for runs that are to be repeated to the bit.
+That depends on the processor (ATen runs AVX2 code on AMD's), so it is measured. When the first
+product comes that is large enough, both are timed on small samples, in 0.2 s. The choice then
+stands for the process, since the two round differently. ``fast.policy()`` shows it. ``fast.pin``
+takes another one, for runs that must have the same bits again.
 
-oneDNN is reached through ``torch.ops.mkldnn._linear_pointwise``, as PyTorch's own compiler does. It
-is private, so it is tried once here. Where it is missing, all products are ATen's. Weight gradients
-of long batches run in oneDNN as those of a convolution.
+oneDNN is called through ``torch.ops.mkldnn._linear_pointwise``, as PyTorch's own compiler does. It
+is private, so it is tried once here. Where it is missing, ATen computes all products. oneDNN
+computes the weight gradients of long batches as those of a convolution.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-OVER_Z = {"relu": torch.relu_, "tanh": torch.tanh_, "sigmoid": torch.sigmoid_}
+# f, written over z, by its name.
+OVER_Z: dict[str, Callable[[Tensor], Tensor]] = {
+    "none": lambda z: z, "relu": torch.relu_, "tanh": torch.tanh_, "sigmoid": torch.sigmoid_,
+}  # fmt: skip
 
 
 class Routines(NamedTuple):
-    """Whose products: ``linear`` f(X Y^T + b) of X, Y, b and the name of f; and g^T h."""
+    """``linear`` computes f(X Y^T + b) of X, Y, b and the name of f; ``weight_gradient`` g^T h."""
 
     linear: Callable[[Tensor, Tensor, Tensor | None, str], Tensor]
     weight_gradient: Callable[[Tensor, Tensor], Tensor]
@@ -36,32 +40,23 @@ def _onednn(x: Tensor, y: Tensor, b: Tensor | None, activation: str) -> Tensor:
 
 
 def _onednn_linear(x: Tensor, y: Tensor, b: Tensor | None, activation: str) -> Tensor:
-    """Longer sums in pieces: at most MOST_TERMS round as well as ATen's."""
+    """Long sums in pieces. Sums of at most MOST_TERMS terms round as well as ATen's."""
     pieces = -(-x.shape[1] // MOST_TERMS)
     if pieces <= 1:
         return _onednn(x, y, b, activation)
-    # Of other layouts it has no more than a plain loop.
+    # For other layouts oneDNN has nothing better than a plain loop.
     left = [part.contiguous() for part in x.chunk(pieces, 1)]
     right = [w if w.t().is_contiguous() else w.contiguous() for w in y.chunk(pieces, 1)]
     z = _onednn(left[0], right[0], b, "none")
     for part, w in zip(left[1:], right[1:], strict=True):
         z += _onednn(part, w, None, "none")
-    return z if activation == "none" else OVER_Z[activation](z)
-
-
-def _aten(x: Tensor, y: Tensor, b: Tensor | None, activation: str) -> Tensor:
-    z = F.linear(x, y, b)
-    return z if activation == "none" else OVER_Z[activation](z)
-
-
-def _aten_weight_gradient(g: Tensor, h: Tensor) -> Tensor:
-    return g.t().mm(h)
+    return OVER_Z[activation](z)
 
 
 def _onednn_weight_gradient(g: Tensor, h: Tensor) -> Tensor:
-    """As that of a 1 x 1 convolution over images of POSITIONS rows each.
+    """g^T h as the weight gradient of a 1 x 1 convolution over images of POSITIONS rows each.
 
-    Nothing is transposed for it, and images are summed one by one, so that long sums round well.
+    So nothing is transposed. Images are summed one by one, so long sums round well.
     """
     if len(g) <= SHORT:
         return _onednn(g.t(), h.t(), None, "none")
@@ -76,7 +71,7 @@ def _onednn_weight_gradient(g: Tensor, h: Tensor) -> Tensor:
 
 
 def _images(x: Tensor) -> Tensor:
-    """(N, I) as a batch of images with I channels, in the memory format of channels_last."""
+    """(N, I) as a batch of images with I channels, in the memory format channels_last."""
     return x.view(-1, POSITIONS, 1, x.shape[1]).permute(0, 3, 1, 2)
 
 
@@ -91,19 +86,19 @@ def _works() -> bool:
 
 AVAILABLE = torch.backends.mkldnn.is_available() and _works()  # type: ignore[no-untyped-call]
 ROUTINES = {
-    "ATen": Routines(_aten, _aten_weight_gradient),
+    "ATen": Routines(lambda x, y, b, f: OVER_Z[f](F.linear(x, y, b)), lambda g, h: g.t().mm(h)),
     "oneDNN": Routines(_onednn_linear, _onednn_weight_gradient),
 }
 
-# The kinds of products, for h (N, I), W (O, I), b (O,) and g (N, O). Some f cost more than a narrow
-# product, so they are a kind of their own.
+# The kinds of products, for h (N, I), W (O, I), b (O,) and g (N, O). Some f take longer than a
+# narrow product, so a product with such an f is a kind of its own.
 PRODUCTS: dict[str, Callable[[Routines, Tensor, Tensor, Tensor, Tensor], Tensor]] = {
     "forward": lambda by, h, w, b, g: by.linear(h, w, b, "none"),
     "forward with tanh": lambda by, h, w, b, g: by.linear(h, w, b, "tanh"),
     "input gradient": lambda by, h, w, b, g: by.linear(g, w.t(), None, "none"),
     "weight gradient": lambda by, h, w, b, g: by.weight_gradient(g, h),
 }
-# N, I, O of what is timed, and from where on a layer counts as one of them.
+# N, I and O of what is timed; the least narrower side of a wide and of a medium layer.
 SAMPLES = {"wide": (512, 512, 512), "medium": (2048, 128, 128), "narrow": (4096, 64, 64)}
 WIDE, MEDIUM = 256, 96
 KINDS = [f"{product}, {shape}" for shape in SAMPLES for product in PRODUCTS]
@@ -111,12 +106,12 @@ GAINS = [f"gain, {shape}" for shape in SAMPLES]
 
 MOST_TERMS = 1024  # oneDNN's sums of more terms round worse than the tests allow
 POSITIONS = 256  # rows of an image
-SHORT = 512  # up to so many rows a weight gradient is X Y^T of two transposed factors
+SHORT = 512  # up to this many rows a weight gradient is X Y^T of two transposed factors
 TURNS = 7  # how often a sample is timed
-LEAST_GAIN = 1.05  # a routine must be so much faster to be taken
-# A step by hand saves so many seconds per multiplication of its forward pass, with ATen's routines.
+LEAST_GAIN = 1.05  # oneDNN is taken where it is faster by this factor
+# Seconds that a step by hand saves for each multiplication of its forward pass, with ATen.
 SAVED = 1.1e-12
-# Short products gain less than the samples: this part of it.
+# Short products gain this part of what the samples gain.
 REMAINS = {"wide": 1 / 2, "medium": 1 / 4, "narrow": 1 / 4}
 MOST_GAIN = 16
 
@@ -141,17 +136,14 @@ def take(policy: Policy) -> None:
 def check(policy: Policy) -> None:
     """Raise ValueError for an unknown product or routine, or a product without one."""
     for kind in dict.fromkeys([*KINDS, *GAINS, *policy]):
-        value = policy.get(kind)
-        if not (value in ROUTINES if kind in KINDS else kind in GAINS and _positive(value)):
+        value: Any = policy.get(kind)
+        number = kind in GAINS and isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not (value in ROUTINES if kind in KINDS else number and value > 0):
             raise ValueError(
                 f"expected a routine out of {', '.join(ROUTINES)} for each of {'; '.join(KINDS)} "
                 f"and a number above 0 for each of {'; '.join(GAINS)}, "
                 f"got {value!r} for {kind!r}; policy() returns a complete choice"
             )
-
-
-def _positive(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0
 
 
 def shape_of(inputs: int, outputs: int) -> str:
@@ -161,7 +153,7 @@ def shape_of(inputs: int, outputs: int) -> str:
 
 
 def chosen(product: str, x: Tensor, y: Tensor) -> str:
-    """The routine for this product of h and W, of g and W, or of g and h."""
+    """The routine for this product: of h and W, of g and W, or of g and h."""
     if product == "weight gradient":
         (rows, outputs), inputs = x.shape, y.shape[1]
         columns = min(inputs, outputs)
@@ -169,16 +161,14 @@ def chosen(product: str, x: Tensor, y: Tensor) -> str:
         rows, (outputs, inputs) = x.shape[0], y.shape
         columns = inputs if product == "input gradient" else outputs
     least = 2**14 * inputs if product == "forward with tanh" else 2**21
-    if rows * inputs * outputs < least or columns < 16 or not _known_to_onednn(x, y):
+    if rows * inputs * outputs < least or columns < 16:
+        return "ATen"
+    # oneDNN has no other dtypes, and for other layouts nothing better than a plain loop.
+    float32 = x.dtype is torch.float32 and x.device.type == "cpu"
+    if not (AVAILABLE and float32 and x.is_contiguous() and y.is_contiguous()):
         return "ATen"
     routine: str = known()[f"{product}, {shape_of(inputs, outputs)}"]
     return routine
-
-
-def _known_to_onednn(x: Tensor, y: Tensor) -> bool:
-    """Other dtypes it has not; for other layouts it has no more than a plain loop."""
-    plain = x.is_contiguous() and y.is_contiguous()
-    return AVAILABLE and plain and x.dtype is torch.float32 and x.device.type == "cpu"
 
 
 def _measured() -> Policy:
@@ -192,21 +182,33 @@ def _measured() -> Policy:
             if faster and product != "forward with tanh":
                 saved += seconds["ATen"] - seconds["oneDNN"]
         gain = 1 + REMAINS[shape] * saved / math.prod(size) / SAVED
-        # A power of 2: so it is seldom another one in another process.
+        # A power of 2, so that another process seldom finds another one.
         found[f"gain, {shape}"] = min(2 ** round(math.log2(gain)), MOST_GAIN)
     return found
 
 
 def _timed(product: str, rows: int, inputs: int, outputs: int) -> dict[str, float]:
-    """The shortest of several runs of each routine, which take turns, in seconds."""
-    # No random numbers: the user's are not ours to draw.
+    """Seconds of a product of this size by each routine."""
+    # No random numbers: to draw some would change the user's.
     sizes = (rows, inputs), (outputs, inputs), (outputs,), (rows, outputs)
     h, w, b, g = (torch.full(s, 0.5, device="cpu", dtype=torch.float32) for s in sizes)
-    best = dict.fromkeys(ROUTINES, float("inf"))
-    for turn in range(1 + TURNS):
-        for name, routine in ROUTINES.items():
+    run = PRODUCTS[product]
+    runs = {name: partial(run, routine, h, w, b, g) for name, routine in ROUTINES.items()}
+    return shortest(runs, TURNS, 1, lambda: None)
+
+
+def shortest(
+    runs: Mapping[str, Callable[[], object]], turns: int, calls: int, wait: Callable[[], None]
+) -> dict[str, float]:
+    """Seconds of the shortest of several turns of each, ``calls`` runs a turn."""
+    best = dict.fromkeys(runs, float("inf"))
+    for turn in range(1 + turns):
+        for name, run in runs.items():
+            wait()
             start = time.perf_counter()
-            PRODUCTS[product](routine, h, w, b, g)
-            if turn:  # the first one also warms up
+            for _ in range(calls):
+                run()
+            wait()
+            if turn:  # the first turn also compiles and warms up
                 best[name] = min(best[name], time.perf_counter() - start)
     return best

@@ -1,27 +1,28 @@
-"""ATen's routines or the Triton kernels, for every step of a layer: whichever is faster.
+"""ATen's routines or the Triton kernels, for every step of a layer: the faster one runs.
 
 That depends on the GPU and the shape, so it is measured when a shape comes for the first time, on
-the tensors that came: some compiling, and a few runs of both. The choice stands for the process,
-since the two round differently. ``fast.policy()`` shows it, and ``fast.pin`` takes one
-instead. Where bits must not depend on a clock (``torch.use_deterministic_algorithms``), the shape
-decides. While a CUDA graph is captured nothing may be measured, nor compiled: a shape that has not
-come before is ATen's. So is one for which the kernel fails when it first comes, with a warning.
+the tensors that came: the kernel is compiled, and both run a few times. The choice then stands for
+the process, since the two round differently. ``fast.policy()`` shows it. ``fast.pin`` takes another
+one. Where bits must not depend on a clock (``torch.use_deterministic_algorithms``), the shape
+decides. While a CUDA graph is captured nothing may be measured or compiled: ATen then runs every
+new shape. ATen also runs the shapes for which the kernel failed the first time, with a warning.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
+from manualbp.fast.cpu.routines import shortest
 from manualbp.fast.gpu import kernels
 
 ATEN, TRITON = "ATen", "Triton"
 ROUTINES = (ATEN, TRITON)
-# Columns up to which a product is bound by memory, so that it gains by one pass; without a clock.
+# Where the shape decides: products of at most so many columns are bound by memory, so that one pass
+# is faster.
 NARROW = 256
 TURNS, CALLS, LEAST_GAIN = 5, 3, 1.05
 
@@ -39,7 +40,7 @@ def policy() -> dict[str, str]:
 
 
 def pin(routines: Mapping[str, str]) -> None:
-    """Take these from now on, and measure the others.
+    """Take these routines from now on, and measure the others.
 
     Raises:
         ValueError: an unknown routine.
@@ -56,7 +57,7 @@ def pin(routines: Mapping[str, str]) -> None:
 
 
 class Product(NamedTuple):
-    """What is chosen for: the product of N rows with W (O, I), and the activation next to it."""
+    """A product of N rows with W (O, I), and the activation next to it."""
 
     product: str
     rows: int
@@ -65,7 +66,7 @@ class Product(NamedTuple):
     dtype: torch.dtype
 
     def __str__(self) -> str:
-        """In words, rows to the next power of 2."""
+        """In words, with the rows rounded up to a power of 2."""
         rows = 1 << max(self.rows - 1, 0).bit_length()
         single = self.dtype is torch.float32
         dtype = "tf32" if single and kernels.tf32() else str(self.dtype).removeprefix("torch.")
@@ -78,7 +79,7 @@ def run(step: Product, x: Tensor, runs: Mapping[str, Callable[[], T]]) -> T:
 
 
 def chosen(step: Product, x: Tensor, runs: Mapping[str, Callable[[], object]]) -> str:
-    """The routine to take; ``runs`` has each, and to call it changes nothing.
+    """The routine to take. ``runs`` has each; a call of it changes nothing.
 
     x is on the device where they run.
     """
@@ -87,22 +88,20 @@ def chosen(step: Product, x: Tensor, runs: Mapping[str, Callable[[], object]]) -
     if found is not None:
         return found
     if not x.is_cuda:
-        return ATEN  # interpreted ones are for tests alone
+        return ATEN  # interpreted kernels are for tests alone
     by_bits = torch.are_deterministic_algorithms_enabled()
     if by_bits and max(step.inputs, step.outputs) > NARROW:
         return ATEN
-    capturing = torch.cuda.is_current_stream_capturing()
+    new = name not in (_runs if by_bits else _measured)
+    if new and torch.cuda.is_current_stream_capturing():
+        return ATEN
     if name not in _runs:
-        if capturing:
-            return ATEN
         _runs[name] = _tried(name, x, runs[TRITON])
     if not _runs[name]:
         return ATEN
     if by_bits:
         return TRITON
     if name not in _measured:
-        if capturing:
-            return ATEN
         _measured[name] = fastest(runs, lambda: torch.cuda.synchronize(x.device))
     return _measured[name]
 
@@ -119,15 +118,6 @@ def _tried(name: str, x: Tensor, run: Callable[[], object]) -> bool:
 
 
 def fastest(runs: Mapping[str, Callable[[], object]], wait: Callable[[], None]) -> str:
-    """By the shortest of several turns, launches and all; ATen's unless the other gains by it."""
-    best = dict.fromkeys(runs, float("inf"))
-    for turn in range(1 + TURNS):
-        for name, routine in runs.items():
-            wait()
-            start = time.perf_counter()
-            for _ in range(CALLS):
-                routine()
-            wait()
-            if turn:  # the first one compiles
-                best[name] = min(best[name], time.perf_counter() - start)
+    """The routine with the shortest of several turns, launches included; ATen on a near tie."""
+    best = shortest(runs, TURNS, CALLS, wait)
     return TRITON if best[TRITON] * LEAST_GAIN < best[ATEN] else ATEN

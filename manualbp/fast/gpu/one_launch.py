@@ -2,8 +2,8 @@
 
     o = f_L(... f_1(x)),   C(o, y),   and dC/dx, every dC/dW and dC/db
 
-All widths are at most 128. The kernel sums over all errors and divides by nothing; what is left for
-backward is to multiply by the cotangent over the number of errors.
+All widths are at most 128. The kernel sums over all errors and divides by nothing. Backward
+multiplies by the cotangent over the number of errors.
 """
 
 from __future__ import annotations
@@ -54,11 +54,12 @@ def net(
             return None
     widths = [x.shape[-1], *(len(read(theta[0])) for theta in thetas if theta)]
     fits = len(fs) <= DEEPEST and all(0 < width <= WIDEST for width in widths)
-    code, classes = kernels.loss_code(loss), isinstance(loss, CrossEntropy)
+    ops, classes = kernels.load(), isinstance(loss, CrossEntropy)
+    code = ops.errors.code(loss)
     if not fits or code is None or (y.dtype is torch.int64) != classes:
         return None
     from_z = [f is not None and f.needs == "z" for f in fs]
-    return Net([kernels.code(f) for f in fs], from_z, code, widths)
+    return Net([ops.functions.code(f) for f in fs], from_z, code, widths)
 
 
 class OneLaunch(torch.autograd.Function):
@@ -82,29 +83,23 @@ class OneLaunch(torch.autograd.Function):
         weights, biases, of_x = ctx.saved_tensors
         # Where no error counts, the sums are zeros.
         count = ctx.count.clamp(min=1) if isinstance(ctx.count, Tensor) else ctx.count
-        scale = grad_outputs[0].float() / count  # sums of half precision would vanish by parts
+        scale = grad_outputs[0].float() / count  # in half precision it could become 0
         shapes = [read(step.theta[0]).shape for step in ctx.steps if step.theta]
         of_weights = (weights * scale).to(ctx.dtype).split([s.numel() for s in shapes])
         of_biases = (biases * scale).to(ctx.dtype).split([s[0] for s in shapes])
         each = zip(of_weights, shapes, of_biases, strict=True)
         found = iter([(w.view(shape), b) for w, shape, b in each])
-        thetas = [
-            _wanted(next(found), step.needs.theta) if step.theta else () for step in ctx.steps
-        ]
-        grad_x = (of_x * scale).to(ctx.dtype) if ctx.steps[0].needs.h else None
-        flat = backprop.flat(ctx.segment.layers, thetas)
-        return None, None, None, None, *flat, grad_x
+        thetas = [next(found) if step.theta else () for step in ctx.steps]
+        grads = [*backprop.flat(ctx.segment.layers, thetas), (of_x * scale).to(ctx.dtype)]
+        wanted = zip(grads, ctx.needs_input_grad[4:], strict=True)
+        return None, None, None, None, *(g if want else None for g, want in wanted)
 
 
 apply_one_launch = torch_internals.applied(OneLaunch)
 
 
-def _wanted(gradients: Theta, wants: Sequence[bool]) -> Theta:
-    return tuple(g if want else None for g, want in zip(gradients, wants, strict=True))
-
-
 def launch(net: Net, steps: Sequence[Step], x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
-    """The sums over all errors: C, every dC/dW in one, every dC/db in one, and dC/dx."""
+    """The sums over all errors: C, all dC/dW in one tensor, all dC/db in one, and dC/dx."""
     names, p, q = zip(*net.codes, strict=True)
     linear = [step for step in steps if step.theta]
     ws, bs = zip(*(step.theta for step in linear), strict=True)
@@ -119,7 +114,7 @@ def launch(net: Net, steps: Sequence[Step], x: Tensor, y: Tensor) -> tuple[Tenso
 def is_faster(
     net: Net, steps: Sequence[Step], loss: losses.Loss, rows: int, x: Tensor, y: Tensor
 ) -> bool:
-    """Whether one kernel for everything is faster than tiles, as far as that may be measured."""
+    """Whether one kernel for everything is faster than tiles, as choice.py finds."""
     needs = steps[0].needs, any(step.needs for step in steps)
     kind = f"step with dC/dx {net}" if needs[0].h else f"step {net}" if needs[1] else f"C {net}"
     product = choice.Product(kind, len(x), WIDEST, WIDEST, x.dtype)
@@ -133,7 +128,7 @@ def is_faster(
 def cost(
     net: Net, segment: Segment, steps: Sequence[Step], loss: losses.Loss, x: Tensor, y: Tensor
 ) -> Tensor:
-    """C, by one launch; its gradients are there for backward where any is wanted."""
+    """C, by one launch. Its gradients are computed with it where any is wanted."""
     count = errors(loss, steps, x, y)
     if any(step.needs for step in steps):
         return apply_one_launch(net, segment, count, y, *segment.parameters, x)

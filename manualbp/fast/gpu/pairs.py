@@ -5,7 +5,7 @@
            dC/db_{l-1} = sum_n dC/dz_{l-1}              while dC/dz_{l-1} is there
 
 The Linear does not multiply. It hands its factors on, as ``Up`` or ``Down``, and the activation
-does both at once. What is kept is what the plain layers keep. products.py says what runs each step.
+does both at once. The pair keeps what the plain layers keep. products.py runs each step.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Down(NamedTuple):
     weight: Tensor
 
     def __add__(self, other: Any) -> Any:
-        """The product, with what else comes in there."""
+        """The product, plus another gradient that comes in there."""
         return like_input(rows(self.delta).mm(self.weight), self.delta, self.weight) + other
 
 
@@ -61,7 +61,7 @@ class Summed(NamedTuple):
     sums: Tensor
 
     def __add__(self, other: Any) -> Any:
-        """A delta to which more comes in has another sum."""
+        """Without ``sums``: a delta with another added has other sums."""
         return self.delta + other
 
 
@@ -83,7 +83,8 @@ class PairedLinear(Linear):
         over: bool = False,
     ) -> Any:  # fmt: skip
         delta, sums = delta if isinstance(delta, Summed) else (delta, None)
-        hands_on = self.before and needs.h and by == "kernel" and _plain(delta)
+        plain = nobody_records(delta) and not torch.is_autocast_enabled(delta.device.type)
+        hands_on = self.before and needs.h and by == "kernel" and plain
         weight = tape[-1]
         own_needs = Needs(
             needs.h and not hands_on, (needs.theta[0], needs.theta[1] and sums is None)
@@ -96,7 +97,7 @@ class PairedLinear(Linear):
 
 @dataclass(frozen=True)
 class PairedActivation(Elementwise):
-    """a = f(z), where z or delta may be a product that is not computed yet."""
+    """a = f(z), where z or delta may be a product that is not yet computed."""
 
     summed: bool = False  # whether a Linear with a bias stands directly before it
 
@@ -134,12 +135,8 @@ class PairedActivation(Elementwise):
         return below if sums is None else Summed(below, sums)
 
 
-def _plain(delta: Tensor) -> bool:
-    return nobody_records(delta) and not torch.is_autocast_enabled(delta.device.type)
-
-
 def paired(layers: Sequence[Layer], thetas: Sequence[Theta]) -> list[Layer]:
-    """The chain with every Linear and every activation next to one in pairs."""
+    """The chain with every Linear paired with the activations next to it."""
     found: list[Layer] = []
     for i, layer in enumerate(layers):
         before = layers[i - 1] if i else None

@@ -6,7 +6,6 @@ ATen or Triton's kernels run it, as choice.py says.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -14,23 +13,23 @@ from torch import Tensor
 from manualbp.fast.cpu.products import NAMES
 from manualbp.fast.cpu.routines import OVER_Z
 from manualbp.fast.gpu import choice, kernels
+from manualbp.fast.gpu.choice import T
 from manualbp.maths.activations import Activation
-
-T = TypeVar("T")
 
 
 def activated(
     h: Tensor, weight: Tensor, bias: Tensor | None, f: Activation, keep: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """a = f(z), and z = h W^T + b where f' will read it: ``keep``."""
+    """a = f(z), and z = h W^T + b where ``keep``, since f' will read it."""
 
     def by_aten() -> tuple[Tensor, Tensor | None]:
         z = F.linear(h, weight, bias)
-        over = NAMES.get(type(f))
-        return OVER_Z[over](z) if over else f.f(z), z if keep else None
+        name = NAMES.get(type(f))
+        return OVER_Z[name](z) if name else f.f(z), z if keep else None
 
     def by_triton() -> tuple[Tensor, Tensor | None]:
-        a, z = kernels.load().activated_linear(h, weight, bias, *kernels.code(f), keep)
+        ops = kernels.load()
+        a, z = ops.activated_linear(h, weight, bias, *ops.functions.code(f), keep)
         return a, z if keep else None
 
     return _faster("forward", f, h, weight, by_aten, by_triton)
@@ -39,7 +38,7 @@ def activated(
 def activated_input_gradient(
     g: Tensor, weight: Tensor, f: Activation, cache: Tensor, summed: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """(g W) * f', f' from ``cache``, and where ``summed`` the sum of its rows."""
+    """(g W) * f', with f' from ``cache``; where ``summed`` also the sum of its rows."""
 
     def by_aten() -> tuple[Tensor, Tensor | None]:
         below = g.mm(weight)
@@ -47,8 +46,9 @@ def activated_input_gradient(
         return below, below.sum(0) if summed else None
 
     def by_triton() -> tuple[Tensor, Tensor | None]:
-        args = (g, weight, cache, *kernels.code(f), summed)
-        below, sums = kernels.load().activated_input_gradient(*args)
+        ops = kernels.load()
+        args = (g, weight, cache, *ops.functions.code(f), summed)
+        below, sums = ops.activated_input_gradient(*args)
         return below, sums if summed else None
 
     return _faster("input gradient", f, g, weight, by_aten, by_triton)

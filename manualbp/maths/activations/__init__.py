@@ -5,14 +5,11 @@
 z    pre-activation, any shape          a    activation f(z), same shape
 delta  dC/da on its way down; ``backward`` turns it into dC/dz
 
-Every class states what f' is computed from: ``needs = "z"`` or ``needs = "a"``. An activation
-that can be differentiated from its own output (sigmoid, tanh, ReLU) need not keep z.
-
-``derivative`` is the mathematics: a tensor expression that teaching, function transforms and the
-tests run; ``second_derivative``, its slope, carries the second order. ``backward`` is
-``delta * derivative(cache)`` as PyTorch's fused kernel rounds it: the same number to a few units in
-the last place, the same bits as autograd. Source: Nielsen, "Neural Networks and Deep Learning",
-ch. 2, BP1 and BP2; PyTorch's documentation of torch.nn for the parameters and their defaults.
+``derivative`` is the written formula. Teaching, function transforms and the tests run it. The
+second order uses its slope, ``second_derivative``. ``backward`` is ``delta * derivative(cache)`` by
+PyTorch's own kernel: the same bits as autograd, the formula's number to a few units in the last
+place. Source: Nielsen, "Neural Networks and Deep Learning", ch. 2, BP1 and BP2; PyTorch's
+documentation of torch.nn for the parameters and their defaults.
 """
 
 from __future__ import annotations

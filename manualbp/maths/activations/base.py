@@ -1,19 +1,21 @@
-"""What every activation says of itself: f, f', f'', and what they are computed from."""
+"""What every activation has: f, f', f'', and what they are computed from."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
+
+aten = torch.ops.aten
 
 
 class Activation(ABC):
     """a = f(z) with its derivatives, elementwise on tensors of any shape, dtype and device.
 
-    ``needs`` says what f' is computed from: z, or a where f can be differentiated from its own
-    output. That tensor is the ``cache`` below.
+    ``needs`` says what f' is computed from: "z"; or "a" where f' can be computed from f's output
+    (sigmoid, tanh, ReLU), so that z need not be kept. That tensor is the ``cache`` below.
     """
 
     needs: ClassVar[Literal["z", "a"]]
@@ -56,3 +58,10 @@ class Activation(ABC):
         curvature, both = curvature.to(cache.dtype), v * delta
         for_cache = both * curvature if torch.is_grad_enabled() else both.mul_(curvature)
         return self.backward(v, cache), for_cache
+
+
+def run(kernel: Any, into: Tensor | None, *args: Any, **options: Any) -> Tensor:
+    """What PyTorch's derivative kernel computes, in ``into`` where that is given."""
+    if into is None:
+        return kernel.default(*args, **options)
+    return kernel.grad_input(*args, **options, grad_input=into)

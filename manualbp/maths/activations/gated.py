@@ -9,9 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from manualbp.maths.activations.base import Activation
-
-aten = torch.ops.aten
+from manualbp.maths.activations.base import Activation, aten, run
 
 
 def _density(z: Tensor) -> Tensor:
@@ -47,9 +45,7 @@ class GELU(Activation):
         return (2 - z * z) * _density(z)
 
     def backward(self, delta: Tensor, z: Tensor, into: Tensor | None = None) -> Tensor:
-        if into is None:
-            return aten.gelu_backward.default(delta, z, approximate="none")
-        return aten.gelu_backward.grad_input(delta, z, approximate="none", grad_input=into)
+        return run(aten.gelu_backward, into, delta, z, approximate="none")
 
 
 @dataclass(frozen=True)
@@ -75,9 +71,7 @@ class GELUTanh(Activation):
         return (1 - t * t) * (du + 0.5 * z * (ddu - 2 * t * du * du))
 
     def backward(self, delta: Tensor, z: Tensor, into: Tensor | None = None) -> Tensor:
-        if into is None:
-            return aten.gelu_backward.default(delta, z, approximate="tanh")
-        return aten.gelu_backward.grad_input(delta, z, approximate="tanh", grad_input=into)
+        return run(aten.gelu_backward, into, delta, z, approximate="tanh")
 
 
 @dataclass(frozen=True)
@@ -98,9 +92,7 @@ class SiLU(Activation):
         return s * (1 - s) * (2 + z * (1 - 2 * s))
 
     def backward(self, delta: Tensor, z: Tensor, into: Tensor | None = None) -> Tensor:
-        if into is None:
-            return aten.silu_backward.default(delta, z)
-        return aten.silu_backward.grad_input(delta, z, grad_input=into)
+        return run(aten.silu_backward, into, delta, z)
 
     @property
     def recorded(self) -> Activation:

@@ -8,9 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from manualbp.maths.activations.base import Activation
-
-aten = torch.ops.aten
+from manualbp.maths.activations.base import Activation, aten, run
 
 
 @dataclass(frozen=True)
@@ -41,9 +39,7 @@ class ReLU(Activation):
         return (a > 0).to(a.dtype)
 
     def backward(self, delta: Tensor, a: Tensor, into: Tensor | None = None) -> Tensor:
-        if into is None:
-            return aten.threshold_backward.default(delta, a, 0)
-        return aten.threshold_backward.grad_input(delta, a, 0, grad_input=into)
+        return run(aten.threshold_backward, into, delta, a, 0)
 
 
 @dataclass(frozen=True)
@@ -60,11 +56,7 @@ class LeakyReLU(Activation):
         return torch.where(z > 0, torch.ones_like(z), self.negative_slope)
 
     def backward(self, delta: Tensor, z: Tensor, into: Tensor | None = None) -> Tensor:
-        if into is None:
-            return aten.leaky_relu_backward.default(delta, z, self.negative_slope, False)
-        return aten.leaky_relu_backward.grad_input(
-            delta, z, self.negative_slope, False, grad_input=into
-        )
+        return run(aten.leaky_relu_backward, into, delta, z, self.negative_slope, False)
 
 
 @dataclass(frozen=True)
@@ -85,9 +77,7 @@ class ELU(Activation):
         return torch.where(z < 0, self.alpha * torch.exp(z.clamp(max=0)), 0.0)
 
     def backward(self, delta: Tensor, z: Tensor, into: Tensor | None = None) -> Tensor:
-        if into is None:
-            return aten.elu_backward.default(delta, self.alpha, 1, 1, False, z)
-        return aten.elu_backward.grad_input(delta, self.alpha, 1, 1, False, z, grad_input=into)
+        return run(aten.elu_backward, into, delta, self.alpha, 1, 1, False, z)
 
 
 SELU_ALPHA = 1.6732632423543772848170429916717
@@ -112,8 +102,4 @@ class SELU(Activation):
         return torch.where(z < 0, SELU_SCALE * SELU_ALPHA * torch.exp(z.clamp(max=0)), 0.0)
 
     def backward(self, delta: Tensor, z: Tensor, into: Tensor | None = None) -> Tensor:
-        if into is None:
-            return aten.elu_backward.default(delta, SELU_ALPHA, SELU_SCALE, 1, False, z)
-        return aten.elu_backward.grad_input(
-            delta, SELU_ALPHA, SELU_SCALE, 1, False, z, grad_input=into
-        )
+        return run(aten.elu_backward, into, delta, SELU_ALPHA, SELU_SCALE, 1, False, z)

@@ -8,9 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from manualbp.maths.activations.base import Activation
-
-aten = torch.ops.aten
+from manualbp.maths.activations.base import Activation, aten, run
 
 
 @dataclass(frozen=True)
@@ -28,9 +26,7 @@ class Sigmoid(Activation):
         return 1 - 2 * a
 
     def backward(self, delta: Tensor, a: Tensor, into: Tensor | None = None) -> Tensor:
-        if into is None:
-            return aten.sigmoid_backward.default(delta, a)
-        return aten.sigmoid_backward.grad_input(delta, a, grad_input=into)
+        return run(aten.sigmoid_backward, into, delta, a)
 
 
 @dataclass(frozen=True)
@@ -48,9 +44,7 @@ class Tanh(Activation):
         return -2 * a
 
     def backward(self, delta: Tensor, a: Tensor, into: Tensor | None = None) -> Tensor:
-        if into is None:
-            return aten.tanh_backward.default(delta, a)
-        return aten.tanh_backward.grad_input(delta, a, grad_input=into)
+        return run(aten.tanh_backward, into, delta, a)
 
 
 @dataclass(frozen=True)
@@ -68,11 +62,7 @@ class Hardtanh(Activation):
         return ((z > self.min_val) & (z < self.max_val)).to(z.dtype)
 
     def backward(self, delta: Tensor, z: Tensor, into: Tensor | None = None) -> Tensor:
-        if into is None:
-            return aten.hardtanh_backward.default(delta, z, self.min_val, self.max_val)
-        return aten.hardtanh_backward.grad_input(
-            delta, z, self.min_val, self.max_val, grad_input=into
-        )
+        return run(aten.hardtanh_backward, into, delta, z, self.min_val, self.max_val)
 
 
 @dataclass(frozen=True)
@@ -97,8 +87,4 @@ class Softplus(Activation):
         return torch.where(self.beta * z < self.threshold, self.beta * s * (1 - s), 0.0)
 
     def backward(self, delta: Tensor, z: Tensor, into: Tensor | None = None) -> Tensor:
-        if into is None:
-            return aten.softplus_backward.default(delta, z, self.beta, self.threshold)
-        return aten.softplus_backward.grad_input(
-            delta, z, self.beta, self.threshold, grad_input=into
-        )
+        return run(aten.softplus_backward, into, delta, z, self.beta, self.threshold)

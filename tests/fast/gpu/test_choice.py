@@ -25,9 +25,8 @@ WIDE = Product("forward", 1000, 512, 384, torch.float32)
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is known; devices answer at once, and no graph is captured."""
-    monkeypatch.setattr(choice, "_pinned", {})
-    monkeypatch.setattr(choice, "_measured", {})
-    monkeypatch.setattr(choice, "_runs", {})
+    for name in ("_pinned", "_measured", "_runs"):
+        monkeypatch.setattr(choice, name, {})
     monkeypatch.setattr(routines, "_policy", dict.fromkeys(routines.KINDS, ATEN)
                         | dict.fromkeys(routines.GAINS, 1))  # fmt: skip
     monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
@@ -47,7 +46,7 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, **seconds: float) -> None:
         self.now, self.calls, self.seconds = 0.0, list[str](), seconds
-        monkeypatch.setattr(choice.time, "perf_counter", lambda: self.now)
+        monkeypatch.setattr(routines.time, "perf_counter", lambda: self.now)
 
     @property
     def runs(self) -> dict[str, Callable[[], str]]:
@@ -141,10 +140,15 @@ def test_no_clock_decides_where_bits_are_to_repeat(
     assert choice.chosen(narrow, CUDA, clock.runs) == ATEN and clock.calls == [TRITON]
 
 
-def test_a_kernel_that_fails_is_atens_where_bits_are_to_repeat(deterministic: None) -> None:
-    def fail() -> str:
-        raise RuntimeError("out of resource")
+def raising(error: Exception) -> Callable[..., str]:
+    def fail(*_: object) -> str:
+        raise error
 
+    return fail
+
+
+def test_a_kernel_that_fails_is_atens_where_bits_are_to_repeat(deterministic: None) -> None:
+    fail = raising(RuntimeError("out of resource"))
     narrow = WIDE._replace(outputs=8, inputs=8)
     with pytest.warns(UserWarning, match="out of resource; ATen's routine"):
         assert choice.run(narrow, CUDA, {ATEN: lambda: "a", TRITON: fail}) == "a"
@@ -155,9 +159,7 @@ def test_a_kernel_that_fails_is_atens_where_bits_are_to_repeat(deterministic: No
 def test_a_kernel_that_fails_is_atens_with_one_warning(
     when: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*_: object) -> str:
-        raise RuntimeError("out of resource: shared memory\nRequired: 300000")
-
+    fail = raising(RuntimeError("out of resource: shared memory\nRequired: 300000"))
     runs: Any = {ATEN: lambda: "by ATen", TRITON: fail if when == "at once" else lambda: "no"}
     if when != "at once":
         monkeypatch.setattr(torch.cuda, "synchronize", fail)
@@ -172,10 +174,7 @@ def test_a_kernel_that_fails_is_atens_with_one_warning(
 
 def test_atens_own_errors_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """And nothing is decided by them; so are those of a kernel that was asked for."""
-
-    def fail() -> str:
-        raise ZeroDivisionError
-
+    fail = raising(ZeroDivisionError())
     with pytest.raises(ZeroDivisionError):
         choice.run(WIDE, CUDA, {ATEN: fail, TRITON: lambda: ""})
     assert choice.policy() == {}
@@ -205,9 +204,8 @@ def test_policies_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch, ATen=1.0, Triton=0.1)
     choice.chosen(WIDE, CUDA, clock.runs)
     found = fast.policy()
-    assert found[str(WIDE)] == TRITON and set(found) == {
-        *routines.KINDS, *routines.GAINS, str(WIDE)
-    }  # fmt: skip
+    kinds = {*routines.KINDS, *routines.GAINS, str(WIDE)}
+    assert found[str(WIDE)] == TRITON and set(found) == kinds
     fast.pin({**found, str(WIDE): ATEN})
     assert choice.chosen(WIDE, CUDA, clock.runs) == ATEN
     other = WIDE._replace(rows=1)

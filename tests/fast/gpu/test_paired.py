@@ -120,8 +120,7 @@ def test_gradients_come_in_at_hidden_layers(count: list[str]) -> None:
     for net in (ours, theirs):
         (slope,) = torch.autograd.grad(net(x).sum(), x, create_graph=True)
         found.append(torch.autograd.grad(slope.square().sum() + net(x).sum(), [*net.parameters()]))
-    for a, b in zip(*found, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-13, atol=1e-13)
+    torch.testing.assert_close(*found, rtol=1e-13, atol=1e-13)
     assert count.count("backward") >= 2
 
 
@@ -139,8 +138,7 @@ def test_batched_retained_pruned(name: str) -> None:
         batched.append(torch.autograd.grad(o, wanted, many, is_grads_batched=True))
         others.append([g for part in (*single, *twice) for g in part])
     assert all(map(torch.equal, *others))
-    for a, b in zip(*batched, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-13, atol=1e-13)
+    torch.testing.assert_close(*batched, rtol=1e-13, atol=1e-13)
 
 
 @pytest.mark.parametrize("what", ["x", "0.weight", "2.weight", "0.bias", "o"])
@@ -246,8 +244,7 @@ def test_fused_loss(name: str, reduction: str, wants_x: bool, tile: int, count: 
             parameters = (ours if net is cost else theirs).parameters()
             wanted = [t for t in (x, *parameters) if t.requires_grad]
             found.append([loss, *torch.autograd.grad(3 * loss, wanted)])
-        for a, b in zip(*found[-2:], strict=True):
-            torch.testing.assert_close(a, b, rtol=1e-13, atol=1e-13)
+        torch.testing.assert_close(*found[-2:], rtol=1e-13, atol=1e-13)
     assert {"forward", "backward"} == set(count)
     with torch.no_grad():
         torch.testing.assert_close(cost(x, y), found[-1][0], rtol=1e-13, atol=0)

@@ -13,16 +13,9 @@ from manualbp.fast.gpu import kernels, pairs, products
 from manualbp.fast.gpu.pairs import PairedLinear
 from manualbp.maths import backprop
 from manualbp.maths.activations import ACTIVATIONS
-from manualbp.maths.layers import (
-    BatchNorm,
-    Dropout,
-    Elementwise,
-    Layer,
-    LayerNorm,
-    Linear,
-    Theta,
-)
+from manualbp.maths.layers import BatchNorm, Dropout, Elementwise, Layer, LayerNorm, Linear, Theta
 from manualbp.modules.stretch import laid_out
+from tests.dropin.nets import unequal
 
 DTYPES = [torch.float64, torch.float32]
 WIDTH = 4  # of all layers, so that a transposed gradient has the right shape
@@ -53,15 +46,6 @@ def layers(
             "B": (BatchNorm(None, None, None, True, 0.1, 1e-5), (vector, vector + 1)),
         }[letter])  # fmt: skip
     return found
-
-
-def unequal(ours: Sequence[Tensor | None], theirs: Sequence[Tensor | None]) -> list[int]:
-    """Where they are not the same bits."""
-    return [
-        i
-        for i, (a, b) in enumerate(itertools.zip_longest(ours, theirs))
-        if (a is None) != (b is None) or (a is not None and not torch.equal(a, b))
-    ]
 
 
 def differences(
@@ -170,8 +154,7 @@ def test_other_layouts(which: str) -> None:
             steps = backprop.steps(built, thetas)
             o, tape = backprop.forward(x, steps)
             found.append([o, *flat(backprop.backward(delta, steps, tape))])
-    for ours, theirs in zip(*found, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-13, atol=1e-13)
+    torch.testing.assert_close(*found, rtol=1e-13, atol=1e-13)
 
 
 @pytest.mark.parametrize("f", ACTIVATIONS)

@@ -1,14 +1,10 @@
 """The equations as Triton kernels, for GPUs: the extra ``triton``. Not yet measured on a GPU.
 
-    linear.py      a = f(h W^T + b);   delta_below = (delta W) * f'(z_below) and its sum over rows
-    chain.py       forward, loss, the delta recursion and all gradients of a narrow net, one launch
-    operators.py   both as operators of PyTorch's
-
-In fast mode gemm.py chooses between them and ATen's routines (choice.py), so nothing is to be
-called here. Triton is imported when the first tensor comes that its kernels could take: without it
-ATen's run. They take float32 (IEEE or TF32, by PyTorch's own flags), float16 and bfloat16, on GPUs
+In fast mode choice.py chooses between them and ATen's routines, so users call nothing here. Triton
+is imported when the first tensor comes that its kernels could take. Without Triton, ATen's routines
+run. The kernels take float32 (IEEE or TF32, by PyTorch's own flags), float16 and bfloat16, on GPUs
 of compute capability 8.0 and up. With TRITON_INTERPRET=1 in the environment they are interpreted on
-CPU tensors instead, slowly, for tests, where ``gemm.pin("Triton")`` asks for them.
+CPU tensors instead, slowly, for tests, where ``fast.pin("Triton")`` asks for them.
 """
 
 from __future__ import annotations
@@ -24,18 +20,16 @@ import torch
 from torch import Tensor
 
 from manualbp.autograd.torch_internals import dispatch_modes
-from manualbp.maths.activations import Activation
-from manualbp.maths.losses import Loss
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-LEAST_TRITON = (3, 4)  # kernels whose arguments are tuples
-LEAST_CAPABILITY = (8, 0)  # bfloat16 and TF32 in tensor cores
+LEAST_TRITON = (3, 4)  # it takes tuples as arguments of kernels
+LEAST_CAPABILITY = (8, 0)  # it has bfloat16 and TF32 in tensor cores
 _INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 _tried: set[torch.device] = set()
 
 
 def load() -> Any:
-    """The module of the operators.
+    """The module of the operators, which also has ``functions.code`` and ``errors.code``.
 
     Raises:
         ImportError: Triton is not installed.
@@ -48,57 +42,45 @@ def load() -> Any:
     return importlib.import_module("manualbp.fast.gpu.kernels.operators")
 
 
-def code(activation: Activation) -> tuple[str, float, float]:
-    """The activation as arguments of an operator."""
-    from manualbp.fast.gpu.kernels import functions
-
-    return functions.code(activation)
-
-
-def loss_code(loss: Loss) -> tuple[str, float, int] | None:
-    """The loss as arguments of an operator; None where the kernels have none like it."""
-    from manualbp.fast.gpu.kernels import errors
-
-    return errors.code(loss)
-
-
 def tf32() -> bool:
-    """Whether PyTorch is to multiply float32 in tensor cores, rounded to TF32."""
+    """Whether PyTorch's flags ask for products of float32 in tensor cores, rounded to TF32."""
     matmul = torch.backends.cuda.matmul
     found = getattr(matmul, "fp32_precision", None)  # since torch 2.9
     return matmul.allow_tf32 if found is None else found == "tf32"
 
 
 def takes(x: Any) -> bool:
-    """Whether kernels run where x is, on numbers like x's, with no mode watching operators."""
+    """Whether kernels run on x's device and dtype, while no mode watches operators."""
     if type(x) not in (Tensor, torch.nn.Parameter) or x.dtype not in DTYPES:
         return False
     if x.is_cuda == _INTERPRETED or not (x.is_cuda or x.device.type == "cpu"):
         return False
-    if dispatch_modes():  # which know PyTorch's own operators
+    if dispatch_modes():  # they know only PyTorch's own operators
         return False
     if x.device not in _tried:
         if x.is_cuda and torch.cuda.is_current_stream_capturing():
-            return False  # to try would end the capture
+            return False  # a try would end the capture
         _tried.add(x.device)
     return _run(x.device)
 
 
 def warn(what: str, error: Exception) -> None:
-    """Say in one line what went wrong, and what runs instead."""
+    """Warn in one line: what went wrong, and what runs instead."""
     reason = " ".join([f"{type(error).__name__}:", *str(error).strip().splitlines()[:1]])
     warnings.warn(f"{what}: {reason}; ATen's routines are used instead", stacklevel=3)
 
 
 @lru_cache
 def _run(device: torch.device) -> bool:
-    """Whether they are there, and compute what they should."""
+    """Whether the kernels can run there, and compute what they should."""
     if importlib.util.find_spec("triton") is None or torch.version.hip is not None:
         return False
     if device.type == "cuda" and torch.cuda.get_device_capability(device) < LEAST_CAPABILITY:
         return False
     try:
-        if _version() < LEAST_TRITON:
+        # Asked of the module: Triton's distributions have several names.
+        version = importlib.import_module("triton").__version__
+        if tuple(map(int, version.split(".")[:2])) < LEAST_TRITON:
             return False
         h = torch.ones(2, 3, dtype=torch.float32, device=device)
         a, _ = load().activated_linear(h, h, None, "relu", 0.0, 0.0, False)
@@ -106,9 +88,3 @@ def _run(device: torch.device) -> bool:
     except Exception as error:  # compilers, assemblers and drivers have no common class
         warn(f"Triton's kernels do not run on {device}", error)
         return False
-
-
-def _version() -> tuple[int, ...]:
-    """Triton's own word for it: its distributions have several names."""
-    version: str = importlib.import_module("triton").__version__
-    return tuple(map(int, version.split(".")[:2]))

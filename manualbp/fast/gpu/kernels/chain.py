@@ -4,23 +4,22 @@
                              dC/dW_l += delta_l^T a_{l-1},     dC/db_l += sum_n delta_l
                              delta_{l-1} = (delta_l W_l) f'_{l-1}
 
-A program takes every so many-th tile. What it finds of a tile on the way up, it reads on the way
-down: that is in a scratch of its own, which is written over with every tile and so never leaves the
-multiprocessor's and the device's caches. (Held in variables instead, a net of 128 columns takes
-twice the shared memory there is, or spills a kilobyte for each thread.) Blocks of products go
-through registers and shared memory. x and y are read once, and nothing of their length is written
-but dC/dx.
+With P programs, each takes every P-th tile. What it computes for a tile on the way up, it reads on
+the way down, from a scratch of its own. Every tile writes over the scratch, so it stays in the
+caches. (Held in variables, a net of 128 columns needs twice the shared memory there is, or spills a
+kilobyte for each thread.) Blocks of products go through registers and shared memory. x and y are
+read once. Of tensors as long as x, only dC/dx is written.
 
-Every program adds up its own tiles, in order, and afterwards their sums are added up in order: the
-same bits every time, on the same device. dC/db and C add up in float64, since autograd sums a
-vector in one go. Nothing is divided by the number of errors: so deltas of half precision do not
-vanish.
+Every program adds up its own tiles in order. Then the programs' sums are added up in order. So the
+same device gives the same bits every time. dC/db and C add up in float64, since autograd sums a
+vector in one go. Nothing is divided by the number of errors, so deltas of half precision do not
+become 0.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 import torch
@@ -34,19 +33,19 @@ from manualbp.fast.gpu.kernels.functions import f, through
 from manualbp.fast.gpu.kernels.launch import on, power_of_2, precision
 from manualbp.fast.gpu.kernels.tiles import cast, load, product, store
 
-# Rows of a tile and terms of a product's step, so that 8 warps hardly spill registers; programs for
-# each multiprocessor, of which a wide net's take all registers.
+# Rows of a tile and terms of a product's step: with these, 8 warps spill hardly any registers.
+# Programs for each multiprocessor: two of a wide net take all its registers.
 ROWS, STEP, WARPS, PROGRAMS = 64, 16, 8, 2
 INTERPRETED_PROGRAMS = 4
 
 
 class StepSums(NamedTuple):
-    """What all programs found: over all errors, divided by nothing."""
+    """The sums of all programs, over all errors, divided by nothing."""
 
     cost: Tensor  # (), float64
-    weights: Tensor  # (sum_l O_l I_l,), float32: every dC/dW, one behind the other
+    weights: Tensor  # (sum_l O_l I_l,), float32: every dC/dW, one after the other
     biases: Tensor  # (sum_l O_l,), float64: every dC/db
-    input: Tensor  # dC/dx, or nothing
+    input: Tensor  # dC/dx, or empty
 
 
 @triton.jit
@@ -56,7 +55,7 @@ def _up(
     F: tl.constexpr, p: tl.constexpr, q: tl.constexpr,
     PRECISION: tl.constexpr, ROWS: tl.constexpr, STEP: tl.constexpr,
 ):  # fmt: skip
-    """a of a tile and a layer; it and the z that f' reads go to the scratch."""
+    """a of a tile and a layer. The scratch keeps a and z where they are read again."""
     rows, columns = tl.arange(0, ROWS), tl.arange(0, WIDE)
     z = tl.zeros((ROWS, WIDE), tl.float32)
     z = product(h, rows, h_row, 1, H_ROWS, w, columns, 1, I, O, z, I, tl.int32, STEP, PRECISION)
@@ -79,7 +78,7 @@ def _down(
     F: tl.constexpr, p: tl.constexpr, q: tl.constexpr,
     PRECISION: tl.constexpr, ROWS: tl.constexpr, STEP: tl.constexpr,
 ):  # fmt: skip
-    """dC/dh of a tile and a layer from delta = dC/da; the gradients added to the program's own."""
+    """dC/dh of a tile and a layer, from delta = dC/da. Adds to the program's dC/dW and dC/db."""
     rows, columns, below = tl.arange(0, ROWS), tl.arange(0, WIDE), tl.arange(0, BELOW)
     if F != "none":
         read = load(known, rows, columns, WIDE, 1, ROWS, WIDE)
@@ -130,7 +129,7 @@ def _chain(
             a = _up(own + A[l], PAD[l], ROWS, ws[l], bs[l], own + Z[l + 1], own + A[l + 1],
                     D[l], D[l + 1], PAD[l + 1], BIAS[l], Z[l + 1] >= 0, A[l + 1] >= 0,
                     tl.constexpr(F[l]), p[l], q[l], PRECISION, ROWS, STEP)  # fmt: skip
-        o = cast(a, x.dtype.element_ty).to(tl.float32)  # as it leaves a network
+        o = cast(a, x.dtype.element_ty).to(tl.float32)  # rounded as a network's output
         inside = rows < tile_rows
         if COST == "cross_entropy":
             label = tl.load(y + start + rows, mask=inside, other=IGNORED)
@@ -166,36 +165,31 @@ def _chain(
 
 
 class Schedule(NamedTuple):
-    """Where everything lies: in the scratch of a program and in the sums."""
+    """Places in the scratch of a program and in the sums."""
 
     widths: tuple[int, ...]
     padded: tuple[int, ...]
-    a: tuple[int, ...]  # of a_l in the scratch, -1 where it is not kept
+    a: tuple[int, ...]  # of a_l in the scratch; -1 where it is not kept
     z: tuple[int, ...]
     read: tuple[int, ...]  # of what f' is computed from
     delta: int
     size: int
-    weights: tuple[int, ...]  # of dC/dW in the sums, and behind the last one
+    weights: tuple[int, ...]  # of dC/dW in the sums, and their length
     biases: tuple[int, ...]
 
 
 def plan(widths: Sequence[int], from_z: Sequence[bool], rows: int) -> Schedule:
-    """The plan for these widths; ``from_z`` says whose f' is computed from z."""
+    """The plan for these widths; ``from_z``: whether a layer's f' is computed from z."""
     padded = tuple(power_of_2(width) for width in widths)
     a, z, free = [-1], [-1], 0
     for l, by_z in enumerate(from_z, start=1):
         hidden = l < len(from_z)
-        places = []
-        for keep in (hidden or not by_z, by_z):
+        for places, keep in ((a, hidden or not by_z), (z, by_z)):
             places.append(free if keep else -1)
             free += rows * padded[l] if keep else 0
-        a.append(places[0])
-        z.append(places[1])
     read = [z_l if z_l >= 0 else a_l for a_l, z_l in zip(a, z, strict=True)]
-    weights, biases = [0], [0]
-    for inputs, outputs in pairwise(widths):
-        weights.append(weights[-1] + inputs * outputs)
-        biases.append(biases[-1] + outputs)
+    weights = accumulate((i * o for i, o in pairwise(widths)), initial=0)
+    biases = accumulate(widths[1:], initial=0)
     return Schedule(tuple(widths), padded, tuple(a), tuple(z), tuple(read), free,
                 free + rows * max(padded), tuple(weights), tuple(biases))  # fmt: skip
 
@@ -213,11 +207,11 @@ def step(
         ws: (O_l, I_l) contiguous, of x's dtype.
         bs: (O_l,) or None.
         codes: f of every layer.
-        from_z: whether f' of it is computed from z.
-        loss: which C.
+        from_z: of every layer, whether f' is computed from z.
+        loss: C.
         need_x: whether dC/dx is wanted.
-        need_w: which dC/dW are.
-        need_b: which dC/db are.
+        need_w: which dC/dW are wanted.
+        need_b: which dC/db are wanted.
     """
     n, wants = len(x), [w or b for w, b in zip(need_w, need_b, strict=True)]
     last = 0 if need_x else next((l for l, want in enumerate(wants) if want), len(ws))

@@ -1,7 +1,7 @@
 """Losses as the kernels compute them: each error's cost and dC/do side by side, in float32.
 
 o and y of a tile (ROWS, O); for cross-entropy y is a class index for each row. Nothing is divided
-by the number of errors here: gradients are linear in delta, so the sums are, once.
+by the number of errors here. Gradients are linear in delta, so their sums are divided once.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ CODES: dict[type[losses.Loss], Callable[[Any], LossCode]] = {
 
 
 def code(loss: losses.Loss) -> LossCode | None:
-    """The arguments that stand for it; None where there are none, as for a loss with weights."""
+    """The loss as arguments of a kernel; None where no kernel computes it, as with weights."""
     if type(loss) not in CODES or loss.weights:
         return None
     return CODES[type(loss)](loss)
@@ -47,7 +47,7 @@ def elementwise(o, y, C: tl.constexpr, p: tl.constexpr):
     """The cost of every error, and dC/do."""
     e = o - y
     size = tl.abs(e)
-    sign = tl.where(e > 0, 1.0, tl.where(e < 0, -1.0, e))  # of NaN NaN
+    sign = tl.where(e > 0, 1.0, tl.where(e < 0, -1.0, e))  # NaN stays NaN
     if C == "mse":
         cost = e * e
         delta = 2.0 * e
@@ -70,7 +70,7 @@ def elementwise(o, y, C: tl.constexpr, p: tl.constexpr):
 def cross_entropy(o, y, columns, O: tl.constexpr, smoothing: tl.constexpr):
     """-sum_c q_c log p_c of every row, and p - q;  q = (1 - e) [c = y] + e / O.
 
-    A class that there is not gives NaN: a kernel cannot raise.
+    A class outside 0..O-1 gives NaN, since a kernel cannot raise an error.
     """
     real = (columns < O)[None, :]
     largest = tl.max(tl.where(real, o, float("-inf")), 1)[:, None]
@@ -81,5 +81,5 @@ def cross_entropy(o, y, columns, O: tl.constexpr, smoothing: tl.constexpr):
     hit = (columns[None, :] == y[:, None]).to(tl.float32)
     q = tl.where(real, (1.0 - smoothing) * hit + smoothing / O, 0.0)
     log_p = o - largest - log(total)
-    cost = tl.sum(tl.where(q > 0, -q * log_p, 0.0), 1)  # a class that does not count may have p = 0
+    cost = tl.sum(tl.where(q > 0, -q * log_p, 0.0), 1)  # where q = 0, p may be 0
     return tl.where(known, cost, float("nan")), powers / total - q

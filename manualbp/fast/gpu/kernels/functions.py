@@ -43,13 +43,13 @@ CODES: dict[type[fs.Activation], Callable[[Any], ActivationCode]] = {
 
 
 def code(activation: fs.Activation | None) -> ActivationCode:
-    """The arguments that stand for it; no activation is the identity."""
+    """The activation as arguments of a kernel; None is the identity."""
     return ActivationCode() if activation is None else CODES[type(activation)](activation)
 
 
 @triton.jit
 def f(z, F: tl.constexpr, p: tl.constexpr, q: tl.constexpr):
-    """a = f(z). Comparisons are such that NaN stays NaN."""
+    """a = f(z). The comparisons keep NaN as NaN."""
     a = z
     if F == "relu":
         a = tl.where(z <= 0, 0.0, z)
@@ -96,7 +96,7 @@ def slope(c, F: tl.constexpr, p: tl.constexpr, q: tl.constexpr):
         density = exp(-0.5 * c * c) * 0.3989422804014327
         d = 0.5 * (1.0 + tl.erf(c * 0.7071067811865476)) + c * density
     elif F == "gelu_tanh":
-        # f = c s(u), s the sigmoid: s' = e / (1 + e)^2, e = e^-|u|, with all digits on both sides
+        # f = c s(u), s the sigmoid: s' = e / (1 + e)^2, e = e^-|u|, exact for both signs of u
         u = 1.5957691216057308 * (c + 0.044715 * c * c * c)
         du = 1.5957691216057308 * (1.0 + 3 * 0.044715 * c * c)
         e = exp(-tl.abs(u))
@@ -111,6 +111,6 @@ def slope(c, F: tl.constexpr, p: tl.constexpr, q: tl.constexpr):
 
 @triton.jit
 def through(delta, c, F: tl.constexpr, p: tl.constexpr, q: tl.constexpr):
-    """delta f'. Where f is flat that is 0, as in autograd also for a delta of infinity or NaN."""
+    """delta f'. 0 where f is flat, as in autograd, even if delta is infinite or NaN."""
     d = slope(c, F, p, q)
     return tl.where(d == 0.0, 0.0, delta) if F == "relu" or F == "hardtanh" else delta * d

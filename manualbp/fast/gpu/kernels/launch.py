@@ -12,7 +12,7 @@ from torch import Tensor
 from manualbp.fast.gpu.kernels import tf32
 from manualbp.fast.gpu.kernels.tiles import INTERPRETED
 
-LEAST = 16  # rows, columns and terms of the smallest product that tensor cores take
+LEAST = 16  # rows, columns and terms of the smallest product that tensor cores compute
 
 
 def power_of_2(size: int) -> int:
@@ -21,7 +21,7 @@ def power_of_2(size: int) -> int:
 
 
 def on(x: Tensor) -> AbstractContextManager[Any]:
-    """The device where x is, as the one that launches go to."""
+    """A context in which kernels are launched on x's device."""
     if x.is_cuda:
         return torch.cuda.device(x.device)
     if INTERPRETED.value:
@@ -33,5 +33,5 @@ def on(x: Tensor) -> AbstractContextManager[Any]:
 
 
 def precision(x: Tensor) -> str:
-    """How factors of float32 are multiplied, by PyTorch's own flags."""
+    """How factors of float32 are multiplied, as PyTorch's own flags say."""
     return "tf32" if x.dtype is torch.float32 and tf32() else "ieee"

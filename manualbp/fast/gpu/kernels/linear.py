@@ -1,12 +1,12 @@
-"""A linear layer with the activation behind it, and the way back through the one before it.
+"""A linear layer with the activation behind it, and its backward with the activation before it.
 
-    a = f(h W^T + b)                            the product, and bias and f while its tile is there
-    delta_below = (delta W) * f'(z_below)       the product, and f' likewise
+    a = f(h W^T + b)                            bias and f while the product's tile is in registers
+    delta_below = (delta W) * f'(z_below)       f' likewise
     sums = sum_n delta_below                    dC/db of the layer below, tile by tile
 
 h (N, I), W (O, I), b (O,), a and delta (N, O), delta_below and z_below (N, I); h, W, delta and
-z_below in any strides. Products and sums add in float32. Sums of tiles are added up in the order of
-the tiles, so the same bits come every time. Source: Nielsen ch. 2, BP1-BP3.
+z_below with any strides. Products and sums add in float32. Sums of tiles are added up in the order
+of the tiles, so the bits are the same every time. Source: Nielsen ch. 2, BP1-BP3.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def _input_gradient(
 def forward(
     h: Tensor, weight: Tensor, bias: Tensor | None, code: ActivationCode, keep: bool
 ) -> tuple[Tensor, Tensor]:
-    """a = f(h W^T + b), and z where it is to be kept, else nothing."""
+    """a = f(h W^T + b), and z where ``keep``, else an empty tensor."""
     (n, i), o = h.shape, weight.shape[0]
     a = h.new_empty(n, o)
     z = h.new_empty(n, o) if keep else h.new_empty(0)
@@ -84,7 +84,7 @@ def forward(
 def input_gradient(
     delta: Tensor, weight: Tensor, cache: Tensor, code: ActivationCode, sums: bool
 ) -> tuple[Tensor, Tensor]:
-    """(delta W) * f'(cache), and where asked for the sum of its rows, else nothing."""
+    """(delta W) * f'(cache), and where ``sums`` the sum of its rows, else an empty tensor."""
     (n, o), i = delta.shape, weight.shape[1]
     below = delta.new_empty(n, i)
     rows, columns, step, warps = _block(n, i, delta)
@@ -103,8 +103,8 @@ def input_gradient(
 def _block(n: int, columns: int, x: Tensor) -> tuple[int, int, int, int]:
     """Rows, columns and terms of a block, and the warps that share it.
 
-    The block's sums fill half of a multiprocessor's registers; factors of float32 that no tensor
-    core takes come in registers as well, so fewer of them at a time.
+    The block's sums fill half of a multiprocessor's registers. Without tensor cores the factors of
+    float32 lie in registers as well, so a step has fewer of them.
     """
     across = min(power_of_2(columns), 128)
     down = min(power_of_2(n), 128 if across <= 64 else 64)

@@ -1,7 +1,7 @@
 """The kernels as operators of PyTorch's: ``torch.ops.manualbp``.
 
-Compilers and tracers see them by their shapes, and CUDA graphs capture them.
-They have no derivatives: whoever differentiates twice takes ATen's products.
+Compilers and tracers know the shapes of their results. CUDA graphs capture them. They have no
+derivatives: the second order takes ATen's products.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from manualbp.fast.gpu.kernels import chain, errors, functions, linear
 def activated_linear(
     h: Tensor, weight: Tensor, bias: Tensor | None, f: str, p: float, q: float, keep: bool
 ) -> tuple[Tensor, Tensor]:
-    """a = f(h W^T + b) (N, O), and z where ``keep``, else nothing; h (N, I), W (O, I)."""
+    """a = f(h W^T + b) (N, O), and z where ``keep``, else empty; h (N, I), W (O, I)."""
     return linear.forward(h, weight, bias, functions.ActivationCode(f, p, q), keep)
 
 
@@ -32,7 +32,7 @@ def _(h, weight, bias, f, p, q, keep):
 def activated_input_gradient(
     delta: Tensor, weight: Tensor, cache: Tensor, f: str, p: float, q: float, sums: bool
 ) -> tuple[Tensor, Tensor]:
-    """(delta W) * f' (N, I), and where ``sums`` the sum of its rows; f' from ``cache`` (N, I)."""
+    """(delta W) * f' (N, I), f' from ``cache`` (N, I); where ``sums`` the sum of its rows."""
     return linear.input_gradient(delta, weight, cache, functions.ActivationCode(f, p, q), sums)
 
 
@@ -49,7 +49,7 @@ def narrow_step(
     loss: str, loss_p: float, ignored: int,
     need_x: bool, need_w: Sequence[bool], need_b: Sequence[bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """``chain.step``; f is the names of all activations, with commas between them."""
+    """``chain.step``; f holds the names of all activations, with commas between them."""
     codes = [functions.ActivationCode(*code) for code in zip(f.split(","), p, q, strict=True)]
     cost = errors.LossCode(loss, loss_p, ignored)
     return chain.step(x, y, weights, biases, codes, from_z, cost, need_x, need_w, need_b)

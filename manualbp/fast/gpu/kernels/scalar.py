@@ -1,14 +1,13 @@
-"""exp, log and their kin in float32, written out.
+"""exp, log and the functions made of them in float32, written out.
 
-The hardware's own approximations lose digits; these have them, on every GPU and interpreted.
+The hardware's own approximations lose digits. These keep them, on every GPU and interpreted.
 
     e^x = 2^n e^r,  n = round(x / ln 2),  |r| <= ln 2 / 2      e^r - 1 = r + r^2 P(r)
     log w = e ln 2 + log m,  w = 2^e m,  1 <= m < 2             log m = 2 artanh((m - 1) / (m + 1))
 
-Errors are below 2 units in the last place, those of tanh and sigmoid below 3, as measured when
-interpreted; compiled, a division is off by up to 2 more (PTX's div.full). NaN stays NaN, and
-infinities are what they should be.
-Source: P and the two parts of ln 2 are those of expf in S. Moshier's Cephes library.
+Measured when interpreted, errors are below 2 units in the last place, and below 3 for tanh and
+sigmoid. Compiled, a division adds up to 2 (PTX's div.full). NaN stays NaN, and infinite arguments
+give the limits. Source: P and the two parts of ln 2 are those of expf in S. Moshier's Cephes.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-LN2_HIGH = tl.constexpr(0.693359375)  # few enough digits that n times it is exact
+LN2_HIGH = tl.constexpr(0.693359375)  # so few digits that n times it is exact
 LN2_LOW = tl.constexpr(-2.12194440e-4)
 PER_LN2 = tl.constexpr(1.44269504088896341)
 
@@ -24,7 +23,7 @@ PER_LN2 = tl.constexpr(1.44269504088896341)
 @triton.jit
 def _parts(x):
     """n and e^r - 1."""
-    x = tl.where(x < -110.0, -110.0, tl.where(x > 100.0, 100.0, x))  # 0 and infinity from there on
+    x = tl.where(x < -110.0, -110.0, tl.where(x > 100.0, 100.0, x))  # beyond, e^x is 0 or infinity
     n = tl.floor(x * PER_LN2 + 0.5)
     r = x - n * LN2_HIGH - n * LN2_LOW
     p = 1.9875691500e-4 * r + 1.3981999507e-3
@@ -37,7 +36,7 @@ def _parts(x):
 
 @triton.jit
 def _scaled(x, n):
-    """2^n x, by two factors: n may be beyond the exponents there are."""
+    """2^n x, by two factors, since n may be larger than float32's exponents."""
     n = n.to(tl.int32)
     half = n >> 1
     first = ((half + 127) << 23).to(tl.float32, bitcast=True)
@@ -54,14 +53,14 @@ def exp(x):
 
 @triton.jit
 def expm1(x):
-    """e^x - 1, also where that is tiny; for x <= 0."""
+    """e^x - 1 for x <= 0, also where it is tiny."""
     n, less_one = _parts(x)
     return _scaled(less_one, n) + (_scaled(tl.full(n.shape, 1.0, tl.float32), n) - 1.0)
 
 
 @triton.jit
 def tanh(x):
-    """-t / (t + 2) times the sign of x, t = e^(-2|x|) - 1; of 0 it is 0 and not -0."""
+    """-t / (t + 2) times the sign of x, t = e^(-2|x|) - 1; tanh(-0) is 0 and not -0."""
     t = expm1(-2.0 * tl.abs(x))
     negative = t / (t + 2.0)
     return tl.where(x > 0, -negative, negative)
@@ -69,7 +68,7 @@ def tanh(x):
 
 @triton.jit
 def sigmoid(x):
-    """1 / (1 + e^-x); below the smallest normal number it may be 0."""
+    """1 / (1 + e^-x); results below the smallest normal number may be 0."""
     return 1.0 / (1.0 + exp(-x))
 
 
@@ -94,7 +93,7 @@ def log1p(u):
 
 @triton.jit
 def log(w):
-    """log w for w >= 1; below, where its terms cancel, digits are lost."""
+    """log w for w >= 1. Below 1 its terms cancel, and digits are lost."""
     bits = w.to(tl.int32, bitcast=True)
     e = ((bits >> 23) - 127).to(tl.float32)
     m = ((bits & 0x7FFFFF) | 0x3F800000).to(tl.float32, bitcast=True)

@@ -1,8 +1,8 @@
-"""What all kernels are made of: blocks of matrices, and the product of two.
+"""What all kernels use: blocks of matrices, and the product of two.
 
-Every product adds in float32. ``precision`` is how float32 factors are multiplied: "ieee" as they
-are, "tf32" rounded to 11 digits, for tensor cores. Indices have the type of ``rows`` and
-``columns``, and INDEX: 64 bits in whole matrices, 32 within a tile, for half the registers.
+Every product adds in float32. PRECISION says how float32 factors are multiplied: "ieee" as they
+are, "tf32" rounded to 11 bits, for tensor cores. Indices have the type of ``rows``, ``columns`` and
+INDEX: 64 bits in whole matrices; 32 within a tile, which takes half the registers.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import triton.language as tl
 
 @triton.jit
 def load(p, rows, columns, row_stride, column_stride, R, C):
-    """The block of an (R, C) matrix at these rows and columns, 0 beyond its ends."""
+    """The block of an (R, C) matrix at these rows and columns; 0 outside the matrix."""
     at = rows[:, None] * row_stride + columns[None, :] * column_stride
     return tl.load(p + at, mask=(rows[:, None] < R) & (columns[None, :] < C), other=0.0)
 
@@ -24,7 +24,7 @@ INTERPRETED = tl.constexpr(not isinstance(load, triton.JITFunction))
 
 @triton.jit
 def cast(x, dtype: tl.constexpr):
-    """float32 in another dtype, to nearest; the interpreter cuts off what bfloat16 cannot hold."""
+    """float32 in another dtype, to nearest. The interpreter would cut bfloat16's bits off."""
     if INTERPRETED and dtype == tl.bfloat16:
         bits = x.to(tl.int32, bitcast=True)
         bits = (bits + 0x7FFF + ((bits >> 16) & 1)) & -0x10000
@@ -34,7 +34,7 @@ def cast(x, dtype: tl.constexpr):
 
 @triton.jit
 def store(p, values, rows, columns, row_stride, R, C):
-    """The block into an (R, C) matrix of rows that are ``row_stride`` apart."""
+    """Write the block into an (R, C) matrix with this ``row_stride``."""
     at = rows[:, None] * row_stride + columns[None, :]
     inside = (rows[:, None] < R) & (columns[None, :] < C)
     tl.store(p + at, cast(values, p.dtype.element_ty), mask=inside)
@@ -51,7 +51,7 @@ def product(
         k = start + tl.arange(0, STEP).to(INDEX)
         left = load(x, x_rows, k, x_row_stride, x_column_stride, X_ROWS, K)
         right = load(y, k, y_columns, y_row_stride, y_column_stride, K, Y_COLUMNS)
-        if INTERPRETED:  # it takes bfloat16 for the integers it is stored as
+        if INTERPRETED:  # the interpreter reads bfloat16 as the integers that store it
             left, right = left.to(tl.float32), right.to(tl.float32)
         total = tl.dot(left, right, total, input_precision=PRECISION)
     return total

@@ -75,9 +75,8 @@ def pinned(monkeypatch: pytest.MonkeyPatch) -> None:
     from manualbp.fast.gpu import choice
 
     monkeypatch.setattr(routines, "_policy", None)
-    monkeypatch.setattr(choice, "_pinned", {})
-    monkeypatch.setattr(choice, "_measured", {})
-    monkeypatch.setattr(choice, "_runs", {})
+    for name in ("_pinned", "_measured", "_runs"):
+        monkeypatch.setattr(choice, name, {})
     monkeypatch.setattr(small, "LEAST_WORK", 0)
     monkeypatch.setattr(small, "LEAST_WORK_CUDA", 0)
     fast.pin("Triton")

@@ -43,12 +43,9 @@ def too_much(launches: Sequence[dict[str, Any]], capability: int, least: int) ->
     found = [f"{kernel} {launches}" for kernel in KERNELS
              if sum(launch["kernel"] == kernel for launch in launches) < least]  # fmt: skip
     for launch in launches:
-        spilled, kernel = launch["stack"], launch["kernel"]
-        if (
-            launch["shared"] > SHARED[capability]
-            or not 0 < launch["reg"] <= REGISTERS
-            or spilled > SPILLED[kernel]
-        ):
+        kernel = launch["kernel"]
+        fits = launch["shared"] <= SHARED[capability] and launch["stack"] <= SPILLED[kernel]
+        if not (fits and 0 < launch["reg"] <= REGISTERS):
             found.append(f"{kernel} {launch}")
     return found
 

@@ -176,15 +176,11 @@ def test_ieee_and_tf32() -> None:
     code = functions.code(GELU)
     torch.backends.cuda.matmul.allow_tf32 = False
     assert wrong_up(h, w, b, GELU) == wrong_down(delta, w, z, GELU) == []
-    ieee = (
-        linear.forward(h, w, b, code, True)[1],
-        linear.input_gradient(delta, w, z, code, False)[0],
-    )
-    torch.backends.cuda.matmul.allow_tf32 = True
-    tf32 = (
-        linear.forward(h, w, b, code, True)[1],
-        linear.input_gradient(delta, w, z, code, False)[0],
-    )
-    for one, other in zip(ieee, tf32, strict=True):
+    found = []
+    for flag in (False, True):
+        torch.backends.cuda.matmul.allow_tf32 = flag
+        below, _ = linear.input_gradient(delta, w, z, code, False)
+        found.append((linear.forward(h, w, b, code, True)[1], below))
+    for one, other in zip(*found, strict=True):
         assert not torch.equal(one, other)
         assert (one - other).norm() <= 2e-3 * one.norm()

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import pickle
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -16,8 +15,7 @@ from torch._dynamo import compiled_autograd
 from torch.utils.checkpoint import checkpoint
 
 import manualbp
-from manualbp import fast
-from manualbp.fast.cpu import routines
+from comparisons.counterparts import WithLoss
 from manualbp.fast.gpu import choice, kernels, one_launch
 from manualbp.fast.gpu import products as gpu_products
 from manualbp.maths.backprop import Step
@@ -30,15 +28,8 @@ CLOSE, N = 1e-5, 90  # two tiles
 
 
 @pytest.fixture(autouse=True)
-def launches(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[object, ...]]]:
+def launches(pinned: None, monkeypatch: pytest.MonkeyPatch) -> list[tuple[object, ...]]:
     """One launch everywhere; what each was asked for."""
-    if not (kernels._INTERPRETED or torch.cuda.is_available()):
-        pytest.skip("needs a GPU, or TRITON_INTERPRET=1")
-    monkeypatch.setattr(choice, "_pinned", {})
-    monkeypatch.setattr(choice, "_measured", {})
-    monkeypatch.setattr(choice, "_runs", {})
-    monkeypatch.setattr(routines, "_policy", None)
-    fast.pin("Triton")
     seen: list[tuple[object, ...]] = []
     right = one_launch.launch
 
@@ -47,7 +38,7 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[object, ...
         return right(net, steps, *args)
 
     monkeypatch.setattr(one_launch, "launch", spy)
-    yield seen
+    return seen
 
 
 def model(bias: bool = True) -> nn.Sequential:
@@ -64,19 +55,8 @@ def batch(n: int = N) -> tuple[Tensor, Tensor, Tensor]:
     return torch.randn(n, 6, device=DEVICE), torch.randn(n, 5, device=DEVICE), classes
 
 
-class Plain(nn.Module):
-    """loss(model(x), y)."""
-
-    def __init__(self, model: nn.Module, loss: nn.Module) -> None:
-        super().__init__()
-        self.model, self.loss = model, loss
-
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        return self.loss(self.model(x), y)
-
-
 def both(net: nn.Module, loss: nn.Module) -> tuple[nn.Module, nn.Module]:
-    return manualbp.FusedLoss(net, loss), Plain(copy.deepcopy(net), loss)
+    return manualbp.FusedLoss(net, loss), WithLoss(copy.deepcopy(net), loss)
 
 
 def passed(cost: nn.Module, x: Tensor, y: Tensor) -> list[Tensor | None]:
@@ -117,8 +97,7 @@ def test_all_samples_ignored() -> None:
     x, _, classes = batch()
     loss = nn.CrossEntropyLoss(ignore_index=1)
     found = [passed(cost, x, torch.ones_like(classes)) for cost in both(model(), loss)]
-    for ours, theirs in zip(*found, strict=True):
-        torch.testing.assert_close(ours, theirs, equal_nan=True)
+    torch.testing.assert_close(*found, equal_nan=True)
 
 
 @pytest.mark.parametrize("frozen", ["0.weight", "0.bias", "2.weight", "4.bias", "0", "4", "none"])
@@ -187,7 +166,7 @@ def test_half_precision(dtype: torch.dtype, launches: list[object]) -> None:
     """2 % of the largest; a loss that GradScaler multiplies keeps small gradients."""
     x, y, _ = batch()
     net = model().to(dtype)
-    ours, theirs = both(net, nn.MSELoss())[0], Plain(copy.deepcopy(net).float(), nn.MSELoss())
+    ours, theirs = both(net, nn.MSELoss())[0], WithLoss(copy.deepcopy(net).float(), nn.MSELoss())
     found = []
     for cost, kind in ((ours, dtype), (theirs, torch.float32)):
         loss = cost(x.to(dtype).to(kind), y.to(dtype).to(kind))
@@ -289,9 +268,8 @@ def test_kinds_are_by_what_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
         tiled, launched = runs[choice.ATEN](), runs[choice.TRITON]()  # type: ignore[operator]
         found = [t is not None for t in reversed(tiled[2])]
         assert found == [p.requires_grad for p in net.parameters()] or kinds[-1] == "C"
-        assert (
-            (tiled[1] is not None) == (launched[3].numel() > 0) == (kinds[-1] == "step with dC/dx")
-        )
+        of_x = kinds[-1] == "step with dC/dx"
+        assert (tiled[1] is not None) == (launched[3].numel() > 0) == of_x
         return choice.TRITON
 
     net = model()

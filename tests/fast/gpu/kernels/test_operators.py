@@ -19,10 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 import manualbp
-from manualbp import fast
-from manualbp.fast import small
-from manualbp.fast.cpu import routines
-from manualbp.fast.gpu import choice, kernels
+from manualbp.fast.gpu import kernels
 from manualbp.maths.activations import ACTIVATIONS
 from tests.dropin.nets import unequal
 
@@ -33,10 +30,8 @@ CLOSE = 1e-5
 
 
 @pytest.fixture(autouse=True)
-def ran(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+def ran(pinned: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """Kernels everywhere; the names of those that ran."""
-    if not (kernels._INTERPRETED or torch.cuda.is_available()):
-        pytest.skip("needs a GPU, or TRITON_INTERPRET=1")
     from manualbp.fast.gpu.kernels import chain, linear
 
     seen: list[str] = []
@@ -45,14 +40,7 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
         monkeypatch.setattr(
             module, name, lambda *args, r=right, name=name: seen.append(name) or r(*args)
         )
-    monkeypatch.setattr(small, "LEAST_WORK", 0)
-    monkeypatch.setattr(small, "LEAST_WORK_CUDA", 0)
-    monkeypatch.setattr(choice, "_pinned", {})
-    monkeypatch.setattr(choice, "_measured", {})
-    monkeypatch.setattr(choice, "_runs", {})
-    monkeypatch.setattr(routines, "_policy", None)
     assert kernels.takes(torch.zeros(1, device=DEVICE))
-    fast.pin("Triton")
     seen.clear()
     torch._dynamo.reset()
     yield seen
