@@ -1,7 +1,7 @@
 """Does the harness catch planted faults, and does it leave correct pairs alone?
 
 Backward passes written by hand (operations/, in the networks of networks.py) get one fault each
-(faults/): the bug as it is, gross, or blended down to 1 %, 1e-4 and 1e-6 of the gradient. Our
+(faults.py): the bug as it is, gross, or blended down to 1 %, 1e-4 and 1e-6 of the gradient. Our
 harness, gradcheck, assert_close and the comparison of loss curves judge each (judges.py). Pairs
 that differ in rounding alone (equivalences.py, correct_pairs.py) show the false alarms.
 """
@@ -16,7 +16,7 @@ import torch
 from comparisons import machine
 from comparisons.output import json_text, write_files
 from comparisons.power import correct_pairs, results, tables
-from comparisons.power.faults.catalogue import FAMILIES, FAULTS
+from comparisons.power.faults import FAMILIES, FAULTS
 from comparisons.power.judges import JUDGES
 from comparisons.power.results import Results
 from manualbp.parity.cli import options

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 import manualbp
 from comparisons.counterparts import WithLoss
 from comparisons.power.equivalences import EQUIVALENCES, SHAPES, Equivalence, Function
-from comparisons.power.networks import NETWORKS, by_hand, correct_pair
-from comparisons.power.pair import Pair
+from comparisons.power.judges import Pair
+from comparisons.power.networks import NETWORKS, by_hand
 
 SCALES = {
     torch.float64: (1.0, 1e3, 1e-6),
@@ -98,6 +98,29 @@ def one_pass(case: PairCase) -> Pair:
     (x,), _ = pair.batches[0]
     y = torch.randn(case.rows, 3).to(case.dtype)
     return Pair(pair.candidate, WithLoss(pair.reference, nn.MSELoss()), None, (((x, y), None),))
+
+
+def correct_pair(name: str, seed: int, batches: int = 10) -> Pair:
+    """A network and its copy by hand, with its loss and batches.
+
+    The targets are those of another network of its kind, with noise of 0.1.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        reference, teacher = NETWORKS[name](), NETWORKS[name]()
+        found = []
+        for _ in range(batches):
+            inputs = reference.inputs()
+            with torch.no_grad():
+                target = teacher(*inputs)
+            found.append((inputs, target + 0.1 * torch.randn_like(target)))
+    loss = own_loss if "loss" in reference.sites else nn.functional.mse_loss
+    return Pair(by_hand(reference), reference, loss, tuple(found))
+
+
+def own_loss(output: Tensor, target: Tensor) -> Tensor:
+    """C = o: the network ends with its loss and needs no target."""
+    return output
 
 
 def network(name: str, case: PairCase) -> Pair:

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from comparisons.power.operations.attention import probabilities
-from comparisons.power.operations.layers import SwiGLU, normal_cdf
+from comparisons.power.operations.linear import SwiGLU, normal_cdf
 
 Function = Callable[..., Tensor]
 SHAPES: dict[str, Callable[[int], tuple[tuple[int, ...], ...]]] = {  # by the number of rows

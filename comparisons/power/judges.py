@@ -12,16 +12,34 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from comparisons.power.pair import Batch, Loss, Pair
 from manualbp.parity import compare_gradients
 from manualbp.parity.record import DIFFER, GradientReport
 
 STEPS, LEARNING_RATE = 100, 0.1
+Batch = tuple[tuple[Tensor, ...], Any]  # inputs and target
+Loss = Callable[[Tensor, Any], Tensor] | None
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """A candidate, a reference with the same parameters, their loss and the batches.
+
+    Without a loss the outputs have cotangents, and there is nothing to train.
+    """
+
+    candidate: nn.Module
+    reference: nn.Module
+    loss: Loss
+    batches: tuple[Batch, ...]
+
+
 Judge = Callable[[Pair], bool]
 
 

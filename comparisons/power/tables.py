@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from comparisons.output import Table, markdown_values
-from comparisons.power.faults.fault import STRENGTHS
+from comparisons.power.faults import STRENGTHS
 from comparisons.power.judges import LEARNING_RATE, STEPS
 from comparisons.power.results import FALSE_ALARMS, OURS, REQUIRED, Results
 from manualbp.parity.reports.words import scientific

@@ -12,8 +12,7 @@ import pytest
 from comparisons.cli import main
 from comparisons.output import write_files
 from comparisons.power import command, results, tables
-from comparisons.power.faults.catalogue import FAULTS
-from comparisons.power.faults.fault import STRENGTHS, Fault
+from comparisons.power.faults import FAULTS, STRENGTHS, Fault
 from comparisons.power.judges import JUDGES, Judge
 from comparisons.power.results import Alarm, Outcome, Results
 from manualbp.parity.cli.options import UsageError

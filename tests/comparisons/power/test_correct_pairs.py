@@ -8,7 +8,7 @@ from torch import nn
 
 from comparisons.power import correct_pairs, tables
 from comparisons.power.correct_pairs import KINDS, SCALES, Kind, PairCase, make, pair_cases
-from comparisons.power.pair import Pair
+from comparisons.power.judges import Pair
 from comparisons.power.results import Results, judged_pairs
 
 
