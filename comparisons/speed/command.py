@@ -14,11 +14,10 @@ from pathlib import Path
 import torch
 
 from comparisons import machine
-from comparisons.speed import record, run_folder, tables, workloads
-from comparisons.speed.costs import COSTS
+from comparisons.speed import record, tables, workloads
 from comparisons.speed.measure import measure
 from comparisons.speed.results import geometric_means
-from comparisons.speed.workloads import Workload
+from comparisons.speed.workloads import COSTS, Workload
 from manualbp.parity.cli import options
 from manualbp.parity.reports.terminal import print_table
 
@@ -53,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     earlier = record.read(args.read) if args.read else None
     device = earlier["machine"]["device"] if earlier else machine.name(args.device)
     name = args.run_name or machine.stamped("speed", device)
-    run_folder.check_new(args.log_dir, name, args.output)
+    record.check_new(args.log_dir, name, args.output)
     written, interrupted = (earlier, False) if earlier else measure(chosen(args), args)
     results = record.from_record(written)
     for table in tables.of(results):
@@ -61,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     said = *geometric_means(results), *written["notes"], machine.line(written["machine"])
     print(*said, sep="\n")
     if results:
-        log = run_folder.write(written, args.log_dir, name, args.output)
+        log = record.write(written, args.log_dir, name, args.output)
         print(f"Written: {args.output or log.path}")
         print(options.tensorboard_hint(log.path))
     return 130 if interrupted else 0

@@ -25,11 +25,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from comparisons.speed import dtypes
-from comparisons.speed.costs import TRAINING
-from comparisons.speed.dtypes import DTYPES
 from comparisons.speed.timing import Clock, clock_of
-from comparisons.speed.workloads import Workload
+from comparisons.speed.workloads import DTYPES, TRAINING, Workload, product_precision
 from manualbp.fast.cpu import routines
 
 PRODUCTS, BYTES = "products", "bytes"
@@ -91,7 +88,7 @@ def measured_rates(names: Iterable[str], device: torch.device, budget: float) ->
     calls, copied = (CALLS_GPU, COPIED_GPU) if device.type == "cuda" else (CALLS, COPIED)
     found = {}
     for name in dict.fromkeys(names):
-        with dtypes.product_precision(name):
+        with product_precision(name):
             found[name] = max(
                 best_rate(product, count, budget, clock, calls)
                 for product, count in _products(name, device)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from comparisons import machine
-from comparisons.speed import dtypes, floor, timing, workloads
+from comparisons.speed import floor, timing, workloads
 from comparisons.speed.arms.arm import AUTOGRAD, problem
 from comparisons.speed.arms.available import AvailableArms
 from comparisons.speed.floor import Rates
@@ -73,7 +73,7 @@ def measured(
         gc.collect()  # the graphs of the workload before: their modules refer to themselves
         torch.cuda.empty_cache()
     try:
-        with dtypes.product_precision(workload.dtype):
+        with workloads.product_precision(workload.dtype):
             arms = available.arms(part, problem(workload, args.seed, args.device))
             if AUTOGRAD not in arms:
                 return None

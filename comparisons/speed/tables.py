@@ -10,7 +10,6 @@ from comparisons import machine
 from comparisons.output import Table, markdown_values
 from comparisons.speed.arms.arm import AUTOGRAD, OURS, SKLEARN
 from comparisons.speed.floor import BYTES, PRODUCTS
-from comparisons.speed.record import from_record
 from comparisons.speed.results import OTHERS, Result, geometric_means, present
 from comparisons.speed.workloads import TABLE
 
@@ -103,9 +102,8 @@ def sweep(title: str, results: Sequence[Result]) -> Table:
     )  # fmt: skip
 
 
-def page(written: Mapping[str, Any]) -> str:
-    """The tables, the notes and the machine of a record, in Markdown."""
-    results = from_record(written)
+def page(written: Mapping[str, Any], results: Sequence[Result]) -> str:
+    """The tables, the notes and the machine of a record with these results, in Markdown."""
     parts = [f"# Speed on {machine.place(written['machine'])}"]
     for table in of(results):
         parts += [f"**{table.title}**", table.markdown()]

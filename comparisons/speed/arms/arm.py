@@ -22,9 +22,7 @@ from torch import Tensor, nn
 
 import manualbp
 from comparisons.speed import memory
-from comparisons.speed.costs import Cost
-from comparisons.speed.dtypes import DTYPES
-from comparisons.speed.workloads import Workload
+from comparisons.speed.workloads import DTYPES, Cost, Workload
 
 AUTOGRAD, COMPILE, COMPILE_LOSS = "autograd", "compile", "compile, loss"
 COMPILE_MAX, AUTOGRAD_GRAPHS = "compile, max-autotune", "autograd, graphs"

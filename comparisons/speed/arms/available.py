@@ -11,8 +11,7 @@ from comparisons import machine
 from comparisons.speed.arms import cuda_graphs, peers
 from comparisons.speed.arms.arm import Arm, Problem
 from comparisons.speed.arms.pytorch import Compiler, eager_arms
-from comparisons.speed.costs import TRAINING
-from comparisons.speed.workloads import Workload
+from comparisons.speed.workloads import TRAINING, Workload
 
 Maker = Arm | Callable[[], Arm | None]
 # The parts that torch.compile takes part in: it takes seconds for every network.

@@ -25,7 +25,7 @@ from comparisons.speed.arms.arm import (
     torch_arm,
 )
 from comparisons.speed.arms.pytorch import fused, in_fast_mode
-from comparisons.speed.costs import TRAINING
+from comparisons.speed.workloads import TRAINING
 
 
 def captured(module: nn.Module, x: Tensor, y: Tensor) -> tuple[nn.Module, int]:

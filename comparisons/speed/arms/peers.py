@@ -22,8 +22,7 @@ from torch import Tensor
 from comparisons.counterparts import linears
 from comparisons.speed import memory
 from comparisons.speed.arms.arm import JAX, SKLEARN, Arm, Problem
-from comparisons.speed.costs import INPUT_GRADIENT, LAPLACIAN, TRAINING
-from comparisons.speed.dtypes import TF32
+from comparisons.speed.workloads import INPUT_GRADIENT, LAPLACIAN, TF32, TRAINING
 
 Make = Callable[[Problem], "Arm | None"]
 SKLEARN_ACTIVATIONS, SKLEARN_DTYPES = ("relu", "tanh"), ("float32", "float64")

@@ -21,8 +21,7 @@ from comparisons.speed.arms.arm import (
     Problem,
     torch_arm,
 )
-from comparisons.speed.costs import COSTS, TRAINING
-from comparisons.speed.dtypes import TF32
+from comparisons.speed.workloads import COSTS, TF32, TRAINING
 from manualbp.fast.gpu import kernels, one_launch
 
 # A sum over many tiles needs the digits of these dtypes. In others FusedLoss runs the model's own

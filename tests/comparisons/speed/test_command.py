@@ -14,12 +14,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from comparisons.__main__ import main
 from comparisons.speed import figures, floor, measure, workloads
 from comparisons.speed.arms import peers
-from comparisons.speed.costs import LAPLACIAN, TRAINING
-from comparisons.speed.record import JSON
+from comparisons.speed.record import FIGURES, JSON, MARKDOWN
 from comparisons.speed.results import Result
-from comparisons.speed.run_folder import FIGURES, MARKDOWN
 from comparisons.speed.timing import Budget
-from comparisons.speed.workloads import Workload
+from comparisons.speed.workloads import LAPLACIAN, TRAINING, Workload
 
 PARTS = {
     "rows": (Workload(TRAINING, (2, 4, 1), 8, "relu"),),

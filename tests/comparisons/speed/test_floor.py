@@ -8,13 +8,12 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from comparisons.speed import dtypes, floor
+from comparisons.speed import floor, workloads
 from comparisons.speed.arms.arm import AUTOGRAD, problem
 from comparisons.speed.arms.pytorch import eager_arms
-from comparisons.speed.costs import LAPLACIAN, TRAINING
 from comparisons.speed.floor import Rates
 from comparisons.speed.results import Result
-from comparisons.speed.workloads import Workload
+from comparisons.speed.workloads import LAPLACIAN, TRAINING, Workload
 
 CPU = torch.device("cpu")
 
@@ -113,9 +112,9 @@ def test_tf32_is_a_flag_for_its_rows_alone() -> None:
         try:
             seen = []
             for name in ("tf32", "float32"):
-                with dtypes.product_precision(name):
+                with workloads.product_precision(name):
                     seen.append(matmul.allow_tf32)
-            with pytest.raises(KeyError), dtypes.product_precision("tf32"):
+            with pytest.raises(KeyError), workloads.product_precision("tf32"):
                 raise KeyError
             assert seen == [True, False] and matmul.allow_tf32 is outside
         finally:

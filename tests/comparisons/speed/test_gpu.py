@@ -26,11 +26,9 @@ from comparisons.speed.arms.arm import (
     ONE_PASS,
     ONE_PASS_GRAPHS,
 )
-from comparisons.speed.costs import TRAINING
-from comparisons.speed.record import JSON
-from comparisons.speed.run_folder import MARKDOWN
+from comparisons.speed.record import JSON, MARKDOWN
 from comparisons.speed.timing import Budget
-from comparisons.speed.workloads import Workload
+from comparisons.speed.workloads import TRAINING, Workload
 from manualbp.parity.cli import options
 
 CPU = torch.device("cpu")

@@ -19,8 +19,7 @@ from comparisons.speed.arms.arm import (
     problem,
 )
 from comparisons.speed.arms.pytorch import eager_arms
-from comparisons.speed.costs import LAPLACIAN, TRAINING
-from comparisons.speed.workloads import Workload
+from comparisons.speed.workloads import LAPLACIAN, TRAINING, Workload
 from tests.comparisons.speed.arms.equal_gradients import differing, of
 
 
