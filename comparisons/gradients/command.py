@@ -16,8 +16,7 @@ import torch
 from comparisons import machine
 from comparisons.counterparts import LOSSES
 from comparisons.gradients import tables
-from comparisons.gradients.cases import CASES
-from comparisons.gradients.check import check
+from comparisons.gradients.cases import CASES, check
 from comparisons.gradients.tables import Verdicts
 from comparisons.output import json_text, write_files
 from manualbp.maths.activations import ACTIVATIONS

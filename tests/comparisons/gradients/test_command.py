@@ -13,9 +13,8 @@ import torch
 from comparisons import machine
 from comparisons.cli import main
 from comparisons.gradients import tables
-from comparisons.gradients.cases import Case
-from comparisons.gradients.check import check
-from tests.comparisons.gradients.test_check import FAULTS
+from comparisons.gradients.cases import Case, check
+from tests.comparisons.gradients.test_cases import FAULTS
 
 
 def test_exit_code_and_table(
