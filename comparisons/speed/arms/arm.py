@@ -7,7 +7,7 @@ compile, max-autotune  the same with mode="max-autotune", on a GPU: kernels trie
 exact                  manualbp.Sequential as it is: the bits of autograd
 fast                   the same with manualbp.set_mode("fast")
 one pass               manualbp.FusedLoss: forward, loss and backward over tiles of rows
-..., graphs            autograd, fast and one pass as CUDA graphs, on a GPU (cuda_graphs.py)
+..., graphs            autograd, fast and one pass as CUDA graphs, on a GPU (pytorch.py)
 JAX, scikit-learn      the peers (peers.py)
 """
 

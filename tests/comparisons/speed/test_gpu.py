@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from comparisons.__main__ import main
 from comparisons.counterparts import WithLoss
 from comparisons.speed import figures, floor, measure, timing, workloads
-from comparisons.speed.arms import arm, cuda_graphs, peers
+from comparisons.speed.arms import arm, peers, pytorch
 from comparisons.speed.arms.arm import (
     AUTOGRAD,
     AUTOGRAD_GRAPHS,
@@ -48,7 +48,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
         (timing, "clock_of", lambda device: time.perf_counter),
         (measure, "problem", lambda workload, seed, device: arm.problem(workload, seed, CPU)),
         (peers, "available", lambda device: ({}, [])),
-        (cuda_graphs, "captured", lambda module, x, y: (module, 2**21)),
+        (pytorch, "captured", lambda module, x, y: (module, 2**21)),
         (floor, "measured_rates", lambda names, device, budget: rates(names)),
         (workloads, "PARTS", {"rows": (TINY,)}),
         (workloads, "ON_GPU", {"gpu": (TINY,), "dtype": (replace(TINY, dtype="tf32"),)}),
@@ -103,7 +103,7 @@ def test_an_arm_that_cannot_be_made_is_a_note(gpu: Path, monkeypatch: pytest.Mon
             raise RuntimeError("operation not permitted when stream is capturing\nand more")
         return module, 0
 
-    monkeypatch.setattr(cuda_graphs, "captured", captured)
+    monkeypatch.setattr(pytorch, "captured", captured)
     assert main(["speed", "--device", "cuda", "--quick", "--only", "gpu", "--output", "out"]) == 0
     written = json.loads((gpu / "out" / JSON).read_text())
     (cell,) = written["cells"]
@@ -150,7 +150,7 @@ def test_every_arm_of_a_row_has_its_tf32(gpu: Path, monkeypatch: pytest.MonkeyPa
         return module, 0
 
     monkeypatch.setattr(timing, "time_in_turns", seen)
-    monkeypatch.setattr(cuda_graphs, "captured", captured)
+    monkeypatch.setattr(pytorch, "captured", captured)
     before = torch.backends.cuda.matmul.allow_tf32
     for part, expected in (("dtype", True), ("gpu", False)):
         flags.clear()
