@@ -33,6 +33,13 @@ def autograd_twin(model: nn.Sequential) -> nn.Sequential:
     return nn.Sequential(*copy.deepcopy(list(model)))
 
 
+def in_fast_mode(model: nn.Sequential) -> nn.Sequential:
+    """A copy in fast mode."""
+    fast = copy.deepcopy(model)
+    manualbp.set_mode("fast", fast)
+    return fast
+
+
 def linears(model: nn.Sequential) -> list[nn.Linear]:
     """The layers that have weights."""
     return [module for module in model if isinstance(module, nn.Linear)]

@@ -114,7 +114,8 @@ def build(case: Case, seed: int = 0) -> BuiltCase:
             parameter.copy_(torch.randn(parameter.shape, generator=generator) * size)
     mlp.to(case.device)
     x = torch.randn((*case.batch, case.widths[0]), generator=generator)
-    options = {k: _option(k, v, case) for k, v in case.options.items()}
+    each = torch.linspace(0.5, 2.0, case.widths[-1]).to(case.device, case.dtype)
+    options = {k: each if v is True else v for k, v in case.options.items()}
     pair = LOSSES[case.loss]
     return BuiltCase(
         manual=mlp,
@@ -180,12 +181,6 @@ def _target(case: Case, generator: torch.Generator) -> Tensor:
     if case.loss == "bce_with_logits":
         return torch.rand(shape, generator=generator).to(case.dtype)
     return torch.randn(shape, generator=generator).to(case.dtype)
-
-
-def _option(name: str, value: float | bool, case: Case) -> Any:
-    if name not in ("weight", "pos_weight"):
-        return value
-    return torch.linspace(0.5, 2.0, case.widths[-1]).to(case.device, case.dtype)
 
 
 def _array(values: Tensor) -> np.ndarray[Any, Any]:

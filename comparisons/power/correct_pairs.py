@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import manualbp
-from comparisons.counterparts import WithLoss
+from comparisons.counterparts import WithLoss, in_fast_mode
 from comparisons.power.equivalences import EQUIVALENCES, SHAPES, Equivalence, Function
 from comparisons.power.judges import Pair
 from comparisons.power.networks import NETWORKS, by_hand
@@ -85,13 +85,6 @@ def chain(ours: Callable[[nn.Sequential], nn.Module], case: PairCase) -> Pair:
     return Pair(ours(copy.deepcopy(theirs)), theirs, None, (((x,), None),))
 
 
-def fast(model: nn.Sequential) -> nn.Module:
-    """manualbp.Sequential in fast mode."""
-    ours = manualbp.Sequential(*model)
-    manualbp.set_mode("fast", ours)
-    return ours
-
-
 def one_pass(case: PairCase) -> Pair:
     """FusedLoss against model and loss."""
     pair = chain(lambda model: manualbp.FusedLoss(model, nn.MSELoss(), tile_rows=8), case)
@@ -145,7 +138,9 @@ class Kind(NamedTuple):
 KINDS: dict[str, Kind] = {
     **{e.name: Kind(partial(functional, e)) for e in EQUIVALENCES if not e.compiled},
     "manualbp.Sequential": Kind(partial(chain, lambda model: manualbp.Sequential(*model))),
-    "manualbp.Sequential, fast": Kind(partial(chain, fast)),
+    "manualbp.Sequential, fast": Kind(
+        partial(chain, lambda model: in_fast_mode(manualbp.Sequential(*model)))
+    ),
     "manualbp.FusedLoss": Kind(one_pass),
     **{f"{n}, by hand": Kind(partial(network, n), rows=(0,), scaled=False) for n in NETWORKS},
     **{

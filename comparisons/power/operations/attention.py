@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from comparisons.power.operations.operation import Bug, Gradients, Operation, whole_tiles
+from comparisons.power.operations.operation import TILE, Bug, Gradients, Operation
 
 
 class Attention(Operation):
@@ -54,7 +54,8 @@ def of_probabilities(v: Values, p: Tensor) -> Gradients:
 
 def without_last_keys(dk: Tensor) -> Tensor:
     """Zeros for the keys of the last partial block."""
-    return dk * (torch.arange(dk.shape[-2]) < whole_tiles(dk.shape[-2])).unsqueeze(-1)
+    last = dk.shape[-2] % TILE
+    return F.pad(dk[..., :-last, :], (0, 0, 0, last))
 
 
 def first_head(gradient: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from comparisons.power.operations.operation import Bug, Gradients, Operation, whole_tiles
+from comparisons.power.operations.operation import Bug, Gradients, Operation, in_tiles
 
 
 def normal_cdf(z: Tensor) -> Tensor:
@@ -97,10 +97,7 @@ LINEAR_FAULTS: list[Bug] = [
     ("dW averaged over rows", lambda v: {"w": v.right["w"] / len(v.x)}),
     ("dW with y in place of x (stale buffer)", lambda v: {"w": dz(v).t() @ v.y}),
     ("dW without the last row", lambda v: {"w": dz(v)[:-1].t() @ v.x[:-1]}),
-    (
-        "dW without the last partial tile",
-        lambda v: {"w": dz(v)[: whole_tiles(len(v.x))].t() @ v.x[: whole_tiles(len(v.x))]},
-    ),
+    ("dW without the last partial tile", lambda v: {"w": in_tiles(dz(v)).t() @ in_tiles(v.x)}),
     ("dW: last column not written", lambda v: {"w": F.pad(v.right["w"][:, :-1], (0, 1))}),
     ("dW rounded to bfloat16", lambda v: {"w": v.right["w"].bfloat16().to(v.w.dtype)}),
     ("dW with x one row late", lambda v: {"w": dz(v).t() @ v.x.roll(1, 0)}),
@@ -130,12 +127,10 @@ VANISHING_FAULTS: list[Bug] = [
 GELU_FAULTS: list[Bug] = [
     ("z φ(z) missing in GELU'", lambda v: linear(v, v.delta * normal_cdf(v.z))),
     ("φ(z) without z", lambda v: linear(v, v.delta * (normal_cdf(v.z) + normal_density(v.z)))),
-    (
-        "GELU' of the tanh formula",
-        lambda v: linear(v, torch.ops.aten.gelu_backward(v.delta, v.z, approximate="tanh")),
-    ),
+    ("GELU' of the tanh formula",
+     lambda v: linear(v, torch.ops.aten.gelu_backward(v.delta, v.z, approximate="tanh"))),
     ("GELU' as that of SiLU", lambda v: linear(v, v.delta * silu_slope(v.z))),
-]
+]  # fmt: skip
 SWIGLU_FAULTS: list[Bug] = [
     ("dGate and dUp swapped", lambda v: {"gate": v.right["up"], "up": v.right["gate"]}),
     ("SiLU' as the sigmoid", lambda v: gated(v, v.delta * v.u * v.s, v.delta * v.a * v.s)),

@@ -7,7 +7,12 @@ from types import SimpleNamespace as Values
 import torch.nn.functional as F
 from torch import Tensor
 
-from comparisons.power.operations.operation import Bug, Gradients, Operation, whole_tiles
+from comparisons.power.operations.operation import Bug, Gradients, Operation, in_tiles
+
+
+def mean(values: Tensor) -> Tensor:
+    """Over the features."""
+    return values.mean(-1, keepdim=True)
 
 
 class LayerNorm(Operation):
@@ -20,8 +25,8 @@ class LayerNorm(Operation):
         return F.layer_norm(x, x.shape[-1:], gamma, beta, self.eps)
 
     def forward(self, x: Tensor, gamma: Tensor, beta: Tensor) -> Values:
-        centred = x - x.mean(-1, keepdim=True)
-        variance = centred.square().mean(-1, keepdim=True)
+        centred = x - mean(x)
+        variance = mean(centred.square())
         r = (variance + self.eps).rsqrt()
         hat = centred * r
         return Values(x=x, gamma=gamma, centred=centred, variance=variance, r=r, hat=hat,
@@ -45,24 +50,18 @@ class RMSNorm(Operation):
         return F.rms_norm(x, x.shape[-1:], gamma, self.eps)
 
     def forward(self, x: Tensor, gamma: Tensor) -> Values:
-        square = x.square().mean(-1, keepdim=True)
+        square = mean(x.square())
         r = (square + self.eps).rsqrt()
         return Values(x=x, gamma=gamma, square=square, r=r, hat=x * r, y=x * r * gamma)
 
     def backward(self, v: Values) -> Gradients:
         g = v.delta * v.gamma
-        dx = v.r * (g - v.hat * (g * v.hat).mean(-1, keepdim=True))
-        return {"x": dx, "gamma": (v.delta * v.hat).sum(0)}
+        return {"x": v.r * (g - v.hat * mean(g * v.hat)), "gamma": (v.delta * v.hat).sum(0)}
 
 
 def normalized(g: Tensor, hat: Tensor, r: Tensor) -> Tensor:
     """r (g - mean g - x̂ mean(g x̂)), the input gradient of a LayerNorm."""
-    return r * (g - g.mean(-1, keepdim=True) - hat * (g * hat).mean(-1, keepdim=True))
-
-
-def mean(values: Tensor) -> Tensor:
-    """Over the features."""
-    return values.mean(-1, keepdim=True)
+    return r * (g - mean(g) - hat * mean(g * hat))
 
 
 def of_rstd(v: Values, r: Tensor) -> Gradients:
@@ -71,7 +70,7 @@ def of_rstd(v: Values, r: Tensor) -> Gradients:
     return {"x": normalized(v.delta * v.gamma, hat, r), "gamma": (v.delta * hat).sum(0)}
 
 
-def norm_x(v: Values, g: Tensor, mean_g: Tensor, mean_gx: Tensor) -> Gradients:
+def norm_x(v: Values, g: Tensor, mean_g: Tensor | float, mean_gx: Tensor) -> Gradients:
     """dC/dx from its three parts."""
     return {"x": v.r * (g - mean_g - v.hat * mean_gx)}
 
@@ -101,18 +100,14 @@ LAYER_NORM_FAULTS: list[Bug] = [
     ("means over rows", lambda v: norm_x(v, g(v), g(v).mean(0), (g(v) * v.hat).mean(0))),
     ("dgamma without x̂", lambda v: {"gamma": v.delta.sum(0)}),
     ("dgamma with x for x̂", lambda v: {"gamma": (v.delta * v.x).sum(0)}),
-    ("dgamma without the last partial tile",
-     lambda v: {"gamma": (v.delta * v.hat)[: whole_tiles(len(v.x))].sum(0)}),
+    ("dgamma without the last partial tile", lambda v: {"gamma": in_tiles(v.delta * v.hat).sum(0)}),
     ("dbeta: mean for sum", lambda v: {"beta": v.delta.mean(0)}),
     ("dbeta and dgamma swapped",
      lambda v: {"gamma": v.right["beta"], "beta": v.right["gamma"]}),
 ]  # fmt: skip
 RMS_NORM_FAULTS: list[Bug] = [
     ("x̂ term missing", lambda v: {"x": v.r * g(v)}),
-    (
-        "x̂ term: sum for mean",
-        lambda v: {"x": v.r * (g(v) - v.hat * (g(v) * v.hat).sum(-1, keepdim=True))},
-    ),
+    ("x̂ term: sum for mean", lambda v: norm_x(v, g(v), 0, (g(v) * v.hat).sum(-1, keepdim=True))),
     ("eps forgotten in r", lambda v: {"gamma": (v.delta * v.x * v.square.rsqrt()).sum(0)}),
     ("dgamma with y for x̂", lambda v: {"gamma": (v.delta * v.y).sum(0)}),
 ]

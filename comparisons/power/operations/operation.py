@@ -51,6 +51,6 @@ class ByHand(torch.autograd.Function):
         return None, None, *(found.get(name) for name in ctx.operation.arguments)
 
 
-def whole_tiles(n: int) -> int:
-    """How many of n rows are in whole tiles."""
-    return n // TILE * TILE
+def in_tiles(rows: Tensor) -> Tensor:
+    """The rows that are in whole tiles."""
+    return rows[: len(rows) // TILE * TILE]

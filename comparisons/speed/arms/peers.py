@@ -178,18 +178,15 @@ def _sklearn_arm(regressor: Any, problem: Problem) -> Arm | None:
                 model.coefs_[i][...] = layer.weight.numpy().T
                 model.intercepts_[i][...] = layer.bias.numpy()
 
-    def weights() -> list[Any]:
-        pairs = zip(model.coefs_, model.intercepts_, strict=True)
-        return [array.copy() for pair in pairs for array in pair]
-
     def gradients() -> list[Tensor]:
         """(W - W_new) / rate."""
         restart()
-        before = weights()
         step()
         scale = 2 / (workload.widths[-1] * RATE)
-        found = [(a - b) * scale for a, b in zip(before, weights(), strict=True)]
-        return [torch.from_numpy(g.T.copy()) for g in found]
+        pairs = zip(model.coefs_, model.intercepts_, strict=True)
+        updated = [torch.from_numpy(array.T.copy()) for pair in pairs for array in pair]
+        before = problem.model.parameters()
+        return [(w.detach() - new) * scale for w, new in zip(before, updated, strict=True)]
 
     step()  # makes the arrays
     restart()

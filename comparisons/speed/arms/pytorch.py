@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 import manualbp
-from comparisons.counterparts import WithLoss, autograd_twin
+from comparisons.counterparts import WithLoss, autograd_twin, in_fast_mode
 from comparisons.speed import memory
 from comparisons.speed.arms import arm
 from comparisons.speed.arms.arm import Arm, Problem, torch_arm
@@ -40,13 +40,6 @@ def eager_arms(problem: Problem) -> dict[str, Arm]:
     if one_pass := fused(problem):
         arms[arm.ONE_PASS] = torch_arm(problem, one_pass)
     return arms
-
-
-def in_fast_mode(model: nn.Sequential) -> nn.Sequential:
-    """A copy in fast mode."""
-    fast = copy.deepcopy(model)
-    manualbp.set_mode("fast", fast)
-    return fast
 
 
 def fused(problem: Problem) -> nn.Module | None:
