@@ -116,12 +116,12 @@ def build(case: Case, seed: int = 0) -> BuiltCase:
     x = torch.randn((*case.batch, case.widths[0]), generator=generator)
     each = torch.linspace(0.5, 2.0, case.widths[-1]).to(case.device, case.dtype)
     options = {k: each if v is True else v for k, v in case.options.items()}
-    pair = LOSSES[case.loss]
+    theirs, ours = LOSSES[case.loss]
     return BuiltCase(
         manual=mlp,
         autograd=autograd_twin(mlp),
-        manual_loss=pair.manual(reduction=case.reduction, **options),
-        autograd_loss=pair.autograd(reduction=case.reduction, **options),
+        manual_loss=ours(reduction=case.reduction, **options),
+        autograd_loss=theirs(reduction=case.reduction, **options),
         x=x.to(case.device, case.dtype),
         y=_target(case, generator).to(case.device),
         options=options,

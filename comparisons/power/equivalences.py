@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from comparisons.power.operations.attention import probabilities
+from comparisons.power.operations.attention import heads, probabilities
 from comparisons.power.operations.linear import SwiGLU, normal_cdf
 
 Function = Callable[..., Tensor]
@@ -114,17 +114,13 @@ def _labels(x: Tensor) -> Tensor:
     return torch.arange(len(x)) * 7 % 11
 
 
-def _projected(x: Tensor, *weights: Tensor) -> list[Tensor]:
-    return [(x @ w.t()).reshape(*x.shape[:2], 2, 4).transpose(1, 2) for w in weights]
-
-
 def _attention(x: Tensor, *weights: Tensor, causal: bool = False) -> Tensor:
-    q, k, v = _projected(x, *weights)
+    q, k, v = heads(x, *weights)
     return F.scaled_dot_product_attention(q, k, v, is_causal=causal)
 
 
 def _attention_written(x: Tensor, *weights: Tensor, causal: bool = False) -> Tensor:
-    q, k, v = _projected(x, *weights)
+    q, k, v = heads(x, *weights)
     return probabilities(q, k, 1 if causal else k.shape[-2]) @ v
 
 

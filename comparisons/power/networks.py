@@ -13,7 +13,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from comparisons.power.operations.attention import Attention
+from comparisons.power.operations.attention import Attention, heads
 from comparisons.power.operations.convolution import Convolution
 from comparisons.power.operations.linear import LinearActivation, SwiGLU
 from comparisons.power.operations.norms import LayerNorm, RMSNorm
@@ -94,22 +94,6 @@ def norm(operation: Operation) -> Network:
     )  # fmt: skip
 
 
-def attention() -> Network:
-    """Two causal heads of 4 over 9 places."""
-
-    def output(net: Network, x: Tensor) -> Tensor:
-        heads = [
-            (x @ net[name].t()).reshape(*x.shape[:2], 2, 4).transpose(1, 2)
-            for name in ("wq", "wk", "wv")
-        ]
-        return net.at("attention", *heads).transpose(1, 2).flatten(-2) @ net["wo"].t()
-
-    return Network(
-        {"attention": Attention()}, output, lambda: (torch.randn(2, 9, 8),),
-        wq=(8, 8), wk=(8, 8), wv=(8, 8), wo=(8, 8),
-    )  # fmt: skip
-
-
 def labelled() -> Inputs:
     """Features and labels, of which every fifth is ignored."""
     (x,) = features()
@@ -123,7 +107,13 @@ NETWORKS: dict[str, Callable[[], Network]] = {
     "MLP, ReLU": lambda: mlp("relu"),
     "8 layers of sigmoid": lambda: mlp("sigmoid", 8),
     "LayerNorm": lambda: norm(LayerNorm()),
-    "attention": attention,
+    "attention": lambda: Network(  # two causal heads of 4 over 9 places
+        {"attention": Attention()},
+        lambda net, x: net.at("attention", *heads(x, net["wq"], net["wk"], net["wv"]))
+        .transpose(1, 2).flatten(-2) @ net["wo"].t(),
+        lambda: (torch.randn(2, 9, 8),),
+        wq=(8, 8), wk=(8, 8), wv=(8, 8), wo=(8, 8),
+    ),
     "convolution": lambda: Network(  # 3 x 3 kernels: stride 2 in two groups, then stride 1
         {"grouped": Convolution(2, 2), "last": Convolution(1, 1)},
         lambda net, x: net.at(

@@ -40,11 +40,11 @@ def build_arms(args: argparse.Namespace, classification: bool) -> tuple[Arm, Arm
     torch.manual_seed(args.seed)
     mlp = manualbp.MLP(args.widths, args.activation, dtype=args.dtype).to(args.device)
     twin = autograd_twin(mlp)
-    loss = LOSSES["cross_entropy" if classification else "mse"]
+    theirs, ours = LOSSES["cross_entropy" if classification else "mse"]
     metrics = {"accuracy": accuracy} if classification else {}
     make, _ = OPTIMIZERS[args.optimizer]
-    manual = Arm(MANUAL, mlp, loss.manual(), make(mlp.parameters(), args.lr), metrics)
-    return manual, Arm(AUTOGRAD, twin, loss.autograd(), make(twin.parameters(), args.lr), metrics)
+    manual = Arm(MANUAL, mlp, ours(), make(mlp.parameters(), args.lr), metrics)
+    return manual, Arm(AUTOGRAD, twin, theirs(), make(twin.parameters(), args.lr), metrics)
 
 
 def accuracy(output: Tensor, y: Tensor) -> float:

@@ -30,6 +30,11 @@ class Attention(Operation):
         return of_scores(v, v.ds) | {"v": v.p.mT @ v.delta}
 
 
+def heads(x: Tensor, *weights: Tensor) -> list[Tensor]:
+    """x Wᵀ for each W, split into two heads of 4."""
+    return [(x @ w.t()).reshape(*x.shape[:2], 2, 4).transpose(1, 2) for w in weights]
+
+
 def probabilities(q: Tensor, k: Tensor, diagonal: int) -> Tensor:
     """softmax(Q Kᵀ / √d) where keys from ``diagonal`` places after the query on are masked."""
     scores = q @ k.mT * q.shape[-1] ** -0.5
@@ -58,11 +63,6 @@ def without_last_keys(dk: Tensor) -> Tensor:
     return F.pad(dk[..., :-last, :], (0, 0, 0, last))
 
 
-def first_head(gradient: Tensor) -> Tensor:
-    """The first head's gradient in every head."""
-    return gradient[:, :1].expand_as(gradient)
-
-
 ATTENTION_FAULTS: list[Bug] = [
     ("scale forgotten in dQ", lambda v: {"q": v.ds @ v.k}),
     ("scale twice in dK", lambda v: {"k": v.right["k"] * v.scale}),
@@ -76,15 +76,11 @@ ATTENTION_FAULTS: list[Bug] = [
     ("causal mask forgotten", lambda v: of_probabilities(v, probabilities(v.q, v.k, 99))),
     ("dK and dQ swapped", lambda v: {"q": v.right["k"], "k": v.right["q"]}),
     ("dV with P not transposed", lambda v: {"v": v.p @ v.delta}),
-    ("dV without P's normalization", lambda v: {"v": unnormalized(v).mT @ v.delta}),
+    ("dV without P's normalization",
+     lambda v: {"v": (v.p / v.p.amax(-1, keepdim=True)).mT @ v.delta}),
     ("dK with dS not transposed", lambda v: {"k": v.ds @ v.q * v.scale}),
     ("dQ with V for K", lambda v: {"q": v.ds @ v.v * v.scale}),
     ("last partial block of keys missing",
      lambda v: {n: without_last_keys(v.right[n]) for n in ("k", "v")}),
-    ("one head's dK in every head", lambda v: {"k": first_head(v.right["k"])}),
+    ("one head's dK in every head", lambda v: {"k": v.right["k"][:, :1].expand_as(v.k)}),
 ]  # fmt: skip
-
-
-def unnormalized(v: Values) -> Tensor:
-    """exp(S - max S), masked."""
-    return v.p / v.p.amax(-1, keepdim=True)

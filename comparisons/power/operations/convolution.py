@@ -57,11 +57,6 @@ class Convolution(Operation):
         return y.reshape(len(y), self.groups, y.shape[1] // self.groups, -1)
 
 
-def shifted(dx: Tensor) -> Tensor:
-    """One place further down and right."""
-    return F.pad(dx, (1, 0, 1, 0))[..., :-1, :-1]
-
-
 def stride_ignored(v: Values) -> Tensor:
     """dW as if neighbouring outputs came from neighbouring places."""
     height, width = v.delta.shape[2:]
@@ -70,7 +65,8 @@ def stride_ignored(v: Values) -> Tensor:
 
 
 CONVOLUTION_FAULTS: list[Bug] = [
-    ("dx: padding off by one", lambda v: {"x": shifted(v.right["x"])}),
+    ("dx: padding off by one",
+     lambda v: {"x": F.pad(v.right["x"], (1, 0, 1, 0))[..., :-1, :-1]}),
     ("dx: kernel not flipped",
      lambda v: {"x": v.operation.input_gradient(v, v.w.flip(2, 3))}),
     ("dW flipped", lambda v: {"w": v.right["w"].flip(2, 3)}),

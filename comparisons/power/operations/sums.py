@@ -73,11 +73,6 @@ def rows(v: Values) -> tuple[Tensor, Tensor]:
     return words, v.delta.reshape(len(words), -1)
 
 
-def counts(v: Values) -> Tensor:
-    """How often each word is used, at least 1."""
-    return rows(v)[0].bincount(minlength=len(v.w)).clamp(min=1).unsqueeze(-1)
-
-
 def overwritten(v: Values) -> Gradients:
     """dW with the last delta of each word alone."""
     last: dict[int, int] = {int(word): i for i, word in enumerate(rows(v)[0])}
@@ -94,10 +89,11 @@ CROSS_ENTROPY_FAULTS: list[Bug] = [
 ]
 EMBEDDING_FAULTS: list[Bug] = [
     ("repeated words overwrite", overwritten),
-    ("mean over a word's uses", lambda v: {"w": v.right["w"] / counts(v)}),
+    ("mean over a word's uses", lambda v: {
+        "w": v.right["w"] / rows(v)[0].bincount(minlength=len(v.w)).clamp(min=1)[:, None]}),
     ("words one off", lambda v: scattered(v, (rows(v)[0] + 1) % len(v.w), rows(v)[1])),
     ("last word missing", lambda v: scattered(v, rows(v)[0][:-1], rows(v)[1][:-1])),
-]
+]  # fmt: skip
 CUMULATIVE_SUM_FAULTS: list[Bug] = [
     ("sum not reversed", lambda v: {"x": v.delta.cumsum(-1)}),
     ("sum without the place itself", lambda v: {"x": v.right["x"] - v.delta}),

@@ -110,12 +110,10 @@ def _forward(activation: str, thetas: Any, x: Any) -> Any:
 
 
 def _jax_training(activation: str, thetas: Any, x: Any, y: Any) -> Any:
-    """C = mean (u(x) - y)^2."""
     return ((_forward(activation, thetas, x) - y) ** 2).mean()
 
 
 def _jax_input_gradient(activation: str, thetas: Any, x: Any, y: Any) -> Any:
-    """C = mean (|du/dx| - 1)^2."""
     import jax
 
     gradient = jax.grad(lambda x: _forward(activation, thetas, x).sum())(x)
@@ -123,7 +121,6 @@ def _jax_input_gradient(activation: str, thetas: Any, x: Any, y: Any) -> Any:
 
 
 def _jax_laplacian(activation: str, thetas: Any, x: Any, y: Any) -> Any:
-    """C = mean (sum_i d2u/dx_i^2 - y)^2."""
     import jax
 
     gradient = jax.grad(lambda x: _forward(activation, thetas, x).sum())

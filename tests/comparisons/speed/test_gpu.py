@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from comparisons.__main__ import main
 from comparisons.counterparts import WithLoss
-from comparisons.speed import figures, floor, measure, timing, workloads
+from comparisons.speed import command, figures, floor, timing, workloads
 from comparisons.speed.arms import arm, peers, pytorch
 from comparisons.speed.arms.arm import (
     AUTOGRAD,
@@ -46,14 +46,14 @@ def gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
         (torch.cuda, "get_device_name", lambda device: NAME),
         (torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=80e9)),
         (timing, "clock_of", lambda device: time.perf_counter),
-        (measure, "problem", lambda workload, seed, device: arm.problem(workload, seed, CPU)),
+        (command, "problem", lambda workload, seed, device: arm.problem(workload, seed, CPU)),
         (peers, "available", lambda device: ({}, [])),
         (pytorch, "captured", lambda module, x, y: (module, 2**21)),
         (floor, "measured_rates", lambda names, device, budget: rates(names)),
         (workloads, "PARTS", {"rows": (TINY,)}),
         (workloads, "ON_GPU", {"gpu": (TINY,), "dtype": (replace(TINY, dtype="tf32"),)}),
-        (measure, "QUICK", {}),
-        (measure, "SWEEP_QUICK", Budget(0.001, 2, 2)),
+        (command, "QUICK", {}),
+        (command, "SWEEP_QUICK", Budget(0.001, 2, 2)),
         (figures, "DPI", 40),
     ):
         monkeypatch.setattr(owner, name, value)
@@ -122,7 +122,7 @@ def test_a_cell_that_memory_does_not_suffice_for_is_a_note(
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
 
     owner, name = {
-        "data": (measure, "problem"), "autograd": (nn.functional, "mse_loss"),
+        "data": (command, "problem"), "autograd": (nn.functional, "mse_loss"),
         "timing": (timing, "time_in_turns"),
     }[when]  # fmt: skip
     monkeypatch.setattr(owner, name, exhausted)
