@@ -4,33 +4,32 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import NamedTuple
 
 from torch import Tensor, nn
 
 import manualbp
 
-
-class LossPair(NamedTuple):
-    """One loss of torch.nn and ours."""
-
-    autograd: type[nn.Module]
-    manual: type[nn.Module]
-
-
-LOSSES = {
-    "mse": LossPair(nn.MSELoss, manualbp.MSELoss),
-    "l1": LossPair(nn.L1Loss, manualbp.L1Loss),
-    "huber": LossPair(nn.HuberLoss, manualbp.HuberLoss),
-    "smooth_l1": LossPair(nn.SmoothL1Loss, manualbp.SmoothL1Loss),
-    "cross_entropy": LossPair(nn.CrossEntropyLoss, manualbp.CrossEntropyLoss),
-    "bce_with_logits": LossPair(nn.BCEWithLogitsLoss, manualbp.BCEWithLogitsLoss),
+# torch.nn's losses and ours.
+LOSSES: dict[str, tuple[type[nn.Module], type[nn.Module]]] = {
+    "mse": (nn.MSELoss, manualbp.MSELoss),
+    "l1": (nn.L1Loss, manualbp.L1Loss),
+    "huber": (nn.HuberLoss, manualbp.HuberLoss),
+    "smooth_l1": (nn.SmoothL1Loss, manualbp.SmoothL1Loss),
+    "cross_entropy": (nn.CrossEntropyLoss, manualbp.CrossEntropyLoss),
+    "bce_with_logits": (nn.BCEWithLogitsLoss, manualbp.BCEWithLogitsLoss),
 }
 
 
 def autograd_twin(model: nn.Sequential) -> nn.Sequential:
     """nn.Sequential of copied modules: equal weights, gradients by autograd."""
     return nn.Sequential(*copy.deepcopy(list(model)))
+
+
+def in_fast_mode(model: nn.Sequential) -> nn.Sequential:
+    """A copy in fast mode."""
+    fast = copy.deepcopy(model)
+    manualbp.set_mode("fast", fast)
+    return fast
 
 
 def linears(model: nn.Sequential) -> list[nn.Linear]:

@@ -19,8 +19,6 @@ from manualbp import fast
 from manualbp.parity.cli import options
 
 CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
-# Numbers of the processor that say what is inside, with their names in /proc/cpuinfo.
-NUMBERS = {"family": "cpu family", "model": "model"}
 
 
 def description(device: torch.device) -> dict[str, str | int]:
@@ -100,7 +98,8 @@ def processor() -> str:
     known = {key.strip(): value.strip() for key, _, value in (li.partition(":") for li in lines)}
     if "model name" not in known:
         return platform.processor() or platform.machine()
-    numbers = [f"{key} {known[name]}" for key, name in NUMBERS.items() if name in known]
+    names = {"family": "cpu family", "model": "model"}  # they say what is inside
+    numbers = [f"{word} {known[name]}" for word, name in names.items() if name in known]
     return known["model name"] + (f" ({', '.join(numbers)})" if numbers else "")
 
 

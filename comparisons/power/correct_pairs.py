@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 import manualbp
-from comparisons.counterparts import WithLoss
+from comparisons.counterparts import WithLoss, in_fast_mode
 from comparisons.power.equivalences import EQUIVALENCES, SHAPES, Equivalence, Function
-from comparisons.power.networks import NETWORKS, by_hand, correct_pair
-from comparisons.power.pair import Pair
+from comparisons.power.judges import Pair
+from comparisons.power.networks import NETWORKS, by_hand
 
 SCALES = {
     torch.float64: (1.0, 1e3, 1e-6),
@@ -85,19 +85,35 @@ def chain(ours: Callable[[nn.Sequential], nn.Module], case: PairCase) -> Pair:
     return Pair(ours(copy.deepcopy(theirs)), theirs, None, (((x,), None),))
 
 
-def fast(model: nn.Sequential) -> nn.Module:
-    """manualbp.Sequential in fast mode."""
-    ours = manualbp.Sequential(*model)
-    manualbp.set_mode("fast", ours)
-    return ours
-
-
 def one_pass(case: PairCase) -> Pair:
     """FusedLoss against model and loss."""
     pair = chain(lambda model: manualbp.FusedLoss(model, nn.MSELoss(), tile_rows=8), case)
     (x,), _ = pair.batches[0]
     y = torch.randn(case.rows, 3).to(case.dtype)
     return Pair(pair.candidate, WithLoss(pair.reference, nn.MSELoss()), None, (((x, y), None),))
+
+
+def correct_pair(name: str, seed: int, batches: int = 10) -> Pair:
+    """A network and its copy by hand, with its loss and batches.
+
+    The targets are those of another network of its kind, with noise of 0.1.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        reference, teacher = NETWORKS[name](), NETWORKS[name]()
+        found = []
+        for _ in range(batches):
+            inputs = reference.inputs()
+            with torch.no_grad():
+                target = teacher(*inputs)
+            found.append((inputs, target + 0.1 * torch.randn_like(target)))
+    loss = own_loss if "loss" in reference.sites else nn.functional.mse_loss
+    return Pair(by_hand(reference), reference, loss, tuple(found))
+
+
+def own_loss(output: Tensor, target: Tensor) -> Tensor:
+    """C = o: the network ends with its loss and needs no target."""
+    return output
 
 
 def network(name: str, case: PairCase) -> Pair:
@@ -122,7 +138,9 @@ class Kind(NamedTuple):
 KINDS: dict[str, Kind] = {
     **{e.name: Kind(partial(functional, e)) for e in EQUIVALENCES if not e.compiled},
     "manualbp.Sequential": Kind(partial(chain, lambda model: manualbp.Sequential(*model))),
-    "manualbp.Sequential, fast": Kind(partial(chain, fast)),
+    "manualbp.Sequential, fast": Kind(
+        partial(chain, lambda model: in_fast_mode(manualbp.Sequential(*model)))
+    ),
     "manualbp.FusedLoss": Kind(one_pass),
     **{f"{n}, by hand": Kind(partial(network, n), rows=(0,), scaled=False) for n in NETWORKS},
     **{

@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from comparisons.power.operations.attention import probabilities
-from comparisons.power.operations.layers import SwiGLU, normal_cdf
+from comparisons.power.operations.attention import heads, probabilities
+from comparisons.power.operations.linear import SwiGLU, normal_cdf
 
 Function = Callable[..., Tensor]
 SHAPES: dict[str, Callable[[int], tuple[tuple[int, ...], ...]]] = {  # by the number of rows
@@ -53,23 +53,8 @@ def in_float32(function: Function) -> Function:
     return wide
 
 
-def _chunked_sums(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
-    for part in range(0, x.shape[-1], 5):
-        b = b + x[..., part : part + 5] @ w[:, part : part + 5].t()
-    return b
-
-
-def _row_tiles(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
-    return torch.cat([F.linear(x[i : i + 8], w, b) for i in range(0, len(x), 8)])
-
-
 def _mlp(x: Tensor, w: Tensor, b: Tensor, v: Tensor, c: Tensor) -> Tensor:
     return F.linear(F.gelu(F.linear(x, w, b)), v, c)
-
-
-def _mlp_permuted(x: Tensor, w: Tensor, b: Tensor, v: Tensor, c: Tensor) -> Tensor:
-    """Hidden units in reverse order."""
-    return F.linear(F.gelu(F.linear(x, w.flip(0), b.flip(0))), v.flip(1), c)
 
 
 @in_float32
@@ -103,15 +88,14 @@ def _layer_norm(x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
     return F.layer_norm(x, x.shape[-1:], gamma, beta)
 
 
+def _rstd(x: Tensor) -> Tensor:
+    return (x.square().mean(-1, keepdim=True) + 1e-5).rsqrt()
+
+
 @in_float32
 def _layer_norm_written(x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
     centred = x - x.mean(-1, keepdim=True)
-    return centred * (centred.square().mean(-1, keepdim=True) + 1e-5).rsqrt() * gamma + beta
-
-
-@in_float32
-def _rms_norm_written(x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
-    return x * (x.square().mean(-1, keepdim=True) + 1e-5).rsqrt() * gamma + beta
+    return centred * _rstd(centred) * gamma + beta
 
 
 @in_float32
@@ -130,17 +114,13 @@ def _labels(x: Tensor) -> Tensor:
     return torch.arange(len(x)) * 7 % 11
 
 
-def _projected(x: Tensor, *weights: Tensor) -> list[Tensor]:
-    return [(x @ w.t()).reshape(*x.shape[:2], 2, 4).transpose(1, 2) for w in weights]
-
-
 def _attention(x: Tensor, *weights: Tensor, causal: bool = False) -> Tensor:
-    q, k, v = _projected(x, *weights)
+    q, k, v = heads(x, *weights)
     return F.scaled_dot_product_attention(q, k, v, is_causal=causal)
 
 
 def _attention_written(x: Tensor, *weights: Tensor, causal: bool = False) -> Tensor:
-    q, k, v = _projected(x, *weights)
+    q, k, v = heads(x, *weights)
     return probabilities(q, k, 1 if causal else k.shape[-2]) @ v
 
 
@@ -159,15 +139,18 @@ def _swiglu_packed(x: Tensor, gate: Tensor, up: Tensor) -> Tensor:
 EQUIVALENCES = (
     Equivalence("linear, sums reversed", "linear", F.linear,
                 lambda x, w, b: x.flip(-1) @ w.flip(-1).t() + b),
-    Equivalence("linear, sums in chunks", "linear", F.linear, _chunked_sums),
-    Equivalence("linear, tiles of rows", "linear", F.linear, _row_tiles),
+    Equivalence("linear, sums in chunks", "linear", F.linear,
+                lambda x, w, b: sum(map(F.linear, x.split(5, -1), w.split(5, -1)), b)),
+    Equivalence("linear, tiles of rows", "linear", F.linear,
+                lambda x, w, b: torch.cat([F.linear(rows, w, b) for rows in x.split(8)])),
     Equivalence("linear, transposed product", "linear", F.linear,
                 lambda x, w, b: (w @ x.t()).t() + b),
     Equivalence("matmul + bias, addmm", "linear", lambda x, w, b: x @ w.t() + b,
                 lambda x, w, b: torch.addmm(b, x, w.t())),
     Equivalence("linear, einsum", "linear", F.linear,
                 lambda x, w, b: torch.einsum("ni,oi->no", x, w) + b),
-    Equivalence("MLP, hidden units reversed", "MLP", _mlp, _mlp_permuted),
+    Equivalence("MLP, hidden units reversed", "MLP", _mlp,
+                lambda x, w, b, v, c: _mlp(x, w.flip(0), b.flip(0), v.flip(1), c)),
     Equivalence("MLP, written out", "MLP", _mlp,
                 lambda x, w, b, v, c: _gelu(x @ w.t() + b) @ v.t() + c),
     Equivalence("GELU, formula", "rowwise", F.gelu, _gelu),
@@ -189,7 +172,8 @@ EQUIVALENCES = (
     Equivalence("LayerNorm, written out", "norm", _layer_norm, _layer_norm_written),
     Equivalence("LayerNorm written, fused", "norm", _layer_norm_written, _layer_norm),
     Equivalence("RMSNorm, written out", "norm",
-                lambda x, g, b: F.rms_norm(x, x.shape[-1:], g, 1e-5) + b, _rms_norm_written),
+                lambda x, g, b: F.rms_norm(x, x.shape[-1:], g, 1e-5) + b,
+                in_float32(lambda x, g, b: x * _rstd(x) * g + b)),
     Equivalence("GroupNorm, written out", "norm", lambda x, g, b: F.group_norm(x, 4, g, b),
                 _group_norm_written),
     Equivalence("cross entropy, log softmax", "linear",

@@ -12,16 +12,34 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from comparisons.power.pair import Batch, Loss, Pair
 from manualbp.parity import compare_gradients
 from manualbp.parity.record import DIFFER, GradientReport
 
 STEPS, LEARNING_RATE = 100, 0.1
+Batch = tuple[tuple[Tensor, ...], Any]  # inputs and target
+Loss = Callable[[Tensor, Any], Tensor] | None
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """A candidate, a reference with the same parameters, their loss and the batches.
+
+    Without a loss the outputs have cotangents, and there is nothing to train.
+    """
+
+    candidate: nn.Module
+    reference: nn.Module
+    loss: Loss
+    batches: tuple[Batch, ...]
+
+
 Judge = Callable[[Pair], bool]
 
 
@@ -33,16 +51,11 @@ def compared(pair: Pair) -> GradientReport:
     )
 
 
-def ours(pair: Pair) -> bool:
-    """compare_gradients says DIFFER."""
-    return compared(pair).verdict == DIFFER
-
-
 def gradcheck(pair: Pair) -> bool:
     """torch.autograd.gradcheck fails on the candidate as a function of inputs and parameters."""
     module = copy.deepcopy(pair.candidate).double()
     names = [name for name, _ in module.named_parameters()]
-    inputs = [leaf(_double(x)) for x in pair.batches[0][0]]
+    inputs = [leaf(x.double() if x.is_floating_point() else x) for x in pair.batches[0][0]]
 
     def function(*tensors: Tensor) -> Tensor:
         values = dict(zip(names, tensors[len(inputs) :], strict=True))
@@ -55,29 +68,27 @@ def gradcheck(pair: Pair) -> bool:
 def assert_close(pair: Pair) -> bool:
     """torch.testing.assert_close fails on one of the gradients."""
     found, expected = gradients(pair, pair.candidate), gradients(pair, pair.reference)
-    return not all(_close(a, b) for a, b in zip(found, expected, strict=True))
+    try:
+        torch.testing.assert_close(found, expected)
+    except AssertionError:
+        return True
+    return False
 
 
-def loss_curve(limit: float) -> Judge:
-    """A judge of losses: one of them differs relatively by more than ``limit``."""
-
-    def judge(pair: Pair) -> bool:
-        found, expected = (
-            losses(module, pair.loss, pair.batches) for module in (pair.candidate, pair.reference)
-        )
-        return not all(
-            abs(a - b) <= limit * abs(b) for a, b in zip(found, expected, strict=True)
-        )  # NaN is caught
-
-    return judge
+def loss_curve(limit: float, pair: Pair) -> bool:
+    """A loss differs relatively by more than ``limit``, or is NaN."""
+    found, expected = (
+        losses(module, pair.loss, pair.batches) for module in (pair.candidate, pair.reference)
+    )
+    return not all(abs(a - b) <= limit * abs(b) for a, b in zip(found, expected, strict=True))
 
 
 JUDGES: dict[str, Judge] = {
-    "ours": ours,
+    "ours": lambda pair: compared(pair).verdict == DIFFER,
     "gradcheck": gradcheck,
     "assert_close": assert_close,
-    "loss 5 %": loss_curve(0.05),
-    "loss 1e-4": loss_curve(1e-4),
+    "loss 5 %": partial(loss_curve, 0.05),
+    "loss 1e-4": partial(loss_curve, 1e-4),
 }
 
 
@@ -118,17 +129,3 @@ def losses(module: nn.Module, loss: Loss, batches: tuple[Batch, ...]) -> tuple[f
 def leaf(values: Tensor) -> Tensor:
     """A copy that asks for a gradient where its dtype can have one."""
     return values.detach().clone().requires_grad_(values.is_floating_point())
-
-
-def _double(values: Tensor) -> Tensor:
-    return values.double() if values.is_floating_point() else values
-
-
-def _close(a: Tensor | None, b: Tensor | None) -> bool:
-    if a is None or b is None:
-        return a is b
-    try:
-        torch.testing.assert_close(a, b)
-    except AssertionError:
-        return False
-    return True

@@ -7,11 +7,10 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from comparisons.power import correct_pairs
-from comparisons.power.correct_pairs import PairCase
-from comparisons.power.faults.fault import STRENGTHS, Fault, effect
-from comparisons.power.judges import Judge, assert_close, compared
-from comparisons.power.networks import by_hand, correct_pair
-from comparisons.power.pair import Pair
+from comparisons.power.correct_pairs import PairCase, correct_pair
+from comparisons.power.faults import STRENGTHS, Fault, effect
+from comparisons.power.judges import Judge, Pair, assert_close, compared
+from comparisons.power.networks import by_hand
 from manualbp.parity.cli.progress import track
 from manualbp.parity.record import DIFFER, GradientReport
 from manualbp.parity.reports.words import scientific

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.image import imsave
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from numpy.typing import NDArray
 
 from comparisons.speed.arms.arm import AUTOGRAD
@@ -39,9 +38,8 @@ DPI = 150
 
 def figures(results: Sequence[Result], footnote: str) -> dict[str, Figure]:
     """By file name; only those that something was measured for."""
-    parts: dict[str, list[Result]] = {}
-    for result in results:
-        parts.setdefault(result.part, []).append(result)
+    names = dict.fromkeys(result.part for result in results)
+    parts = {name: [result for result in results if result.part == name] for name in names}
     found: dict[str, Figure] = {}
     for part in ("rows", "gpu"):
         if part in parts:
@@ -70,14 +68,12 @@ def bars(results: Sequence[Result], footnote: str) -> Figure:
         points = [(i, value) for i, r in enumerate(results) if (value := speed_up(r, arm))]
         places = [i + (number - (len(arms) - 1) / 2) * thick for i, _ in points]
         values = np.array([value for _, value in points])
-        axes.barh(places, values - 1, 0.9 * thick, left=1.0, color=STYLE[arm][0], label=arm)
-        for place, value in zip(places, values, strict=True):
-            side = "left" if value >= 1 else "right"
-            axes.annotate(f"{value:.2f}", (value, place), (3 if value >= 1 else -3, 0),
-                          textcoords="offset points", ha=side, va="center", fontsize=6)  # fmt: skip
+        drawn = axes.barh(places, values - 1, 0.9 * thick, left=1.0, color=STYLE[arm][0], label=arm)
+        axes.bar_label(drawn, [f"{value:.2f}" for value in values], padding=3, fontsize=6)
     axes.set_yticks(range(len(results)), map(_label, results), fontsize=8)
     axes.set_ylim(len(results) - 0.5, -0.5)
-    _ratio_axis(axes.xaxis, axes.set_xscale, axes.set_xlim, results)
+    axes.set_xscale("log", base=2)
+    axes.set_xlim(_ratio_ticks(axes.xaxis, results))
     axes.set_xlabel("speed-up over eager nn.Sequential with autograd (log scale)")
     axes.axvline(1, color=STYLE[AUTOGRAD][0], linewidth=1)
     axes.set_title("A training step (forward, loss, backward)", loc="left")
@@ -106,10 +102,8 @@ def panels(results: Sequence[Result], value: Value, footnote: str) -> Figure:
         _curves(axes, "batch", of_net, present(results), value)
         axes.set_title(net, loc="left", fontsize=10)
         axes.set_xlabel("batch")
-        axes.set_ylabel(_meaning(value))
         axes.label_outer()
-    _value_axis(every[0], results, value)
-    _number_axis(every[0], sorted({result.workload.batch for result in results}))
+    _scales(every[0], "batch", results, value)
     return _finished(figure, footnote)
 
 
@@ -122,16 +116,10 @@ def single(part: str, results: Sequence[Result], footnote: str) -> Figure:
     figure = Figure(figsize=(7.5, 4))
     axes = figure.subplots()
     _curves(axes, part, results, present(results), speed_up)
-    _value_axis(axes, results, speed_up)
-    _number_axis(axes, [coordinate(part, result.workload) for result in results])
+    _scales(axes, part, results, speed_up)
     axes.set_xlabel(names[part][0])
-    axes.set_ylabel(_meaning(speed_up))
     axes.set_title(f"{names[part][1]}, batch {results[0].workload.batch:,}", loc="left")
     return _finished(figure, footnote)
-
-
-def _meaning(value: Value) -> str:
-    return "speed-up over autograd" if value is speed_up else "peak memory of a step, MB"
 
 
 def _curves(
@@ -147,36 +135,32 @@ def _curves(
                       linewidth=wide, label=arm)  # fmt: skip
     if value is speed_up:
         axes.axhline(1, color=STYLE[AUTOGRAD][0], linewidth=1)
+    axes.set_ylabel("speed-up over autograd" if value is speed_up else "peak memory of a step, MB")
     axes.grid(True, color="#e6e6e6", linewidth=0.6)
 
 
-def _number_axis(axes: Axes, ticks: Sequence[int]) -> None:
-    """Logarithmic, with a tick for every number that was measured."""
+def _scales(axes: Axes, part: str, results: Sequence[Result], value: Value) -> None:
+    """Logarithmic, with a tick for every number that was swept over."""
     axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_locator(FixedLocator(ticks))
-    axes.xaxis.set_major_formatter(
-        FuncFormatter(lambda x, _: f"{x / 1024:.0f}k" if x >= 1024 else f"{x:.0f}")
-    )
-    axes.xaxis.set_minor_locator(NullLocator())
+    swept = sorted({coordinate(part, result.workload) for result in results})
+    _set_ticks(axes.xaxis, {x: f"{x / 1024:.0f}k" if x >= 1024 else f"{x}" for x in swept})
+    axes.set_yscale("log", base=2 if value is speed_up else 10)
+    if value is speed_up:
+        axes.set_ylim(_ratio_ticks(axes.yaxis, results))
 
 
-def _value_axis(axes: Axes, results: Sequence[Result], value: Value) -> None:
-    if value is not speed_up:
-        axes.set_yscale("log")
-        return
-    _ratio_axis(axes.yaxis, axes.set_yscale, axes.set_ylim, results)
-
-
-def _ratio_axis(axis: Any, scale: Any, limits: Any, results: Sequence[Result]) -> None:
-    """Logarithmic, so that twice as fast and half as fast are as far from 1."""
+def _ratio_ticks(axis: Axis, results: Sequence[Result]) -> tuple[float, float]:
+    """Ticks for a logarithmic axis of speed-ups, and its limits."""
     values = [v for r in results for arm in r.times if (v := speed_up(r, arm))]
-    scale("log", base=2)
     low, high = min([*values, 0.8]) / 1.25, max([*values, 1.25]) * 1.25
-    limits(low, high)
     steps = [tick for tick in (0.125, 0.25, 0.5, 0.75, 1, 1.5, 2, 3, 4, 6, 8) if low < tick < high]
-    axis.set_major_locator(FixedLocator(steps))
-    axis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
-    axis.set_minor_locator(NullLocator())
+    _set_ticks(axis, {tick: f"{tick:g}" for tick in steps})
+    return low, high
+
+
+def _set_ticks(axis: Axis, labels: Mapping[float, str]) -> None:
+    axis.set_ticks(list(labels), list(labels.values()))
+    axis.set_ticks([], minor=True)
 
 
 def _finished(figure: Figure, footnote: str) -> Figure:

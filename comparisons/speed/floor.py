@@ -25,11 +25,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from comparisons.speed import dtypes
-from comparisons.speed.costs import TRAINING
-from comparisons.speed.dtypes import DTYPES
 from comparisons.speed.timing import Clock, clock_of
-from comparisons.speed.workloads import Workload
+from comparisons.speed.workloads import DTYPES, TRAINING, Workload, product_precision
 from manualbp.fast.cpu import routines
 
 PRODUCTS, BYTES = "products", "bytes"
@@ -60,18 +57,14 @@ class Rates(NamedTuple):
         return Rates(both, max(self.bytes, after.bytes))
 
 
-def operations(workload: Workload) -> int | None:
-    """Multiplications and additions of a training step's products; None for other steps."""
-    if workload.step != TRAINING:
-        return None
+def operations(workload: Workload) -> int:
+    """Multiplications and additions of a training step's products."""
     products = [i * o for i, o in workload.layers]
     return 2 * workload.batch * (3 * sum(products) - products[0])
 
 
-def bytes_moved(workload: Workload) -> int | None:
-    """Bytes that a training step reads and writes at least; None for other steps."""
-    if workload.step != TRAINING:
-        return None
+def bytes_moved(workload: Workload) -> int:
+    """Bytes that a training step reads and writes at least."""
     parameters = sum(o * (i + 1) for i, o in workload.layers)
     data = workload.batch * (workload.widths[0] + workload.widths[-1])
     return DTYPES[workload.dtype].itemsize * (data + 2 * parameters)
@@ -79,10 +72,12 @@ def bytes_moved(workload: Workload) -> int | None:
 
 def floors(workload: Workload, rates: Rates) -> dict[str, float]:
     """Seconds of the products and of the bytes; empty where the step has no floor."""
-    count, size = operations(workload), bytes_moved(workload)
-    if count is None or size is None:
+    if workload.step != TRAINING:
         return {}
-    return {PRODUCTS: count / rates.operations[workload.dtype], BYTES: size / rates.bytes}
+    return {
+        PRODUCTS: operations(workload) / rates.operations[workload.dtype],
+        BYTES: bytes_moved(workload) / rates.bytes,
+    }
 
 
 def measured_rates(names: Iterable[str], device: torch.device, budget: float) -> Rates:
@@ -91,7 +86,7 @@ def measured_rates(names: Iterable[str], device: torch.device, budget: float) ->
     calls, copied = (CALLS_GPU, COPIED_GPU) if device.type == "cuda" else (CALLS, COPIED)
     found = {}
     for name in dict.fromkeys(names):
-        with dtypes.product_precision(name):
+        with product_precision(name):
             found[name] = max(
                 best_rate(product, count, budget, clock, calls)
                 for product, count in _products(name, device)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 import tracemalloc
 from collections.abc import Callable, Iterable
+from itertools import accumulate
 
 import torch
 from torch.profiler import ProfilerActivity, profile
@@ -48,11 +49,7 @@ def reserved(pool: object) -> int:
 
 def highest(changes: Iterable[int]) -> int:
     """The highest running sum of allocations (above 0) and releases (below), at least 0."""
-    live = most = 0
-    for change in changes:
-        live += change
-        most = max(most, live)
-    return most
+    return max(accumulate(changes, initial=0))
 
 
 def traced(step: Callable[[], object]) -> int:

@@ -1,4 +1,8 @@
-"""The record of a run, speed.json: the results with all that follows from them, and back."""
+"""What a run leaves behind: speed.json, speed.md, the figures, and TensorBoard's event files.
+
+speed.json has the results with all that follows from them, and is read back. All files are made
+first and written then, into folders that were not there.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +12,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from comparisons import machine
+from comparisons import machine, output
+from comparisons.speed import figures
 from comparisons.speed.arms.arm import AUTOGRAD, AUTOGRAD_GRAPHS, COMPILED, JAX, OURS
 from comparisons.speed.floor import PRODUCTS, Rates
-from comparisons.speed.results import Ratio, Result, quartiles
-from comparisons.speed.workloads import Workload
+from comparisons.speed.results import Ratio, Result, present, quartiles
+from comparisons.speed.tables import page
+from comparisons.speed.workloads import TABLE, Workload, coordinate
 from manualbp.parity.cli import options
+from manualbp.parity.reports.tensorboard import RunLog
 
-JSON = "speed.json"
+JSON, MARKDOWN, FIGURES = "speed.json", "speed.md", "figures"
 
 
 def record(
@@ -101,3 +108,57 @@ def read(path: Path) -> dict[str, Any]:
             f"expected the {JSON} of an earlier run, got {path} ({type(error).__name__}: {error})"
         ) from None
     return dict(written)
+
+
+def check_new(log_dir: Path, name: str, folder: Path | None) -> None:
+    """Nothing is measured for a folder that is taken already."""
+    options.free_run(log_dir, name)
+    if folder is not None and folder.exists():
+        raise options.UsageError(
+            f"expected a new folder, got {folder}, which is there; choose another --output"
+        )
+
+
+def write(written: dict[str, Any], log_dir: Path, name: str, folder: Path | None) -> RunLog:
+    """Everything that follows from a record; ``folder`` is the run's own unless given."""
+    results = from_record(written)
+    drawn = figures.figures(results, machine.line(written["machine"]))
+    pictures = {file: figures.pixels(figure) for file, figure in drawn.items()}
+    markdown = page(written, results)
+    contents = {JSON: output.json_text(written).encode(), MARKDOWN: markdown.encode()}
+    contents |= {file: figures.png(picture) for file, picture in pictures.items()}
+    if folder is not None:
+        with output.writing(folder, "--output"):
+            folder.mkdir(parents=True)
+    with output.new_run(log_dir, name, [FIGURES, *map(_event_folder, present(results))]) as log:
+        for file, content in contents.items():
+            ((folder or log.path) / file).write_bytes(content)
+        log.text(FIGURES, "speed", markdown)
+        for file, picture in pictures.items():
+            log.image(FIGURES, file.removesuffix(".png"), picture)
+        _log_curves(log, results)
+    return log
+
+
+def _log_curves(log: RunLog, results: Sequence[Result]) -> None:
+    """The sweeps as scalars; the step is the number that was swept over."""
+    for result in results:
+        if result.part in (*TABLE, "dtype"):
+            continue
+        swept = result.part in ("depth", "width")
+        net = result.part if swept else f"{result.part}_{result.workload.net}"
+        step = coordinate(result.part, result.workload)
+        for arm in result.times:
+            values = {
+                "milliseconds": result.milliseconds(arm),
+                "speed_up": result.speed_up(arm),
+                "over_floor": result.over_floor(arm),
+                "peak_megabytes": result.megabytes(arm),
+            }
+            for what, value in values.items():
+                if value is not None:
+                    log.scalar(_event_folder(arm), f"{what}/{net}", value, step)
+
+
+def _event_folder(arm: str) -> str:
+    return arm.replace(", ", "-").replace(" ", "-")

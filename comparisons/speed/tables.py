@@ -10,7 +10,6 @@ from comparisons import machine
 from comparisons.output import Table, markdown_values
 from comparisons.speed.arms.arm import AUTOGRAD, OURS, SKLEARN
 from comparisons.speed.floor import BYTES, PRODUCTS
-from comparisons.speed.record import from_record
 from comparisons.speed.results import OTHERS, Result, geometric_means, present
 from comparisons.speed.workloads import TABLE
 
@@ -33,31 +32,28 @@ NAMES: Columns = {**NET, "f": lambda result: result.workload.activation}
 def of(results: Sequence[Result]) -> list[Table]:
     """Four of the rows, and a compact one of every sweep; without what was not measured."""
     rows = [result for result in results if result.part in TABLE]
-    found = [make(rows) for make in (milliseconds, ratios, against, memory)] if rows else []
+    found = of_rows(rows) if rows else []
     for part, title in SWEEPS.items():
         swept = [result for result in results if result.part == part]
         found += [sweep(title, swept)] if swept else []
     return found
 
 
-def milliseconds(results: Sequence[Result]) -> Table:
-    """The median of every arm."""
-    return _table(
-        "Milliseconds of one step (forward, loss, backward), median of the rounds",
-        {"step": lambda result: result.workload.step, **NAMES,
-         **_for_each(present(results), lambda arm, result: _number(result.milliseconds(arm)))},
-        results,
-    )  # fmt: skip
-
-
-def ratios(results: Sequence[Result]) -> Table:
-    """Autograd's time over each other arm's."""
-    return _table(
-        "Speed-up, autograd / each: above 1 it is faster than eager nn.Sequential",
-        {**NAMES, **_for_each(_but_autograd(results),
-                              lambda arm, result: str(result.ratio(AUTOGRAD, arm) or "-"))},
-        results,
-    )  # fmt: skip
+def of_rows(rows: Sequence[Result]) -> list[Table]:
+    """Times, speed-ups, ours against others and against the floors, and memory."""
+    arms = present(rows)
+    with_memory = [arm for arm in arms if any(arm in result.memory for result in rows)]
+    times = _for_each(arms, lambda arm, result: _number(result.milliseconds(arm)))
+    ratios = _for_each(_but_autograd(rows), lambda arm, r: str(r.ratio(AUTOGRAD, arm) or "-"))
+    memory = _for_each(with_memory, lambda arm, result: _number(result.megabytes(arm)))
+    return [
+        _table("Milliseconds of one step (forward, loss, backward), median of the rounds",
+               {"step": lambda result: result.workload.step, **NAMES, **times}, rows),
+        _table("Speed-up, autograd / each: above 1 it is faster than eager nn.Sequential",
+               {**NAMES, **ratios}, rows),
+        against(rows),
+        _table("Peak memory of a step beside weights and data, MB", {**NAMES, **memory}, rows),
+    ]  # fmt: skip
 
 
 def against(results: Sequence[Result]) -> Table:
@@ -77,16 +73,6 @@ def against(results: Sequence[Result]) -> Table:
     )  # fmt: skip
 
 
-def memory(results: Sequence[Result]) -> Table:
-    """The peak of every arm."""
-    arms = [arm for arm in present(results) if any(arm in result.memory for result in results)]
-    return _table(
-        "Peak memory of a step beside weights and data, MB",
-        {**NAMES, **_for_each(arms, lambda arm, result: _number(result.megabytes(arm)))},
-        results,
-    )
-
-
 def sweep(title: str, results: Sequence[Result]) -> Table:
     """Autograd's time, its ratio to every other arm, over the floor, and the memory of two arms."""
     dtype: Columns = {"dtype": lambda result: result.workload.dtype}
@@ -103,9 +89,8 @@ def sweep(title: str, results: Sequence[Result]) -> Table:
     )  # fmt: skip
 
 
-def page(written: Mapping[str, Any]) -> str:
-    """The tables, the notes and the machine of a record, in Markdown."""
-    results = from_record(written)
+def page(written: Mapping[str, Any], results: Sequence[Result]) -> str:
+    """The tables, the notes and the machine of a record with these results, in Markdown."""
     parts = [f"# Speed on {machine.place(written['machine'])}"]
     for table in of(results):
         parts += [f"**{table.title}**", table.markdown()]

@@ -1,14 +1,65 @@
-"""What is measured: parts with a table of rows, and sweeps over one number with the others held."""
+"""What is measured: steps and dtypes; parts with a table of rows, and sweeps over one number."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor, nn
 
-from comparisons.speed.costs import INPUT_GRADIENT, LAPLACIAN, TRAINING
-from comparisons.speed.dtypes import TF32
+from manualbp.parity.cli import options
+
+# PyTorch's dtypes by their names, and tf32: a GPU may round the factors of a float32 product to 10
+# bits behind the point. It is a flag of the process, so every arm of a workload has it.
+TF32 = "tf32"
+DTYPES = {**options.DTYPES, TF32: torch.float32}
+# The steps: the gradient of a cost made of u, of its first, or of its second derivatives.
+Cost = Callable[[nn.Module, Tensor, Tensor], Tensor]
+TRAINING, INPUT_GRADIENT, LAPLACIAN = "training", "input gradient", "Laplacian"
+
+
+def training(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """C = mean (u(x) - y)^2."""
+    return nn.functional.mse_loss(model(x), y)
+
+
+def input_gradient(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """C = mean (|du/dx| - 1)^2, the eikonal equation; its gradient has second derivatives."""
+    x = x.detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(model(x).sum(), x, create_graph=True)
+    return (gradient.norm(dim=1) - 1).square().mean()
+
+
+def laplacian(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """C = mean (sum_i d2u/dx_i^2 - y)^2, Poisson's equation; its gradient has third derivatives."""
+    x = x.detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(model(x).sum(), x, create_graph=True)
+    curvature = [
+        torch.autograd.grad(gradient[:, i].sum(), x, create_graph=True)[0][:, i : i + 1]
+        for i in range(x.shape[1])
+    ]
+    return (sum(curvature, torch.zeros_like(y)) - y).square().mean()
+
+
+COSTS: dict[str, Cost] = {
+    TRAINING: training,
+    INPUT_GRADIENT: input_gradient,
+    LAPLACIAN: laplacian,
+}
+
+
+@contextmanager
+def product_precision(name: str) -> Iterator[None]:
+    """Inside, products have the precision of this dtype: full float32, or TF32."""
+    matmul = torch.backends.cuda.matmul
+    before = matmul.allow_tf32
+    matmul.allow_tf32 = name == TF32
+    try:
+        yield
+    finally:
+        matmul.allow_tf32 = before
 
 
 @dataclass(frozen=True)

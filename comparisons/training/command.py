@@ -15,11 +15,10 @@ from pathlib import Path
 import torch
 
 from comparisons import machine, output
-from comparisons.training import data
+from comparisons.training import data, loop
 from comparisons.training.data import Dataset
-from comparisons.training.loop import AUTOGRAD, MANUAL, OPTIMIZERS, Progress, build_arms, train
+from comparisons.training.loop import AUTOGRAD, MANUAL, OPTIMIZERS, Progress
 from comparisons.training.processes import Group
-from comparisons.training.report import page, summary, verdict
 from manualbp.maths.activations import ACTIVATIONS
 from manualbp.parity.cli import options
 from manualbp.parity.reports.charts import PARITY, VERDICT
@@ -85,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
     progress = Progress()
     with opened as log:
         try:
-            train(args, dataset, arms, log, progress)
+            loop.train(args, dataset, arms, log, progress)
         except KeyboardInterrupt:
             progress.interrupted = True
         except RuntimeError:
@@ -93,9 +92,10 @@ def run(args: argparse.Namespace) -> int:
             if not progress.interrupted:
                 raise
         if log:
-            words, table = verdict(progress, group.size), summary(progress, f"Training: {log.path}")
+            words = loop.verdict(progress, group.size)
+            table = loop.summary(progress, f"Training: {log.path}")
             where = machine.description(args.device)
-            log.text(PARITY, VERDICT, page(args, words, table, where))
+            log.text(PARITY, VERDICT, loop.page(args, words, table, where))
     if log:
         print_table(*table)
         print(machine.line(where))
@@ -120,7 +120,7 @@ def prepare(args: argparse.Namespace) -> tuple[Dataset, tuple[Arm, Arm]]:
         )
     if args.threads:
         torch.set_num_threads(args.threads)
-    return dataset, build_arms(args, dataset.classification)
+    return dataset, loop.build_arms(args, dataset.classification)
 
 
 def complete(args: argparse.Namespace, dataset: Dataset) -> None:

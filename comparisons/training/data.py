@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from manualbp.parity.arms.calls import moved
 
 NAMES = ("digits", "diabetes")
 VALIDATION_SHARE = 0.2
@@ -34,14 +36,9 @@ class Dataset:
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Dataset:
         """The same data on a device; inputs and real targets in a dtype."""
-
-        def move(values: Tensor) -> Tensor:
-            return values.to(device, dtype if values.is_floating_point() else None)
-
-        return replace(
-            self, x=move(self.x), y=move(self.y),
-            validation_x=move(self.validation_x), validation_y=move(self.validation_y),
-        )  # fmt: skip
+        tensors = (self.x, self.y, self.validation_x, self.validation_y)
+        x, y, validation_x, validation_y = moved(tensors, dtype, device)
+        return Dataset(self.name, x, y, validation_x, validation_y, self.outputs)
 
 
 def load(name: str, seed: int) -> Dataset:

@@ -95,6 +95,6 @@ def test_these_rules_can_fail() -> None:
     assert not may_import("comparisons.power.command", "comparisons.speed.timing")
     assert not may_import("comparisons.power.command", "comparisons.cli")
     assert not may_import("comparisons.output", "comparisons.machine")
-    assert not may_import("comparisons.machine", "comparisons.power.pair")
+    assert not may_import("comparisons.machine", "comparisons.power.judges")
     assert not may_import("comparisons.cli", "comparisons.__main__")
     assert circle({"a": ["b"], "b": ["c"], "c": ["a"]}) and not circle({"a": ["b", "c"]})

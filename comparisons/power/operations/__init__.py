@@ -1,1 +1,1 @@
-"""Operations with a backward pass written by hand, and right."""
+"""Operations with a backward pass by hand that is right, and the faults to plant into it."""

@@ -16,6 +16,9 @@ from torch import Tensor
 
 Gradients = dict[str, Tensor | None]
 Change = Callable[[Values], Gradients]
+Bug = tuple[str, Change]  # its name, and the gradients as it makes them
+
+TILE = 8  # rows that a tiled kernel takes at once; the last tile of every network is a partial one
 
 
 class Operation:
@@ -46,3 +49,8 @@ class ByHand(torch.autograd.Function):
         v.right = ctx.operation.backward(v)
         found = v.right | (ctx.change(v) if ctx.change else {})
         return None, None, *(found.get(name) for name in ctx.operation.arguments)
+
+
+def in_tiles(rows: Tensor) -> Tensor:
+    """The rows that are in whole tiles."""
+    return rows[: len(rows) // TILE * TILE]

@@ -7,7 +7,7 @@ compile, max-autotune  the same with mode="max-autotune", on a GPU: kernels trie
 exact                  manualbp.Sequential as it is: the bits of autograd
 fast                   the same with manualbp.set_mode("fast")
 one pass               manualbp.FusedLoss: forward, loss and backward over tiles of rows
-..., graphs            autograd, fast and one pass as CUDA graphs, on a GPU (cuda_graphs.py)
+..., graphs            autograd, fast and one pass as CUDA graphs, on a GPU (pytorch.py)
 JAX, scikit-learn      the peers (peers.py)
 """
 
@@ -22,9 +22,7 @@ from torch import Tensor, nn
 
 import manualbp
 from comparisons.speed import memory
-from comparisons.speed.costs import Cost
-from comparisons.speed.dtypes import DTYPES
-from comparisons.speed.workloads import Workload
+from comparisons.speed.workloads import DTYPES, Cost, Workload
 
 AUTOGRAD, COMPILE, COMPILE_LOSS = "autograd", "compile", "compile, loss"
 COMPILE_MAX, AUTOGRAD_GRAPHS = "compile, max-autotune", "autograd, graphs"

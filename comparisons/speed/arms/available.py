@@ -8,11 +8,10 @@ from functools import partial
 import torch
 
 from comparisons import machine
-from comparisons.speed.arms import cuda_graphs, peers
+from comparisons.speed.arms import peers
 from comparisons.speed.arms.arm import Arm, Problem
-from comparisons.speed.arms.pytorch import Compiler, eager_arms
-from comparisons.speed.costs import TRAINING
-from comparisons.speed.workloads import Workload
+from comparisons.speed.arms.pytorch import Compiler, eager_arms, graph_makers
+from comparisons.speed.workloads import TRAINING, Workload
 
 Maker = Arm | Callable[[], Arm | None]
 # The parts that torch.compile takes part in: it takes seconds for every network.
@@ -54,7 +53,7 @@ class AvailableArms:
             there |= self._compiler.arms(problem, dynamic=part == "batch")
         makers: dict[str, Maker] = {**there}
         if self._graphs:
-            makers |= cuda_graphs.makers(problem)
+            makers |= graph_makers(problem)
         makers |= {name: partial(make, problem) for name, make in self._peers.items()}
         return self.made(part, problem.workload, makers)
 

@@ -22,8 +22,7 @@ from torch import Tensor
 from comparisons.counterparts import linears
 from comparisons.speed import memory
 from comparisons.speed.arms.arm import JAX, SKLEARN, Arm, Problem
-from comparisons.speed.costs import INPUT_GRADIENT, LAPLACIAN, TRAINING
-from comparisons.speed.dtypes import TF32
+from comparisons.speed.workloads import INPUT_GRADIENT, LAPLACIAN, TF32, TRAINING
 
 Make = Callable[[Problem], "Arm | None"]
 SKLEARN_ACTIVATIONS, SKLEARN_DTYPES = ("relu", "tanh"), ("float32", "float64")
@@ -111,12 +110,10 @@ def _forward(activation: str, thetas: Any, x: Any) -> Any:
 
 
 def _jax_training(activation: str, thetas: Any, x: Any, y: Any) -> Any:
-    """C = mean (u(x) - y)^2."""
     return ((_forward(activation, thetas, x) - y) ** 2).mean()
 
 
 def _jax_input_gradient(activation: str, thetas: Any, x: Any, y: Any) -> Any:
-    """C = mean (|du/dx| - 1)^2."""
     import jax
 
     gradient = jax.grad(lambda x: _forward(activation, thetas, x).sum())(x)
@@ -124,7 +121,6 @@ def _jax_input_gradient(activation: str, thetas: Any, x: Any, y: Any) -> Any:
 
 
 def _jax_laplacian(activation: str, thetas: Any, x: Any, y: Any) -> Any:
-    """C = mean (sum_i d2u/dx_i^2 - y)^2."""
     import jax
 
     gradient = jax.grad(lambda x: _forward(activation, thetas, x).sum())
@@ -179,18 +175,15 @@ def _sklearn_arm(regressor: Any, problem: Problem) -> Arm | None:
                 model.coefs_[i][...] = layer.weight.numpy().T
                 model.intercepts_[i][...] = layer.bias.numpy()
 
-    def weights() -> list[Any]:
-        pairs = zip(model.coefs_, model.intercepts_, strict=True)
-        return [array.copy() for pair in pairs for array in pair]
-
     def gradients() -> list[Tensor]:
         """(W - W_new) / rate."""
         restart()
-        before = weights()
         step()
         scale = 2 / (workload.widths[-1] * RATE)
-        found = [(a - b) * scale for a, b in zip(before, weights(), strict=True)]
-        return [torch.from_numpy(g.T.copy()) for g in found]
+        pairs = zip(model.coefs_, model.intercepts_, strict=True)
+        updated = [torch.from_numpy(array.T.copy()) for pair in pairs for array in pair]
+        before = problem.model.parameters()
+        return [(w.detach() - new) * scale for w, new in zip(before, updated, strict=True)]
 
     step()  # makes the arrays
     restart()

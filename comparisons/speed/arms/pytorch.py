@@ -1,28 +1,27 @@
-"""The arms in PyTorch: nn.Sequential eager and compiled, ours eager in every way."""
+"""The arms in PyTorch: nn.Sequential and ours, eager, compiled and as CUDA graphs.
+
+A CUDA graph records forward with loss, and backward, once each, and replays each as one launch.
+``torch.cuda.make_graphed_callables`` takes model and loss as one module, warms it up on a stream of
+its own and records it, for autograd's network and for ours alike: only who computes the gradients
+differs. x and y are those of the recording, so nothing is copied. A replay writes its gradients
+over those of the replay before: the step lets go of them first, as in every arm.
+"""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from functools import partial
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import manualbp
-from comparisons.counterparts import autograd_twin
-from comparisons.speed.arms.arm import (
-    AUTOGRAD,
-    COMPILE,
-    COMPILE_LOSS,
-    COMPILE_MAX,
-    EXACT,
-    FAST,
-    ONE_PASS,
-    Arm,
-    Problem,
-    torch_arm,
-)
-from comparisons.speed.costs import COSTS, TRAINING
-from comparisons.speed.dtypes import TF32
+from comparisons.counterparts import WithLoss, autograd_twin, in_fast_mode
+from comparisons.speed import memory
+from comparisons.speed.arms import arm
+from comparisons.speed.arms.arm import Arm, Problem, torch_arm
+from comparisons.speed.workloads import COSTS, TF32, TRAINING
 from manualbp.fast.gpu import kernels, one_launch
 
 # A sum over many tiles needs the digits of these dtypes. In others FusedLoss runs the model's own
@@ -34,20 +33,13 @@ def eager_arms(problem: Problem) -> dict[str, Arm]:
     """All of them, with equal weights."""
     cost = COSTS[problem.workload.step]
     arms = {
-        AUTOGRAD: torch_arm(problem, autograd_twin(problem.model), cost),
-        EXACT: torch_arm(problem, problem.model, cost),
-        FAST: torch_arm(problem, in_fast_mode(problem.model), cost),
+        arm.AUTOGRAD: torch_arm(problem, autograd_twin(problem.model), cost),
+        arm.EXACT: torch_arm(problem, problem.model, cost),
+        arm.FAST: torch_arm(problem, in_fast_mode(problem.model), cost),
     }
     if one_pass := fused(problem):
-        arms[ONE_PASS] = torch_arm(problem, one_pass)
+        arms[arm.ONE_PASS] = torch_arm(problem, one_pass)
     return arms
-
-
-def in_fast_mode(model: nn.Sequential) -> nn.Sequential:
-    """A copy in fast mode."""
-    fast = copy.deepcopy(model)
-    manualbp.set_mode("fast", fast)
-    return fast
 
 
 def fused(problem: Problem) -> nn.Module | None:
@@ -86,12 +78,43 @@ class Compiler:
             self._for = key
             self._cost = torch.compile(COSTS[TRAINING], dynamic=True if dynamic else None)
             self._tuned = torch.compile(COSTS[TRAINING], mode="max-autotune")
-        arms = {COMPILE_LOSS: torch_arm(problem, autograd_twin(ours), self._cost)}
+        arms = {arm.COMPILE_LOSS: torch_arm(problem, autograd_twin(ours), self._cost)}
         if dynamic:
             return arms
         model = autograd_twin(ours)
         model.compile()
-        arms = {COMPILE: torch_arm(problem, model, COSTS[TRAINING]), **arms}
+        arms = {arm.COMPILE: torch_arm(problem, model, COSTS[TRAINING]), **arms}
         if self._tuning:
-            arms[COMPILE_MAX] = torch_arm(problem, autograd_twin(ours), self._tuned, held=None)
+            arms[arm.COMPILE_MAX] = torch_arm(problem, autograd_twin(ours), self._tuned, held=None)
         return arms
+
+
+def captured(module: nn.Module, x: Tensor, y: Tensor) -> tuple[nn.Module, int]:
+    """The module with its graphs, and the bytes that their memory pool keeps.
+
+    Raises:
+        RuntimeError: something in the step cannot be recorded, or memory does not suffice.
+    """
+    pool = torch.cuda.graph_pool_handle()
+    # A recording that fails leaves its own stream as the current one: this puts ours back.
+    with torch.cuda.stream(torch.cuda.current_stream(x.device)):
+        graphed = torch.cuda.make_graphed_callables(module, (x, y), pool=pool)
+    return graphed, memory.reserved(pool)  # type: ignore[return-value]
+
+
+def graph_makers(problem: Problem) -> dict[str, Callable[[], Arm]]:
+    """What makes each arm; empty for other steps, since graphs have no second derivatives."""
+    if problem.workload.step != TRAINING:
+        return {}
+    modules: dict[str, nn.Module] = {
+        arm.AUTOGRAD_GRAPHS: WithLoss(autograd_twin(problem.model), nn.functional.mse_loss),
+        arm.FAST_GRAPHS: WithLoss(in_fast_mode(problem.model), nn.functional.mse_loss),
+    }
+    if one_pass := fused(problem):
+        modules[arm.ONE_PASS_GRAPHS] = one_pass
+    return {name: partial(_graph_arm, problem, module) for name, module in modules.items()}
+
+
+def _graph_arm(problem: Problem, module: nn.Module) -> Arm:
+    graphed, held = captured(module, problem.x, problem.y)
+    return torch_arm(problem, graphed, held=held)

@@ -12,10 +12,9 @@ import torch
 
 from comparisons import machine
 from comparisons.cli import main
-from comparisons.gradients import tables
-from comparisons.gradients.cases import Case
-from comparisons.gradients.check import check
-from tests.comparisons.gradients.test_check import FAULTS
+from comparisons.gradients import command
+from comparisons.gradients.cases import Case, check
+from tests.comparisons.gradients.test_cases import FAULTS
 
 
 def test_exit_code_and_table(
@@ -61,7 +60,7 @@ def test_a_record_has_no_number_that_is_none_in_json() -> None:
     (of_seed,) = report.checks
     broken = [replace(t, max_abs=math.nan, max_rel=math.inf, ulp=None) for t in of_seed.tensors]
     report = replace(report, checks=(replace(of_seed, tensors=tuple(broken)),))
-    found = tables.record(tables.Verdicts([(case, report)], 0, 1.0, {}))
+    found = command.record(command.Verdicts([(case, report)], 0, 1.0, {}))
     worst = json.loads(json.dumps(found, allow_nan=False))["cases"][0]["worst"]
     assert (worst["max_abs"], worst["max_rel"], worst["ulp"]) == ("nan", "inf", None)
 

@@ -11,9 +11,8 @@ import pytest
 
 from comparisons.cli import main
 from comparisons.output import write_files
-from comparisons.power import command, results, tables
-from comparisons.power.faults.catalogue import FAULTS
-from comparisons.power.faults.fault import STRENGTHS, Fault
+from comparisons.power import command, results
+from comparisons.power.faults import FAULTS, STRENGTHS, Fault
 from comparisons.power.judges import JUDGES, Judge
 from comparisons.power.results import Alarm, Outcome, Results
 from manualbp.parity.cli.options import UsageError
@@ -34,17 +33,17 @@ def test_the_numbers_come_from_the_judges() -> None:
     assert [found.caught("loud", s) for s in STRENGTHS] == [1, 1, 1, 1]
     assert [found.caught("ours", s) for s in STRENGTHS] == [0, 0, 0, 0]
     assert not found.passes
-    assert tables.family(found, "Functions").rows[0][-2:] == [". . . .", "x x x x"]
-    why = tables.missed(found).rows
+    assert command.family(found, "Functions").rows[0][-2:] == [". . . .", "x x x x"]
+    why = command.missed(found).rows
     assert len(why) == 4 and "may be rounding" in why[0][3]
 
 
 def test_of_many_that_were_missed_the_first_are_listed() -> None:
     found = Results([outcome(True, True, False)] * 20)
-    table = tables.missed(found)
+    table = command.missed(found)
     assert table.title == "Missed by ours, 12 of 40" and len(table.rows) == 12
     found = Results([outcome(True, True, False)] * 20 + [outcome(False, True, True)])
-    assert tables.missed(found).rows[0][2] == "gross"
+    assert command.missed(found).rows[0][2] == "gross"
 
 
 def test_a_fault_without_effect_is_an_error_of_the_table() -> None:
@@ -75,7 +74,7 @@ def test_what_passes(
 ) -> None:
     false = [Alarm("pair", "reason")] * alarms
     found = Results([outcome(*seen)], 500, {"ours": alarms}, false)
-    assert found.passes is passes and tables.verdict(found).startswith("passes") is passes
+    assert found.passes is passes and command.verdict(found).startswith("passes") is passes
     monkeypatch.setattr(results, "judged_faults", lambda *_: found.outcomes)
     monkeypatch.setattr(results, "judged_pairs", lambda *_: found)
     assert main(["power", "--quick"]) == (0 if passes else 1)
@@ -122,5 +121,5 @@ def test_a_record_that_cannot_be_written_says_so(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     found = Results([outcome(True, True, True)], 1, {"ours": 0})
     with pytest.raises(UsageError, match="choose another --out"):
-        write_files(tmp_path / "file", {"power.md": tables.page(found)}, "--out")
+        write_files(tmp_path / "file", {"power.md": command.page(found)}, "--out")
     assert STRENGTHS["gross"] is None

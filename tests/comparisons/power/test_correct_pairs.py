@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from comparisons.power import correct_pairs, tables
+from comparisons.power import command, correct_pairs
 from comparisons.power.correct_pairs import KINDS, SCALES, Kind, PairCase, make, pair_cases
-from comparisons.power.pair import Pair
+from comparisons.power.judges import Pair
 from comparisons.power.results import Results, judged_pairs
 
 
@@ -54,4 +54,4 @@ def test_a_false_alarm_is_counted_and_named(monkeypatch: pytest.MonkeyPatch) -> 
     found = judged_pairs([PairCase("doubled", torch.float32, 4, 1.0, 0)], Results())
     assert found.alarms == {"ours": 1, "assert_close": 1} and not found.passes
     assert "doubled, float32, 4 rows" in found.false[0].pair
-    assert "weight.grad" in tables.alarms(found).rows[0][1]
+    assert "weight.grad" in command.alarms(found).rows[0][1]

@@ -7,11 +7,10 @@ import torch
 from torch import Tensor
 
 from comparisons.power import judges
-from comparisons.power.faults.catalogue import FAMILIES, FAULTS
-from comparisons.power.faults.fault import STRENGTHS, blended, effect, rms
-from comparisons.power.judges import JUDGES
-from comparisons.power.networks import NETWORKS, correct_pair
-from comparisons.power.pair import Pair
+from comparisons.power.correct_pairs import correct_pair
+from comparisons.power.faults import FAMILIES, FAULTS, STRENGTHS, blended, effect, rms
+from comparisons.power.judges import JUDGES, Pair
+from comparisons.power.networks import NETWORKS
 from comparisons.power.results import planted
 
 ALL = {f"{f.subject}: {f.name}": f for f in FAULTS}

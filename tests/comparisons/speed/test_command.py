@@ -12,14 +12,12 @@ from matplotlib.image import imread
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from comparisons.__main__ import main
-from comparisons.speed import figures, floor, measure, workloads
+from comparisons.speed import command, figures, floor, workloads
 from comparisons.speed.arms import peers
-from comparisons.speed.costs import LAPLACIAN, TRAINING
-from comparisons.speed.record import JSON
+from comparisons.speed.record import FIGURES, JSON, MARKDOWN
 from comparisons.speed.results import Result
-from comparisons.speed.run_folder import FIGURES, MARKDOWN
 from comparisons.speed.timing import Budget
-from comparisons.speed.workloads import Workload
+from comparisons.speed.workloads import LAPLACIAN, TRAINING, Workload
 
 PARTS = {
     "rows": (Workload(TRAINING, (2, 4, 1), 8, "relu"),),
@@ -42,8 +40,8 @@ def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A grid of milliseconds, in an empty folder; no JAX, whose compiler takes the seconds."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(workloads, "PARTS", PARTS)
-    monkeypatch.setattr(measure, "QUICK", {})
-    monkeypatch.setattr(measure, "SWEEP_QUICK", Budget(0.001, 2, 2))
+    monkeypatch.setattr(command, "QUICK", {})
+    monkeypatch.setattr(command, "SWEEP_QUICK", Budget(0.001, 2, 2))
     monkeypatch.setattr(floor, "SHAPES", ((16, 16, 16),))
     monkeypatch.setattr(floor, "COPIED", 2**20)
     monkeypatch.setattr(figures, "DPI", 40)
@@ -115,7 +113,7 @@ def test_an_earlier_run_is_read(tiny: Path, capsys: pytest.CaptureFixture[str]) 
 
 
 def test_ctrl_c_keeps_what_was_measured(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    measured, done = measure.measured, []
+    measured, done = command.measured, []
 
     def interrupted(*args: Any) -> Result:
         if done:
@@ -123,7 +121,7 @@ def test_ctrl_c_keeps_what_was_measured(tiny: Path, monkeypatch: pytest.MonkeyPa
         done.append(measured(*args))
         return done[0]
 
-    monkeypatch.setattr(measure, "measured", interrupted)
+    monkeypatch.setattr(command, "measured", interrupted)
     assert main(["speed", "--quick", "--run-name", "mine"]) == 130
     written = json.loads((tiny / "runs" / "mine" / JSON).read_text())
     assert len(written["cells"]) == 1 and "interrupted after 1 of 9 cells" in written["notes"]
@@ -174,7 +172,7 @@ def test_bad_usage(
 ) -> None:  # fmt: skip
     """Before anything is measured."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(measure, "measured", lambda *_: pytest.fail("measured"))
+    monkeypatch.setattr(command, "measured", lambda *_: pytest.fail("measured"))
     (tmp_path / "runs" / "taken").mkdir(parents=True)
     (tmp_path / "half.json").write_text('{"cells": [{"part": "rows"}]}')
     assert main(["speed", *option.split()]) == 2

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from comparisons.__main__ import main
 from comparisons.counterparts import WithLoss
-from comparisons.speed import figures, floor, measure, timing, workloads
-from comparisons.speed.arms import arm, cuda_graphs, peers
+from comparisons.speed import command, figures, floor, timing, workloads
+from comparisons.speed.arms import arm, peers, pytorch
 from comparisons.speed.arms.arm import (
     AUTOGRAD,
     AUTOGRAD_GRAPHS,
@@ -26,11 +26,9 @@ from comparisons.speed.arms.arm import (
     ONE_PASS,
     ONE_PASS_GRAPHS,
 )
-from comparisons.speed.costs import TRAINING
-from comparisons.speed.record import JSON
-from comparisons.speed.run_folder import MARKDOWN
+from comparisons.speed.record import JSON, MARKDOWN
 from comparisons.speed.timing import Budget
-from comparisons.speed.workloads import Workload
+from comparisons.speed.workloads import TRAINING, Workload
 from manualbp.parity.cli import options
 
 CPU = torch.device("cpu")
@@ -48,14 +46,14 @@ def gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
         (torch.cuda, "get_device_name", lambda device: NAME),
         (torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=80e9)),
         (timing, "clock_of", lambda device: time.perf_counter),
-        (measure, "problem", lambda workload, seed, device: arm.problem(workload, seed, CPU)),
+        (command, "problem", lambda workload, seed, device: arm.problem(workload, seed, CPU)),
         (peers, "available", lambda device: ({}, [])),
-        (cuda_graphs, "captured", lambda module, x, y: (module, 2**21)),
+        (pytorch, "captured", lambda module, x, y: (module, 2**21)),
         (floor, "measured_rates", lambda names, device, budget: rates(names)),
         (workloads, "PARTS", {"rows": (TINY,)}),
         (workloads, "ON_GPU", {"gpu": (TINY,), "dtype": (replace(TINY, dtype="tf32"),)}),
-        (measure, "QUICK", {}),
-        (measure, "SWEEP_QUICK", Budget(0.001, 2, 2)),
+        (command, "QUICK", {}),
+        (command, "SWEEP_QUICK", Budget(0.001, 2, 2)),
         (figures, "DPI", 40),
     ):
         monkeypatch.setattr(owner, name, value)
@@ -105,7 +103,7 @@ def test_an_arm_that_cannot_be_made_is_a_note(gpu: Path, monkeypatch: pytest.Mon
             raise RuntimeError("operation not permitted when stream is capturing\nand more")
         return module, 0
 
-    monkeypatch.setattr(cuda_graphs, "captured", captured)
+    monkeypatch.setattr(pytorch, "captured", captured)
     assert main(["speed", "--device", "cuda", "--quick", "--only", "gpu", "--output", "out"]) == 0
     written = json.loads((gpu / "out" / JSON).read_text())
     (cell,) = written["cells"]
@@ -124,7 +122,7 @@ def test_a_cell_that_memory_does_not_suffice_for_is_a_note(
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
 
     owner, name = {
-        "data": (measure, "problem"), "autograd": (nn.functional, "mse_loss"),
+        "data": (command, "problem"), "autograd": (nn.functional, "mse_loss"),
         "timing": (timing, "time_in_turns"),
     }[when]  # fmt: skip
     monkeypatch.setattr(owner, name, exhausted)
@@ -152,7 +150,7 @@ def test_every_arm_of_a_row_has_its_tf32(gpu: Path, monkeypatch: pytest.MonkeyPa
         return module, 0
 
     monkeypatch.setattr(timing, "time_in_turns", seen)
-    monkeypatch.setattr(cuda_graphs, "captured", captured)
+    monkeypatch.setattr(pytorch, "captured", captured)
     before = torch.backends.cuda.matmul.allow_tf32
     for part, expected in (("dtype", True), ("gpu", False)):
         flags.clear()

@@ -8,9 +8,8 @@ import torch
 from comparisons.speed import floor, memory
 from comparisons.speed.arms.arm import AUTOGRAD, problem
 from comparisons.speed.arms.pytorch import eager_arms
-from comparisons.speed.costs import TRAINING
 from comparisons.speed.timing import Budget, CudaClock, time_in_turns
-from comparisons.speed.workloads import Workload
+from comparisons.speed.workloads import TRAINING, Workload
 
 CPU = torch.device("cpu")
 MEGABYTE = 2**18  # float32 elements

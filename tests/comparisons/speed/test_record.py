@@ -11,10 +11,9 @@ import pytest
 from comparisons.output import json_text
 from comparisons.speed import record, tables
 from comparisons.speed.arms.arm import AUTOGRAD, EXACT
-from comparisons.speed.costs import INPUT_GRADIENT
 from comparisons.speed.floor import Rates
 from comparisons.speed.results import Result
-from comparisons.speed.workloads import Workload
+from comparisons.speed.workloads import INPUT_GRADIENT, Workload
 from tests.comparisons.speed.test_results import RESULT, ROW
 
 EIKONAL = Workload(INPUT_GRADIENT, (2, 32, 32, 32, 1), 128, "tanh")
@@ -52,7 +51,7 @@ def test_records_of_one_floor_are_read(path: Path) -> None:
     """Those in the repository; their floor is of the products."""
     written = record.read(path)
     results = record.from_record(written)
-    assert results and tables.page(written).startswith("# Speed on AMD EPYC")
+    assert results and tables.page(written, results).startswith("# Speed on AMD EPYC")
     for cell, read in zip(written["cells"], results, strict=True):
         assert read.floor == cell["floor_seconds"]
         over = {name: arm["over_floor"] for name, arm in cell["arms"].items()}

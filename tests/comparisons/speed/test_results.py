@@ -16,10 +16,9 @@ from comparisons.speed.arms.arm import (
     ONE_PASS,
     SKLEARN,
 )
-from comparisons.speed.costs import TRAINING
 from comparisons.speed.floor import BYTES, PRODUCTS
 from comparisons.speed.results import Result
-from comparisons.speed.workloads import Workload
+from comparisons.speed.workloads import TRAINING, Workload
 
 ROW = Workload(TRAINING, (64, 128, 128, 128, 1), 65536, "relu")
 SMALL, LARGE = (Workload(TRAINING, (64, 32, 32, 1), batch, "relu") for batch in (16, 64))

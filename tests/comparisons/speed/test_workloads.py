@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from comparisons.speed import workloads
-from comparisons.speed.costs import COSTS, LAPLACIAN, TRAINING
-from comparisons.speed.workloads import ROWS, Workload
+from comparisons.speed.workloads import COSTS, LAPLACIAN, ROWS, TRAINING, Workload
 
 CPU = torch.device("cpu")
 

@@ -16,7 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from comparisons import machine
 from comparisons.cli import main
-from comparisons.training import command, data, loop, report
+from comparisons.training import command, data, loop
 from manualbp.maths.layers import Linear
 from manualbp.parity.cli.options import Parser
 from manualbp.parity.training_record import SideBySide
@@ -214,4 +214,4 @@ def test_what_goes_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_columns_of_the_summary() -> None:
     progress = loop.Progress(validation={"autograd": {"loss": 1.0}, "manual": {"loss": 2.0}})
-    assert report.summary(progress, "").rows[0] == ["validation loss", "1", "2"]
+    assert loop.summary(progress, "").rows[0] == ["validation loss", "1", "2"]

@@ -9,7 +9,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from comparisons.cli import main
-from comparisons.walkthrough import command, descent
+from comparisons.walkthrough import command
 from comparisons.walkthrough.examples import MAZUR
 from manualbp.maths import activations
 from tests.comparisons.walkthrough.test_numbers import found_in
@@ -83,11 +83,11 @@ def test_the_deep_networks_have_the_same_weights(monkeypatch: pytest.MonkeyPatch
     class Log:
         def scalar(self, *args: object) -> None: ...
 
-    weights, norms = [], descent.gradient_norms
+    weights, norms = [], command.gradient_norms
     monkeypatch.setattr(
-        descent,
+        command,
         "gradient_norms",
         lambda model: weights.append(model[0].weight.detach()) or norms(model),
     )
-    descent.vanishing(Log())  # type: ignore[arg-type]
+    command.vanishing(Log())  # type: ignore[arg-type]
     assert torch.equal(*weights)

@@ -6,8 +6,7 @@ import torch
 
 from comparisons.speed.arms.arm import Arm
 from comparisons.speed.arms.available import AvailableArms
-from comparisons.speed.costs import TRAINING
-from comparisons.speed.workloads import Workload
+from comparisons.speed.workloads import TRAINING, Workload
 
 TINY = Workload(TRAINING, (2, 4, 1), 8, "relu")
 

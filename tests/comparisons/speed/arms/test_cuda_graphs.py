@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from comparisons.speed.arms import cuda_graphs
+from comparisons.speed.arms import pytorch
 from comparisons.speed.arms.arm import (
     AUTOGRAD_GRAPHS,
     FAST_GRAPHS,
@@ -19,22 +19,21 @@ from comparisons.speed.arms.arm import (
     problem,
 )
 from comparisons.speed.arms.pytorch import eager_arms
-from comparisons.speed.costs import LAPLACIAN, TRAINING
-from comparisons.speed.workloads import Workload
+from comparisons.speed.workloads import LAPLACIAN, TRAINING, Workload
 from tests.comparisons.speed.arms.equal_gradients import differing, of
 
 
 @pytest.fixture
 def uncaptured(monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything of the graphs' arms but the record, which only a GPU can make."""
-    monkeypatch.setattr(cuda_graphs, "captured", lambda module, x, y: (module, 100))
+    monkeypatch.setattr(pytorch, "captured", lambda module, x, y: (module, 100))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "tf32", "bfloat16"])
 def test_arms_of_graphs(uncaptured: None, dtype: str) -> None:
     """As the arms without graphs; in bfloat16, which autograd rounds in the same way, to 2 %."""
     given = of(TRAINING, (4, 128, 64, 3), 600, "tanh", dtype)
-    found = {name: make() for name, make in cuda_graphs.makers(given).items()}
+    found = {name: make() for name, make in pytorch.graph_makers(given).items()}
     one_pass = [] if dtype == "bfloat16" else [ONE_PASS_GRAPHS]
     assert list(found) == [AUTOGRAD_GRAPHS, FAST_GRAPHS, *one_pass]
     tolerance = 0.02 if dtype == "bfloat16" else 1e-4
@@ -43,7 +42,7 @@ def test_arms_of_graphs(uncaptured: None, dtype: str) -> None:
 
 
 def test_graphs_are_of_first_derivatives_alone() -> None:
-    assert cuda_graphs.makers(of(LAPLACIAN, (2, 4, 1), 8, "tanh")) == {}
+    assert pytorch.graph_makers(of(LAPLACIAN, (2, 4, 1), 8, "tanh")) == {}
 
 
 def test_gradients_stay_when_a_graph_runs_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,8 +63,8 @@ def test_gradients_stay_when_a_graph_runs_again(monkeypatch: pytest.MonkeyPatch)
         module.forward = lambda x, y: Replayed.apply(*module.parameters())  # type: ignore
         return module, 0
 
-    monkeypatch.setattr(cuda_graphs, "captured", captured)
-    arm = cuda_graphs.makers(given)[AUTOGRAD_GRAPHS]()
+    monkeypatch.setattr(pytorch, "captured", captured)
+    arm = pytorch.graph_makers(given)[AUTOGRAD_GRAPHS]()
     first = arm.gradients()
     arm.step()
     assert all((g == 1).all() for g in first) and all((g == 2).all() for g in static)
@@ -80,7 +79,7 @@ class Streams:
         for name in ("current_stream", "stream", "make_graphed_callables"):
             monkeypatch.setattr(torch.cuda, name, getattr(self, name))
         monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: self.pool)
-        monkeypatch.setattr(cuda_graphs.memory, "reserved", lambda pool: {self.pool: 4096}[pool])
+        monkeypatch.setattr(pytorch.memory, "reserved", lambda pool: {self.pool: 4096}[pool])
 
     def current_stream(self, device: torch.device) -> str:
         return self.now
@@ -104,14 +103,14 @@ class Streams:
 
 def test_a_record_is_of_the_rows_own_data(monkeypatch: pytest.MonkeyPatch) -> None:
     streams, given = Streams(monkeypatch, fails=False), of(TRAINING, (4, 8, 1), 16, "tanh")
-    assert cuda_graphs.captured(given.model, given.x, given.y) == (given.model, 4096)
+    assert pytorch.captured(given.model, given.x, given.y) == (given.model, 4096)
     assert streams.seen == [(given.model, (given.x, given.y), streams.pool)]
 
 
 def test_a_record_that_fails_leaves_our_stream(monkeypatch: pytest.MonkeyPatch) -> None:
     streams, given = Streams(monkeypatch, fails=True), of(TRAINING, (4, 8, 1), 16, "tanh")
     with pytest.raises(RuntimeError, match="not permitted"):
-        cuda_graphs.captured(given.model, given.x, given.y)
+        pytorch.captured(given.model, given.x, given.y)
     assert streams.now == "ours"
 
 
@@ -131,7 +130,7 @@ def test_pytorch_graphs_these_modules(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(torch.cuda, name, value)
     monkeypatch.setattr(torch, "empty_like", torch.ones_like)
     given = of(TRAINING, (4, 128, 64, 3), 600, "tanh", "float32")
-    found = {name: make() for name, make in cuda_graphs.makers(given).items()}
+    found = {name: make() for name, make in pytorch.graph_makers(given).items()}
     assert list(found) == [AUTOGRAD_GRAPHS, FAST_GRAPHS, ONE_PASS_GRAPHS] and not replayed
     assert differing({**eager_arms(given), **found}, 1e-4) == []
     assert len(replayed) == 2 * len(found)  # forward and backward
@@ -152,7 +151,7 @@ def test_graphs_on_a_gpu(dtype: str, batch: int) -> None:
     fp64 relative 1e-10, fp32 1e-4: sums over all rows in another order.
     """
     given = problem(Workload(TRAINING, (4, 128, 64, 3), batch, "tanh", dtype), 0, torch.device(0))
-    found = {name: make() for name, make in cuda_graphs.makers(given).items()}
+    found = {name: make() for name, make in pytorch.graph_makers(given).items()}
     for _ in range(3):
         tolerance = 1e-10 if dtype == "float64" else 1e-4
         assert differing({**eager_arms(given), **found}, tolerance) == []
@@ -164,10 +163,10 @@ def test_graphs_on_a_gpu(dtype: str, batch: int) -> None:
 def test_graphs_read_the_weights_they_are_given(monkeypatch: pytest.MonkeyPatch) -> None:
     """After a step of an optimizer the same graphs have its gradients."""
     given = problem(Workload(TRAINING, (4, 8, 3), 16, "tanh", "float64"), 0, torch.device(0))
-    modules, captured = [], cuda_graphs.captured
+    modules, captured = [], pytorch.captured
     keep = lambda module, x, y: modules.append(module) or captured(module, x, y)  # noqa: E731
-    monkeypatch.setattr(cuda_graphs, "captured", keep)
-    found = {name: make() for name, make in cuda_graphs.makers(given).items()}
+    monkeypatch.setattr(pytorch, "captured", keep)
+    found = {name: make() for name, make in pytorch.graph_makers(given).items()}
     with torch.no_grad():
         for parameters in (given.model.parameters(), *(m.parameters() for m in modules)):
             for p in parameters:

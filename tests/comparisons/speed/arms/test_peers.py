@@ -12,7 +12,7 @@ import torch
 from comparisons.speed.arms import peers
 from comparisons.speed.arms.arm import AUTOGRAD, JAX, SKLEARN, Problem
 from comparisons.speed.arms.pytorch import eager_arms
-from comparisons.speed.costs import INPUT_GRADIENT, LAPLACIAN, TRAINING
+from comparisons.speed.workloads import INPUT_GRADIENT, LAPLACIAN, TRAINING
 from tests.comparisons.speed.arms.equal_gradients import CPU, differing, of
 
 

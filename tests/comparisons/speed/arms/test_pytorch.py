@@ -21,8 +21,7 @@ from comparisons.speed.arms.arm import (
     problem,
 )
 from comparisons.speed.arms.pytorch import Compiler, eager_arms
-from comparisons.speed.costs import COSTS, LAPLACIAN, TRAINING
-from comparisons.speed.workloads import Workload
+from comparisons.speed.workloads import COSTS, LAPLACIAN, TRAINING, Workload
 from manualbp.fast.gpu import kernels
 from tests.comparisons.speed.arms.equal_gradients import CPU, differing, of
 

@@ -1,4 +1,4 @@
-"""One planted fault: a bug in a backward pass, and how much of it is let through.
+"""The planted faults: bugs in a backward pass, and how much of each is let through.
 
 ``wrong(v)`` returns the gradients as the bug makes them. ``v`` is what backward has at hand: the
 operation's arguments and intermediates, ``delta``, and ``right``, the gradients as they should be.
@@ -10,19 +10,18 @@ None is a gradient that is not there. A strength is the share of the bug that is
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from types import SimpleNamespace as Values
 
 import torch
 from torch import Tensor
 
+from comparisons.power.judges import Pair
 from comparisons.power.networks import by_hand
+from comparisons.power.operations import linear, norms, sums
+from comparisons.power.operations.attention import ATTENTION_FAULTS
+from comparisons.power.operations.convolution import CONVOLUTION_FAULTS, SQUARE_CONVOLUTION_FAULTS
 from comparisons.power.operations.operation import Change, Gradients
-from comparisons.power.pair import Pair
-
-Bug = tuple[str, Callable[[Values], Gradients]]
-TILE = 8  # rows that a tiled kernel takes at once; the last tile of every network is a partial one
 
 STRENGTHS: dict[str, float | None] = {"gross": None, "1 %": 1e-2, "1e-4": 1e-4, "1e-6": 1e-6}
 
@@ -35,7 +34,7 @@ class Fault:
     subject: str
     site: str
     name: str
-    wrong: Callable[[Values], Gradients]
+    wrong: Change
 
     def at(self, strength: float | None) -> Change:
         """What the operation's gradients become at this strength; None is the bug as it is."""
@@ -47,11 +46,6 @@ class Fault:
             return {name: blended(v.right[name], w, strength) for name, w in wrong.items()}
 
         return change
-
-
-def whole_tiles(n: int) -> int:
-    """How many of n rows are in whole tiles."""
-    return n // TILE * TILE
 
 
 def blended(g: Tensor, wrong: Tensor | None, strength: float) -> Tensor:
@@ -86,3 +80,25 @@ def effect(fault: Fault, right: Pair) -> float:
 def rms(values: Tensor) -> float:
     """Root mean square."""
     return float(values.detach().double().square().mean().sqrt())
+
+
+FAULTS = tuple(
+    Fault(family, subject, site, name, wrong)
+    for family, subject, site, bugs in (
+        ("MLP", "MLP, tanh", "layer 1", linear.LINEAR_FAULTS),
+        ("MLP", "MLP, ReLU", "layer 1", linear.RELU_FAULTS),
+        ("MLP", "8 layers of sigmoid", "layer 0", linear.VANISHING_FAULTS),
+        ("LayerNorm", "LayerNorm", "norm", norms.LAYER_NORM_FAULTS),
+        ("attention", "attention", "attention", ATTENTION_FAULTS),
+        ("convolution", "convolution", "grouped", CONVOLUTION_FAULTS),
+        ("convolution", "convolution", "last", SQUARE_CONVOLUTION_FAULTS),
+        ("Functions", "linear + GELU", "layer 0", linear.GELU_FAULTS),
+        ("Functions", "cross entropy", "loss", sums.CROSS_ENTROPY_FAULTS),
+        ("Functions", "RMSNorm", "norm", norms.RMS_NORM_FAULTS),
+        ("Functions", "SwiGLU", "gate", linear.SWIGLU_FAULTS),
+        ("Functions", "embedding", "embedding", sums.EMBEDDING_FAULTS),
+        ("Functions", "cumulative sum", "sum", sums.CUMULATIVE_SUM_FAULTS),
+    )
+    for name, wrong in bugs
+)
+FAMILIES = tuple(dict.fromkeys(fault.family for fault in FAULTS))

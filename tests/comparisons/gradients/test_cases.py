@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from comparisons.counterparts import LOSSES
-from comparisons.gradients.cases import CASES, Case
-from comparisons.gradients.check import build, check
+from comparisons.gradients.cases import CASES, Case, build, check
 from manualbp import reference
 from manualbp.maths import activations, losses
 from manualbp.maths.activations import ACTIVATIONS

@@ -1,1 +1,0 @@
-"""The planted faults: wrong backward passes of those operations."""
