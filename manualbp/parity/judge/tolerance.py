@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import functools
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -90,53 +90,110 @@ def compare_tensors(
     if not dtype.is_floating_point:
         same_bits = bit_identical(candidate, reference)
         return _unlike(name, reference, "" if same_bits else _unequal(candidate, reference))
-    return _compare_numbers(
-        name, candidate, reference, to_double(oracle), sums, noise, exact, lowered
-    )
+    limits = Limits.of(reference, to_double(oracle), sums, noise, lowered)
+    return limits.report(name, candidate, exact)
 
 
-def _compare_numbers(
-    name: str, candidate: Tensor, reference: Tensor, o: Tensor,
-    sums: Tensor | None, noise: Tensor | None, exact: bool, lowered: torch.dtype | None,
-) -> TensorReport:  # fmt: skip
-    """The rule for two tensors of one shape and dtype."""
-    c, r = to_double(candidate), to_double(reference)
-    same_bits, info = bit_identical(candidate, reference), torch.finfo(reference.dtype)
-    eps = info.eps if lowered is None else max(info.eps, torch.finfo(lowered).eps)
-    ulp = int(ulp_distance(candidate, reference).max()) if c.numel() else 0
-    alike = c.isinf() & (c == r) & (r == o)  # minus infinity where a mask says so, in all three
-    broken = (_same_break(c, r) | (~o.isfinite() & c.isfinite() & r.isfinite())) & ~alike
-    skipped = alike | broken
-    only_one = _not_finite({"candidate": c, "reference": r}, skipped)
-    if only_one:
-        known = None if ulp == UNREACHABLE else ulp
-        return replace(_unlike(name, reference, only_one), ulp=known, bit_identical=same_bits)
-    c, r, o = (values.masked_fill(skipped, 0.0) for values in (c, r, o))
-    c_error, r_error = (c - o).abs(), (r - o).abs()
-    s = _sizes(o, sums, info).masked_fill(skipped, 0.0)
-    if noise is None:
-        e = r_error.clamp(min=rms(r_error))
-    else:
-        e = torch.maximum(r_error, noise.cpu().masked_fill(skipped, 0.0))
-    allowed = FACTOR * rms(e) + RMS_FLOOR * eps * rms(s)
-    limit = FACTOR * e + eps * (ELEMENT_FLOOR * s + LINE_FLOOR * _of_lines(s))
-    count = 0 if same_bits else int((c_error > limit).sum())
-    worst = _worst(c, o, limit) if count else None
-    wrong, unjudged = "", ""
-    if exact:
-        wrong = "" if same_bits else _unequal(candidate, reference)
-    else:
-        coarse = None if same_bits or eps == info.eps else lowered
-        unjudged = _unjudged(broken, 0.0 if same_bits else rms(e), rms(s), coarse)
-        if not same_bits and rms(e) <= REFERENCE_LIMIT * rms(s):
-            wrong = _reason(c_error, allowed, count, worst)
-    return TensorReport(
-        name=name, shape=tuple(reference.shape), dtype=reference.dtype,
-        max_abs=largest((c - r).abs()), max_rel=_max_relative(c, r), ulp=ulp,
-        candidate_error=rms(c_error), reference_error=rms(r_error), allowed=allowed,
-        bit_identical=same_bits, agrees=not (wrong or unjudged), reason=wrong or unjudged,
-        differing=count, worst=worst, unjudged=bool(unjudged) and not wrong,
-    )  # fmt: skip
+@dataclass(frozen=True)
+class Limits:
+    """What the rule allows, of the reference's runs alone: any number of candidates is judged by it.
+
+    ``o`` is the oracle, ``skipped`` where the reference or the oracle is not finite (o is 0 there),
+    ``limit`` that of each element, ``allowed`` that of the tensor, ``error`` and ``e`` the rms of
+    the reference's own error and of e. ``unjudged`` says why the reference is no judge.
+    """
+
+    reference: Tensor
+    o: Tensor
+    skipped: Tensor | None
+    limit: Tensor
+    allowed: float
+    error: float
+    far: bool
+    unjudged: str
+
+    @staticmethod
+    def of(
+        reference: Tensor, o: Tensor, sums: Tensor | None = None, noise: Tensor | None = None,
+        lowered: torch.dtype | None = None,
+    ) -> Limits:  # fmt: skip
+        """The limits for candidates of the reference's shape and dtype."""
+        r, info = to_double(reference), torch.finfo(reference.dtype)
+        eps = info.eps if lowered is None else max(info.eps, torch.finfo(lowered).eps)
+        skipped = ~(r.isfinite() & o.isfinite())
+        if not skipped.any():
+            broken, hidden = 0, None
+        else:
+            broken = int((skipped & ~(r.isinf() & (r == o))).sum())
+            hidden = skipped
+            r, o = r.masked_fill(skipped, 0.0), o.masked_fill(skipped, 0.0)
+        s = _sizes(o, sums, info)
+        e = (r - o).abs_()
+        error = rms(e)
+        e = e.clamp_(min=error) if noise is None else torch.maximum(e, noise.cpu())
+        if hidden is not None:
+            e, s = e.masked_fill_(hidden, 0.0), s.masked_fill(hidden, 0.0)
+        size, own = rms(s), rms(e)
+        limit = e.mul_(FACTOR).add_(s, alpha=eps * ELEMENT_FLOOR)
+        limit += eps * LINE_FLOOR * _of_lines(s)
+        unjudged = _unjudged(broken, r.numel(), own, size, lowered if eps > info.eps else None)
+        return Limits(
+            reference, o, hidden, limit, FACTOR * own + RMS_FLOOR * eps * size, error,
+            own > REFERENCE_LIMIT * size, unjudged,
+        )  # fmt: skip
+
+    def differs(self, candidate: Tensor) -> bool:
+        """Whether a candidate is beyond a limit. Nothing is where the reference is no judge."""
+        if self.far or bit_identical(candidate, self.reference):
+            return False
+        c = to_double(candidate)
+        if self._only_one(c):
+            return True
+        error = self._error(c)
+        return not bool((error <= self.limit).all()) or rms(error) > self.allowed
+
+    def report(self, name: str, candidate: Tensor, exact: bool = False) -> TensorReport:
+        """The verdict on a candidate in numbers and words."""
+        c, r = to_double(candidate), to_double(self.reference)
+        same_bits = bit_identical(candidate, self.reference)
+        ulp = int(ulp_distance(candidate, self.reference).max()) if c.numel() else 0
+        only_one = self._only_one(c)
+        if only_one:
+            known = None if ulp == UNREACHABLE else ulp
+            found = _unlike(name, self.reference, only_one)
+            return replace(found, ulp=known, bit_identical=same_bits)
+        error = self._error(c)
+        count = 0 if same_bits else int((error > self.limit).sum())
+        worst = _worst(c, self.o, error, self.limit) if count else None
+        wrong, unjudged = "", ""
+        if exact:
+            wrong = "" if same_bits else _unequal(candidate, self.reference)
+        elif same_bits:  # but where the reference is NaN
+            unjudged = self.unjudged if self.skipped is not None else ""
+        else:
+            unjudged = self.unjudged
+            wrong = "" if self.far else _reason(error, self.allowed, count, worst)
+        if self.skipped is not None:
+            c, r = c.masked_fill(self.skipped, 0.0), r.masked_fill(self.skipped, 0.0)
+        return TensorReport(
+            name=name, shape=tuple(c.shape), dtype=self.reference.dtype,
+            max_abs=largest((c - r).abs()), max_rel=_max_relative(c, r), ulp=ulp,
+            candidate_error=rms(error), reference_error=self.error, allowed=self.allowed,
+            bit_identical=same_bits, agrees=not (wrong or unjudged), reason=wrong or unjudged,
+            differing=count, worst=worst, unjudged=bool(unjudged) and not wrong,
+        )  # fmt: skip
+
+    def _error(self, c: Tensor) -> Tensor:
+        error = (c - self.o).abs_()
+        return error if self.skipped is None else error.masked_fill_(self.skipped, 0.0)
+
+    def _only_one(self, c: Tensor) -> str:
+        """Where c is NaN or infinite and the reference is not, or the other way round; in words."""
+        if self.skipped is None and c.isfinite().all():
+            return ""
+        r = to_double(self.reference)
+        alike = (c.isnan() & r.isnan()) | (c == r) | (c.isfinite() & r.isfinite())
+        return "" if alike.all() else _not_finite({"candidate": c, "reference": r}, alike)
 
 
 def _sizes(o: Tensor, sums: Tensor | None, info: torch.finfo) -> Tensor:
@@ -156,16 +213,10 @@ def _of_lines(s: Tensor) -> Tensor | float:
     return top * functools.reduce(torch.minimum, means).sqrt()
 
 
-def _same_break(c: Tensor, r: Tensor) -> Tensor:
-    """Where both are NaN, or the same infinity."""
-    return (c.isnan() & r.isnan()) | (c.isinf() & (c == r))
-
-
-def _unjudged(broken: Tensor, e: float, s: float, coarse: torch.dtype | None) -> str:
+def _unjudged(broken: int, count: int, e: float, s: float, coarse: torch.dtype | None) -> str:
     """Why the reference is no judge of what is like it; the empty string where it is one."""
-    if broken.any():
-        count = int(broken.sum())
-        return f"the reference itself is NaN or infinite in {count} of {broken.numel()} elements"
+    if broken:
+        return f"the reference itself is NaN or infinite in {broken} of {count} elements"
     if e > REFERENCE_LIMIT * s:
         return (
             f"the reference itself is {e:.1e} from its float64 run, "
@@ -177,21 +228,21 @@ def _unjudged(broken: Tensor, e: float, s: float, coarse: torch.dtype | None) ->
     return ""
 
 
-def _reason(c_error: Tensor, allowed: float, count: int, worst: WorstElement | None) -> str:
+def _reason(error: Tensor, allowed: float, count: int, worst: WorstElement | None) -> str:
     """The two inequalities of the rule in words; the empty string where both hold."""
     if worst is not None:
         return (
-            f"{count} of {c_error.numel()} elements; worst {list(worst.index)}: got "
+            f"{count} of {error.numel()} elements; worst {list(worst.index)}: got "
             f"{worst.got:.9g}, expected {worst.expected:.9g} within {worst.limit:.1e}"
         )
-    if rms(c_error) <= allowed:
+    if rms(error) <= allowed:
         return ""
-    return f"rms error {rms(c_error):.1e}, allowed {allowed:.1e}, spread over all elements"
+    return f"rms error {rms(error):.1e}, allowed {allowed:.1e}, spread over all elements"
 
 
-def _worst(c: Tensor, o: Tensor, limit: Tensor) -> WorstElement:
+def _worst(c: Tensor, o: Tensor, error: Tensor, limit: Tensor) -> WorstElement:
     """The element whose error is the largest multiple of its limit."""
-    worst = int(((c - o).abs() / limit).argmax())
+    worst = int((error / limit).argmax())
     index = tuple(int(i) for i in np.unravel_index(worst, tuple(c.shape)))
     return WorstElement(index, *(float(values.flatten()[worst]) for values in (c, o, limit)))
 
