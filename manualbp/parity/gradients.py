@@ -19,9 +19,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from manualbp.parity.arms.borrowed import borrowed
 from manualbp.parity.arms.calls import Call, Loss
-from manualbp.parity.arms.parameters import check_parameters
+from manualbp.parity.arms.parameters import borrowed, check_parameters
 from manualbp.parity.arms.runs import RUN_KINDS
 from manualbp.parity.arms.subject import subject
 from manualbp.parity.diagnosis.diagnose import diagnose
@@ -29,7 +28,7 @@ from manualbp.parity.diagnosis.gather import gather
 from manualbp.parity.judge.comparison import Comparison
 from manualbp.parity.judge.power import measure_power
 from manualbp.parity.judge.yardstick import Twins
-from manualbp.parity.record import Check, Finding, GradientReport
+from manualbp.parity.record import Check, GradientReport
 from manualbp.parity.reports.page import explain
 from manualbp.parity.repro import save_repro
 from manualbp.parity.versions import versions
@@ -116,7 +115,8 @@ def compare_gradients(
         checks = tuple(Check(c.kind, c.call.seed, c.with_oracle(oracle or {})) for c in comparisons)
         ran = bool(comparisons[0].ours.tensors)  # else there is nothing to plant faults into
         measured = measure_power(comparisons[0]) if power and ran else None
-        findings = _findings(comparisons)
+        wrong = [c for c in comparisons if c.kind == "backward" and not c.agrees]
+        findings = diagnose(gather(wrong[0])) if wrong else ()
     return GradientReport(
         ours.name, theirs.name, checks, measured, findings, _setup(comparisons, exact),
         None if repro is None else os.fspath(repro),
@@ -143,14 +143,6 @@ def _known(also: Collection[str]) -> tuple[str, ...]:
         if name not in RUN_KINDS:
             raise ValueError(f"expected also out of {', '.join(RUN_KINDS)}, got {name!r}")
     return tuple(name for name in RUN_KINDS if name in names and name != "backward")
-
-
-def _findings(comparisons: Sequence[Comparison]) -> tuple[Finding, ...]:
-    """What is wrong in the first backward check that differs."""
-    for comparison in comparisons:
-        if comparison.kind == "backward" and not comparison.agrees:
-            return diagnose(gather(comparison))
-    return ()
 
 
 def _setup(comparisons: Sequence[Comparison], exact: bool) -> dict[str, str]:

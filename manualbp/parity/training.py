@@ -19,9 +19,9 @@ import torch
 from torch import nn
 
 from manualbp.parity.arms.batches import Batches
-from manualbp.parity.arms.borrowed import borrowed
 from manualbp.parity.arms.calls import Loss
 from manualbp.parity.arms.optimizers import MakeOptimizer, OptimizerPair, pairs_of
+from manualbp.parity.arms.parameters import borrowed
 from manualbp.parity.record import PowerReport
 from manualbp.parity.training_record import TrainingReport, Trajectory
 from manualbp.parity.trajectories.checkpoint import Checkpoint, Saved, module_hash

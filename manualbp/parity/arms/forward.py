@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from manualbp.parity.arms.calls import Call, named, refuse_complex, seed_all
-from manualbp.parity.arms.subject import AFTER, COMPILED, Subject
+from manualbp.parity.arms.subject import AFTER, Subject
 from manualbp.parity.bits import bit_identical
 
 Hook = Callable[[Tensor], Tensor]
@@ -37,7 +37,9 @@ def forward(s: Subject, call: Call, hook: Hook | None = None) -> Forward:
         TypeError: the loss is no tensor, or there is no tensor in the output.
     """
     seed_all(call.seed)  # every arm sees the same dropout; inside fork_rng
-    leaves = {n: _leaf(x) for n, x in call.leaves.items()}
+    leaves = {
+        n: x.detach().clone().requires_grad_(x.is_floating_point()) for n, x in call.leaves.items()
+    }
     with torch.enable_grad():
         # Clones: an arm may begin in place, as nn.ReLU(inplace=True) does, which no leaf allows.
         given = {n: x.clone() for n, x in leaves.items()}
@@ -48,10 +50,9 @@ def forward(s: Subject, call: Call, hook: Hook | None = None) -> Forward:
             )
             output = s.call(*own.args, **own.kwargs)
         outputs = _outputs(output)
-        if hook is not None:
-            for value in outputs.values():
-                if value.requires_grad:
-                    value.register_hook(hook)  # type: ignore[no-untyped-call]
+        for value in outputs.values():
+            if hook is not None and value.requires_grad:
+                value.register_hook(hook)  # type: ignore[no-untyped-call]
         roots = outputs if call.loss is None else {LOSS: _loss(call, output)}
     found = {name: value.detach() for name, value in (outputs | roots).items()}
     return Forward(found, _structure(output), leaves, given, roots)
@@ -83,15 +84,11 @@ def only_rows(rows: Tensor) -> Hook:
 @contextmanager
 def buffers_restored(s: Subject) -> Iterator[Callable[[], Tensors]]:
     """Afterwards the buffers are as before; calling what it yields gives those that changed."""
-    before = {} if s.module is None else {
-        name: (buffer, buffer.clone()) for name, buffer in s.module.named_buffers()
-    }  # fmt: skip
+    before = {name: (buffer, buffer.clone()) for name, buffer in s.buffers.items()}
 
     def changed() -> Tensors:
-        return {
-            f"{name.replace(COMPILED, '')}{AFTER}": buffer.clone()
-            for name, (buffer, old) in before.items() if not bit_identical(buffer, old)
-        }  # fmt: skip
+        return {f"{name}{AFTER}": buffer.clone() for name, (buffer, old) in before.items()
+                if not bit_identical(buffer, old)}  # fmt: skip
 
     try:
         yield changed
@@ -135,7 +132,3 @@ class _Shown(str):
 
     def __repr__(self) -> str:
         return str(self)
-
-
-def _leaf(values: Tensor) -> Tensor:
-    return values.detach().clone().requires_grad_(values.is_floating_point())

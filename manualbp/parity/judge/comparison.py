@@ -170,7 +170,8 @@ class Comparison:
         if not self.ours.tensors:  # it raised: that is the one report
             return ()
         # A buffer is compared where both arms have one of that name.
-        common = self.candidate.buffers & self.reference.buffers
+        both = self.candidate.buffers.keys() & self.reference.buffers.keys()
+        common = {f"{name}{AFTER}" for name in both}
         ours, theirs = (
             {n: t for n, t in run.tensors.items() if not n.endswith(AFTER) or n in common}
             for run in (self.ours, self.theirs)

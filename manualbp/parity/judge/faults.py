@@ -39,14 +39,6 @@ def _transposed(s: Site) -> Tensor | None:
     return s.g.t().reshape(s.g.shape)  # not square: the numbers in the order of the transpose
 
 
-def _missing(s: Site) -> Tensor:
-    return torch.zeros_like(s.g)
-
-
-def _wrong_mask(s: Site) -> Tensor:
-    return s.g.where(s.g > 0, 0.0)  # the mask of a ReLU, taken from delta instead of z
-
-
 def _swapped(s: Site) -> Tensor | None:
     partners = [other for other in s.others if other.numel() == s.g.numel()]
     return partners[0].reshape(s.g.shape) if partners else None
@@ -77,9 +69,9 @@ FAULTS: dict[str, Fault] = {
     "sign": lambda s: -s.g,
     "x 1.01": lambda s: s.g * 1.01,
     "x N": lambda s: s.g * s.rows,  # a sum for a mean
-    "missing": _missing,
+    "missing": lambda s: torch.zeros_like(s.g),
     "stale activation": lambda s: s.stale,
-    "wrong mask": _wrong_mask,
+    "wrong mask": lambda s: s.g.where(s.g > 0, 0.0),  # of a ReLU, from delta instead of z
     "swapped parameters": _swapped,
     "one row dropped": lambda s: s.dropped,
     ONE_ELEMENT: _one_element,

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -36,24 +35,16 @@ CANCELS = 32.0 * torch.finfo(torch.float64).eps
 BISECTIONS = 16
 
 
-class _Reruns(NamedTuple):
-    """The candidate's gradients for the inputs of another row, without a row, for other inputs."""
-
-    stale: Tensors
-    dropped: Tensors
-    elsewhere: Tensors
-
-
 def measure_power(comparison: Comparison) -> PowerReport:
     """Plant every standard fault into every gradient of a ``backward`` comparison."""
     ours = {n: g for n, g in comparison.ours.tensors.items() if n.endswith(".grad")}
     present = {n: to_double(g) for n, g in ours.items() if g is not None and g.isfinite().all()}
     generator = torch.Generator().manual_seed(0)
-    reruns = _Reruns(
-        _for_inputs(comparison, _of_another_row),
-        _without_a_row(comparison),
-        _for_inputs(comparison, lambda x: nudged(x, 0.5, generator)),
-    )
+    reruns = {
+        "stale": _for_inputs(comparison, _of_another_row),
+        "dropped": _without_a_row(comparison),
+        "elsewhere": _for_inputs(comparison, lambda x: nudged(x, 0.5, generator)),
+    }
     planted: list[Planted] = []
     smallest: dict[str, float] = {}
     missing = [] if present else ["no gradient was compared: nothing asks for one"]
@@ -76,17 +67,19 @@ def measure_power(comparison: Comparison) -> PowerReport:
 
 
 def _site(
-    comparison: Comparison, name: str, present: Mapping[str, Tensor], reruns: _Reruns
+    comparison: Comparison, name: str, present: Mapping[str, Tensor], reruns: Mapping[str, Tensors]
 ) -> Site:
     """One gradient; its unit is 0 where there is nothing to measure a fault by."""
     g, sums = present[name], rms(comparison.yardstick.sums_of(name))
-    eps, other = torch.finfo(comparison.dtype(name)).eps, _as_double(reruns.elsewhere, name)
+    eps = torch.finfo(comparison.dtype(name)).eps
+    again = {how: None if (t := found.get(name)) is None else to_double(t)
+             for how, found in reruns.items()}  # fmt: skip
+    other = again.pop("elsewhere")
     cancels = rms(comparison.yardstick.exact[name]) < CANCELS * sums and (
         other is None or rms(other) < math.sqrt(eps) * sums
     )
     return Site(
-        name, g, tuple(other for n, other in present.items() if n != name),
-        _as_double(reruns.stale, name), _as_double(reruns.dropped, name),
+        name, g, tuple(other for n, other in present.items() if n != name), **again,
         rows=max(comparison.rows or 1, 2), eps=eps, unit=sums if cancels else rms(g),
         cancels=cancels,
     )  # fmt: skip
@@ -161,8 +154,3 @@ def _without_a_row(comparison: Comparison) -> Tensors:
     if rows is None or rows < 2:
         return {}
     return comparison.rerun_candidate(hook=only_rows(torch.arange(rows) != rows // 2))
-
-
-def _as_double(tensors: Tensors, name: str) -> Tensor | None:
-    found = tensors.get(name)
-    return None if found is None else to_double(found)

@@ -76,15 +76,17 @@ def compare_tensors(
         return _missing(name, candidate, reference)
     shape, dtype = tuple(reference.shape), reference.dtype
     if tuple(candidate.shape) != shape:
-        return _unlike(name, reference, f"shape {tuple(candidate.shape)}, expected {shape}")
+        reason = f"shape {tuple(candidate.shape)}, expected {shape}"
+        return without_numbers(name, reason, reference)
     if candidate.dtype != dtype:
-        return _unlike(name, reference, f"dtype {candidate.dtype}, expected {dtype}")
+        return without_numbers(name, f"dtype {candidate.dtype}, expected {dtype}", reference)
     if oracle is None or tuple(oracle.shape) != shape:
         got = None if oracle is None else tuple(oracle.shape)
         raise ValueError(f"the oracle of {name} must be {shape}, got {got}")
     if not dtype.is_floating_point:
         same_bits = bit_identical(candidate, reference)
-        return _unlike(name, reference, "" if same_bits else _unequal(candidate, reference))
+        reason = "" if same_bits else _unequal(candidate, reference)
+        return without_numbers(name, reason, reference)
     return _compare_numbers(name, candidate, reference, to_double(oracle), sums, noise, exact)
 
 
@@ -100,7 +102,8 @@ def _compare_numbers(
     broken = _not_finite({"candidate": c, "reference": r, "float64 run": o}, alike)
     if broken:
         known = None if ulp == UNREACHABLE else ulp
-        return replace(_unlike(name, reference, broken), ulp=known, bit_identical=same_bits)
+        report = without_numbers(name, broken, reference)
+        return replace(report, ulp=known, bit_identical=same_bits)
     c, r, o = (values.masked_fill(alike, 0.0) for values in (c, r, o))
     c_error, r_error = (c - o).abs(), (r - o).abs()
     s = _sizes(o, sums, info).masked_fill(alike, 0.0)
@@ -168,11 +171,13 @@ def _unequal(candidate: Tensor, reference: Tensor) -> str:
     )
 
 
-def without_numbers(
-    name: str, reason: str, shape: tuple[int, ...] = (), dtype: torch.dtype | None = None
-) -> TensorReport:
-    """A verdict that needs no number; it agrees where there is no reason against it."""
+def without_numbers(name: str, reason: str, present: Tensor | None = None) -> TensorReport:
+    """A verdict that needs no number; it agrees where there is no reason against it.
+
+    Shape and dtype are those of ``present``, a tensor that is there.
+    """
     number = math.nan if reason else 0.0
+    shape, dtype = ((), None) if present is None else (tuple(present.shape), present.dtype)
     return TensorReport(
         name, shape, dtype, number, number, None if reason else 0, number, number, number,
         not reason, not reason, reason,
@@ -180,18 +185,12 @@ def without_numbers(
 
 
 def _missing(name: str, candidate: Tensor | None, reference: Tensor | None) -> TensorReport:
-    if reference is not None:
-        reason = f"missing in the candidate, {tuple(reference.shape)} in the reference"
-        return _unlike(name, reference, reason)
-    if candidate is not None:
-        reason = f"missing in the reference, {tuple(candidate.shape)} in the candidate"
-        return _unlike(name, candidate, reason)
-    return replace(without_numbers(name, ""), reason="no gradient in either arm")
-
-
-def _unlike(name: str, present: Tensor, reason: str) -> TensorReport:
-    """``without_numbers``, in the shape and dtype of a tensor that is there."""
-    return without_numbers(name, reason, tuple(present.shape), present.dtype)
+    present = candidate if reference is None else reference
+    if present is None:
+        return replace(without_numbers(name, ""), reason="no gradient in either arm")
+    arms = ("candidate", "reference") if candidate is None else ("reference", "candidate")
+    reason = f"missing in the {arms[0]}, {tuple(present.shape)} in the {arms[1]}"
+    return without_numbers(name, reason, present)
 
 
 def _not_finite(tensors: dict[str, Tensor], alike: Tensor) -> str:

@@ -33,9 +33,6 @@ from manualbp.parity.record import TensorReport
 
 TWINS = 9
 
-# One of RUN_KINDS in runs.py: one run of one arm.
-Runner = Callable[..., ArmRun]
-
 
 @dataclass(frozen=True)
 class Twins:
@@ -70,7 +67,7 @@ class Yardstick:
 
     def __init__(
         self,
-        run: Runner,
+        run: Callable[..., ArmRun],
         reference: Subject,
         call: Call,
         directions: Directions,

@@ -96,18 +96,8 @@ def curves(run: Trajectory) -> Iterator[tuple[str, str, dict[int, float]]]:
             yield PARITY, f"{LOGARITHMS[quantity]}/{tensor}", logarithms(values)
 
 
-def drift_shares(run: Trajectory) -> dict[str, dict[int, float]]:
-    """Per tensor and step: the drift over what is allowed."""
-    return _with_peaks(run, "share")
-
-
-def forced_shares(run: Trajectory) -> dict[str, dict[int, float]]:
-    """Per tensor and step: error over allowed of the gradient at the reference's state."""
-    return _with_peaks(run, "forced")
-
-
-def _with_peaks(run: Trajectory, quantity: str) -> dict[str, dict[int, float]]:
-    """The curves of a quantity, each with its peak, which may be none of its points."""
+def with_peaks(run: Trajectory, quantity: str) -> dict[str, dict[int, float]]:
+    """Per tensor and step: the curves of a quantity, each with its peak, perhaps no point of it."""
     found = {}
     for tensor in tensors(run, quantity):
         curve = run.curves[f"{quantity}/{tensor}"]
@@ -120,7 +110,7 @@ def drift_share(run: Trajectory) -> Share | None:
     """The largest drift over what is allowed; None where nothing was measured."""
     found = [
         Share(value, tensor, step)
-        for tensor, by_step in drift_shares(run).items()
+        for tensor, by_step in with_peaks(run, "share").items()
         for step, value in by_step.items()
     ]
     return max(found, key=lambda s: math.inf if math.isnan(s.value) else s.value, default=None)
@@ -156,9 +146,8 @@ def layout(report: TrainingReport) -> ChartLayout:
     if drifting:
         overlays["log10 of every drift"] = _all("log10_error", drifting)
     if forced:
-        overlays["log10 of error over allowed at the reference's state (above 0: wrong)"] = _all(
-            "log10_forced", forced
-        )
+        title = "log10 of error over allowed at the reference's state (above 0: wrong)"
+        overlays[title] = _all("log10_forced", forced)
     found = {OVERLAYS: overlays, LOG_ENVELOPE: log_margins, ENVELOPE: margins}
     return {title: shown for title, shown in found.items() if shown}
 

@@ -11,10 +11,9 @@ import torch
 from torch import nn
 
 from manualbp.parity.arms.batches import Batches
-from manualbp.parity.arms.borrowed import borrowed
 from manualbp.parity.arms.calls import Loss
 from manualbp.parity.arms.optimizers import OptimizerPair, described
-from manualbp.parity.arms.parameters import check_apart, check_parameters
+from manualbp.parity.arms.parameters import borrowed, check_apart, check_parameters
 from manualbp.parity.arms.subject import Subject, subject
 from manualbp.parity.bits import rms, to_double
 

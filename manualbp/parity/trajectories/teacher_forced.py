@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 
-from manualbp.parity.arms.borrowed import borrowed
 from manualbp.parity.arms.calls import Call, Directions
 from manualbp.parity.arms.forward import LOSS, Tensors
+from manualbp.parity.arms.parameters import borrowed
 from manualbp.parity.arms.runs import backward
 from manualbp.parity.arms.trainee import Trainee
 from manualbp.parity.bits import both_identical
@@ -61,10 +61,7 @@ class TeacherForced:
             precise: whether a "differs" has to be certain.
         """
         if ours.keys() == theirs.keys() and all(both_identical(ours[n], theirs[n]) for n in ours):
-            return tuple(
-                without_numbers(name, "", tuple(t.shape), t.dtype)
-                for name, t in theirs.items() if t is not None
-            )  # fmt: skip
+            return tuple(without_numbers(n, "", t) for n, t in theirs.items() if t is not None)
         after = self._reference.state()  # buffers have moved; parameters not yet
         self._reference.load(state, optimizer=False)
         try:

@@ -89,9 +89,8 @@ def _wrong_spans(s: Suspect) -> list[tuple[int, int]]:
     if None in verdicts or not {"wrong", "right"} <= set(verdicts):
         return []
     wrong = spans([i for i, verdict in enumerate(verdicts) if verdict == "wrong"])
-    edges = [(groups[a][0], groups[a][1], groups[b - 1][0], groups[b - 1][1]) for a, b in wrong]
-    found = [(_start(s, a, b), _stop(s, c, d)) for a, b, c, d in edges[:4]]
-    found += [(a, d) for a, _, _, d in edges[4:]]
+    found = [(groups[a][0], groups[b - 1][1]) for a, b in wrong]
+    found[:4] = [(_start(s, *groups[a]), _stop(s, *groups[b - 1])) for a, b in wrong[:4]]
     parts = [contribution(s, *span) for span in found]
     apart = sum((part.c - part.o for part in parts if part is not None), s.o)
     return found if s.is_(apart) else []
