@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 from torch.utils import _pytree as pytree
 
 from manualbp.parity.arms.calls import Call, seed_all
 from manualbp.parity.arms.forward import LOSS, Tensors
-from manualbp.parity.arms.optimizers import MakeOptimizer
 from manualbp.parity.arms.rounding import Nudge
 from manualbp.parity.arms.subject import Subject
+
+MakeOptimizer = Callable[[Iterable[Any]], Optimizer]
 
 
 class Trainee:

@@ -13,9 +13,8 @@ from torch import Tensor
 from manualbp.parity.arms.forward import LOSS
 from manualbp.parity.bits import to_double
 from manualbp.parity.diagnosis.blame import blame
-from manualbp.parity.diagnosis.evidence import Evidence, Pattern, Suspect
+from manualbp.parity.diagnosis.evidence import Evidence, Pattern, Suspect, title
 from manualbp.parity.diagnosis.kinds import RECOGNIZERS
-from manualbp.parity.diagnosis.wording import title
 from manualbp.parity.record import Finding, TensorReport
 
 FORWARD_FIRST = "make the forward agree first; then compare again"

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from manualbp.parity.arms.forward import Tensors
 from manualbp.parity.bits import rms, to_double
-from manualbp.parity.diagnosis.wording import title
 from manualbp.parity.record import TensorReport
 
 # Looser than the verdict's own floors: a guess has to tell kinds of wrong apart, not right from
@@ -170,3 +169,10 @@ def cosine(c: Tensor, o: Tensor) -> float:
     """<c, o> / |c| |o|; NaN where one of them is zero."""
     k, size = factor_of(c, o), rms(c)
     return k * rms(o) / size if size else float("nan")
+
+
+def title(layer: str | None) -> str:
+    """A layer's name in a sentence: ``fc1``, ``layer 0``, ``the module`` itself."""
+    if not layer:
+        return "the module"
+    return f"layer {layer}" if layer.isdigit() else layer

@@ -54,7 +54,9 @@ class Comparison:
         self.candidate, self.reference = candidate, reference
         self.candidate_call = replace(call, loss=candidate_loss or call.loss)
         self.twins = twins or Twins.of(reference)
-        self.directions = Directions(call.seed, _by_name(cotangent, call))
+        root = "output" if call.loss is None else LOSS
+        given = named(cotangent, lambda path: root + pytree.keystr(path))
+        self.directions = Directions(call.seed, given)
         self.theirs = self._run_reference()
         self.ours, problems = self._run_candidate()
         self.yardstick = Yardstick(RUN_KINDS[kind], reference, call, self.directions, self.twins)
@@ -182,11 +184,3 @@ class Comparison:
 def raised(error: Exception) -> str:
     """What the candidate raised, on one line."""
     return f"the candidate raised {type(error).__name__}: {' '.join(str(error).split())}"
-
-
-def _by_name(cotangent: Any, call: Call) -> dict[str, Tensor]:
-    """A given cotangent by the names of the outputs, or of the loss."""
-    if cotangent is None:
-        return {}
-    root = "output" if call.loss is None else LOSS
-    return named(cotangent, lambda path: root + pytree.keystr(path))

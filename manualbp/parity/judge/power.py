@@ -40,6 +40,7 @@ def measure_power(comparison: Comparison) -> PowerReport:
     ours = {n: g for n, g in comparison.ours.tensors.items() if n.endswith(".grad")}
     present = {n: to_double(g) for n, g in ours.items() if g is not None and g.isfinite().all()}
     generator = torch.Generator().manual_seed(0)
+    # Its gradients for the inputs of another row, without a row, and for other inputs.
     reruns = {
         "stale": _for_inputs(comparison, _of_another_row),
         "dropped": _without_a_row(comparison),

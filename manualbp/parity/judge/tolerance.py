@@ -113,6 +113,8 @@ def _compare_numbers(
         e = torch.maximum(r_error, noise.cpu().masked_fill(alike, 0.0))
     allowed = FACTOR * rms(e) + RMS_FLOOR * info.eps * rms(s)
     limit = FACTOR * e + info.eps * (ELEMENT_FLOOR * s + TENSOR_FLOOR * rms(s))
+    apart, size = (c - r).abs(), torch.maximum(c.abs(), r.abs())
+    relative = torch.where(size > 0, apart / size, 0.0)
     count = 0 if same_bits else int((c_error > limit).sum())
     worst = _worst(c, o, limit) if count else None
     reason = ""
@@ -122,7 +124,7 @@ def _compare_numbers(
         reason = _reason(c_error, e, s, allowed, count, worst)
     return TensorReport(
         name=name, shape=tuple(reference.shape), dtype=reference.dtype,
-        max_abs=largest((c - r).abs()), max_rel=_max_relative(c, r), ulp=ulp,
+        max_abs=largest(apart), max_rel=largest(relative), ulp=ulp,
         candidate_error=rms(c_error), reference_error=rms(r_error), allowed=allowed,
         bit_identical=same_bits, agrees=not reason, reason=reason, differing=count, worst=worst,
     )  # fmt: skip
@@ -197,8 +199,3 @@ def _not_finite(tensors: dict[str, Tensor], alike: Tensor) -> str:
     counts = {arm: int((~(torch.isfinite(t) | alike)).sum()) for arm, t in tensors.items()}
     found = [f"{count} in the {arm}" for arm, count in counts.items() if count]
     return f"NaN or infinity: {', '.join(found)}" if found else ""
-
-
-def _max_relative(c: Tensor, r: Tensor) -> float:
-    size = torch.maximum(c.abs(), r.abs())
-    return largest(torch.where(size > 0, (c - r).abs() / size, 0.0))

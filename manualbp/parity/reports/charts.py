@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from manualbp.parity.record import AGREE
@@ -141,13 +141,13 @@ def layout(report: TrainingReport) -> ChartLayout:
         margins[f"drift of {t}"] = ["Margin", [f"{quantity}/{t}" for quantity in logs]]
         log_margins[f"log10 of drift of {t}"] = ["Margin", [f"{tag}/{t}" for tag in logs.values()]]
     overlays: dict[str, list[object]] = {
-        f"{tag}, candidate and reference": ["Multiline", [_exactly(tag)]] for tag in losses
+        f"{tag}, candidate and reference": _multiline([tag]) for tag in losses
     }
     if drifting:
-        overlays["log10 of every drift"] = _all("log10_error", drifting)
+        overlays["log10 of every drift"] = _multiline(f"log10_error/{t}" for t in drifting)
     if forced:
         title = "log10 of error over allowed at the reference's state (above 0: wrong)"
-        overlays[title] = _all("log10_forced", forced)
+        overlays[title] = _multiline(f"log10_forced/{t}" for t in forced)
     found = {OVERLAYS: overlays, LOG_ENVELOPE: log_margins, ENVELOPE: margins}
     return {title: shown for title, shown in found.items() if shown}
 
@@ -173,9 +173,5 @@ def scalars(arm: ArmStep) -> dict[str, float]:
     return found | {GRADIENT_NORM.format(k): norm for k, norm in arm.gradient_norms.items()}
 
 
-def _all(quantity: str, names: dict[str, None]) -> list[object]:
-    return ["Multiline", [_exactly(f"{quantity}/{name}") for name in names]]
-
-
-def _exactly(tag: str) -> str:
-    return f"^{re.escape(tag)}$"
+def _multiline(tags: Iterable[str]) -> list[object]:
+    return ["Multiline", [f"^{re.escape(tag)}$" for tag in tags]]

@@ -1,4 +1,4 @@
-"""Both arms get and hold the same parameters, by names that may differ."""
+"""Both arms get and hold the same parameters, by names that may differ, and come back unchanged."""
 
 from __future__ import annotations
 

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from manualbp.parity.bits import rms
 from manualbp.parity.diagnosis.evidence import Pattern, Suspect, explains, factor_of
-from manualbp.parity.diagnosis.wording import listed, noun_of, spans, tile
 
 
 def swapped(s: Suspect) -> Pattern | None:
@@ -103,6 +102,44 @@ def lines(s: Suspect) -> Pattern | None:
     )
     step = f"check the bounds of the loop or tile that computes {where} of {s.name}"
     return Pattern(kind, words, step, tuple(some.words for some in found))
+
+
+def spans(indices: list[int]) -> list[tuple[int, int]]:
+    """Sorted indices as the longest spans [start, stop) without a gap."""
+    found: list[tuple[int, int]] = []
+    for i in indices:
+        if found and found[-1][1] == i:
+            found[-1] = found[-1][0], i + 1
+        else:
+            found.append((i, i + 1))
+    return found
+
+
+def listed(noun: str, found: list[tuple[int, int]], count: int) -> str:
+    """Spans in words: ``rows 1 and 4 to 6 of 8``."""
+    shown = [str(a) if b - a == 1 else f"{a} to {b - 1}" for a, b in found[:4]]
+    if len(found) > 4:
+        shown.append(f"{len(found) - 4} more")
+    many = "s" if sum(b - a for a, b in found) > 1 else ""
+    joined = shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}"
+    return f"{noun}{many} {joined} of {count}"
+
+
+def tile(found: list[tuple[int, int]], count: int) -> str:
+    """``: the last tile`` where a single span of neighbours is at an edge or an aligned block."""
+    (start, stop), *more = found
+    if more or stop - start < 2:
+        return ""
+    if stop == count:
+        return ": the last tile"
+    if not start:
+        return ": the first tile"
+    return ": one tile" if stop - start >= 4 and start % (stop - start) == 0 else ""
+
+
+def noun_of(dims: int, dim: int) -> str:
+    """What one index along a dimension is called."""
+    return "element" if dims == 1 else ("row", "column")[dim] if dims == 2 else f"dim-{dim} index"
 
 
 def _order(c: Tensor, o: Tensor, dim: int) -> Tensor:
