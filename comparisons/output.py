@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from manualbp.parity import files
 from manualbp.parity.cli import options
 from manualbp.parity.cli.options import UsageError, one_line
-from manualbp.parity.reports.markdown import markdown_table
+from manualbp.parity.reports.page import markdown_table
 from manualbp.parity.reports.tensorboard import RunLog
 
 EXTRA = ("rich", "sklearn", "tensorboard", "matplotlib")  # packages of the extra "comparisons"

@@ -1,7 +1,7 @@
 """Do two implementations of the same module agree? For any pair of modules.
 
 ``compare_gradients`` runs both once, forward and backward, and judges every tensor by the rule of
-judge/tolerance.py. ``compare_training`` trains both, each by itself and at the same state. Nothing
+judge/limits.py. ``compare_training`` trains both, each by itself and at the same state. Nothing
 here knows the hand-written MLP. The rooms; each may import the ones above it:
 
     bits.py files.py versions.py        tensors by their bits, files written whole, versions

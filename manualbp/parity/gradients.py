@@ -6,31 +6,39 @@ r"""One forward and one backward on two arms, held together tensor by tensor.
 
 Checked before any number: the output has the reference's nesting, nothing was raised or written
 over, every gradient is there where the reference has one and nowhere else, shapes and dtypes are
-equal. Then comes the rule of tolerance.py, for several random cotangents.
+equal. Then comes the rule of limits.py, for several random cotangents.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping, Sequence
+from itertools import product
 from typing import Any
 
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from manualbp.parity.arms.borrowed import borrowed
 from manualbp.parity.arms.calls import Call, Loss
-from manualbp.parity.arms.parameters import check_parameters
+from manualbp.parity.arms.parameters import borrowed, check_parameters
 from manualbp.parity.arms.runs import RUN_KINDS
 from manualbp.parity.arms.subject import move, subject
 from manualbp.parity.diagnosis.diagnose import diagnose
 from manualbp.parity.diagnosis.gather import gather
 from manualbp.parity.judge.comparison import Comparison
-from manualbp.parity.judge.power import measure_power
+from manualbp.parity.judge.power import measure_power, pooled
 from manualbp.parity.judge.situations import judge_situations
 from manualbp.parity.judge.yardstick import Twins
-from manualbp.parity.record import DIFFER, Check, Finding, GradientReport, Situation
+from manualbp.parity.record import (
+    DIFFER,
+    NOT_JUDGED,
+    Check,
+    Finding,
+    GradientReport,
+    PowerReport,
+    Situation,
+)
 from manualbp.parity.reports.page import explain
 from manualbp.parity.repro import save_repro
 from manualbp.parity.versions import versions
@@ -109,21 +117,30 @@ def compare_gradients(
         for module in modules:
             move(module, dtype, device)
         twins = Twins.of(theirs)
-        comparisons = [
-            Comparison(
+        checks: list[Check] = []
+        findings: tuple[Finding, ...] = ()
+        others: tuple[Situation, ...] = ()
+        measured: PowerReport | None = None
+        setup: dict[str, str] = {}
+        for seed, kind in product(seeds, kinds):  # one at a time: each holds many copies
+            comparison = Comparison(
                 kind, ours, theirs, Call.of(inputs, loss, target, seed).to(dtype, device),
                 candidate_loss=candidate_loss, cotangent=cotangent, exact=exact, twins=twins,
-            )
-            for seed in seeds for kind in kinds
-        ]  # fmt: skip
-        checks = tuple(Check(c.kind, c.call.seed, c.with_oracle(oracle or {})) for c in comparisons)
-        ran = bool(comparisons[0].ours.tensors)  # else there is nothing to plant faults into
-        measured = measure_power(comparisons[0]) if power and ran else None
-        first = comparisons[0]
-        others = judge_situations(first) if situations and first.agrees else ()
-        findings = (*_findings(comparisons), *(_finding(s) for s in others if s.verdict == DIFFER))
+            )  # fmt: skip
+            checks.append(Check(kind, seed, comparison.with_oracle(oracle or {})))
+            if kind != "backward":
+                continue
+            if power and comparison.ours.tensors and (measured is None or measured.missing):
+                again = measure_power(comparison)
+                measured = again if measured is None else pooled(measured, again)
+            if situations and not setup and comparison.agrees:
+                others = judge_situations(comparison)
+            if not comparison.agrees and all(f.kind == NOT_JUDGED for f in findings):
+                findings = diagnose(gather(comparison)) or findings
+            setup = setup or _setup(comparison, kinds, seeds)
+    findings += tuple(_finding(s) for s in others if s.verdict == DIFFER)
     return GradientReport(
-        ours.name, theirs.name, checks, measured, findings, _setup(comparisons, exact),
+        ours.name, theirs.name, tuple(checks), measured, findings, setup,
         None if repro is None else os.fspath(repro), others,
     )  # fmt: skip
 
@@ -150,14 +167,6 @@ def _known(also: Collection[str]) -> tuple[str, ...]:
     return tuple(name for name in RUN_KINDS if name in names and name != "backward")
 
 
-def _findings(comparisons: Sequence[Comparison]) -> tuple[Finding, ...]:
-    """What is wrong in the first backward check that differs."""
-    for comparison in comparisons:
-        if comparison.kind == "backward" and not comparison.agrees:
-            return diagnose(gather(comparison))
-    return ()
-
-
 def _finding(situation: Situation) -> Finding:
     return Finding(
         situation.tensor or situation.name, situation.name, situation.words, None,
@@ -165,16 +174,16 @@ def _finding(situation: Situation) -> Finding:
     )  # fmt: skip
 
 
-def _setup(comparisons: Sequence[Comparison], exact: bool) -> dict[str, str]:
+def _setup(first: Comparison, kinds: Sequence[str], seeds: Sequence[int]) -> dict[str, str]:
     """What was run, in words."""
-    first = comparisons[0]
     inputs = {n: f"{tuple(x.shape)} {x.dtype}" for n, x in first.call.leaves.items()}
     return {
         "inputs": ", ".join(f"{n} {shown}" for n, shown in inputs.items()).replace("torch.", ""),
         "loss": "random cotangents of the outputs" if first.call.loss is None
         else getattr(first.call.loss, "__name__", type(first.call.loss).__name__),
-        "checks": ", ".join(dict.fromkeys(c.kind for c in comparisons)),
-        "seeds": ", ".join(dict.fromkeys(str(c.call.seed) for c in comparisons)),
-        "rule": "bit-exact" if exact else "at most 2 x the reference's own error, plus rounding",
+        "checks": ", ".join(kinds),
+        "seeds": ", ".join(map(str, dict.fromkeys(seeds))),
+        "rule": "bit-exact" if first.exact
+        else "at most 2 x the reference's own error, plus rounding",
         **versions(),
     }  # fmt: skip

@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor
 
 AGREE, DIFFER, NO_POWER, NOT_JUDGED = "agree", "DIFFER", "NO POWER", "NOT JUDGED"
 
@@ -60,6 +61,19 @@ class TensorReport:
     def share(self) -> float:
         """The candidate's error over what is allowed: above 1 the tensor as a whole differs."""
         return self.candidate_error / self.allowed if self.allowed > 0 else 0.0
+
+
+def without_numbers(name: str, reason: str, present: Tensor | None = None) -> TensorReport:
+    """A verdict that needs no number; it agrees where there is no reason against it.
+
+    Shape and dtype are those of ``present``, a tensor that is there.
+    """
+    number = math.nan if reason else 0.0
+    shape, dtype = ((), None) if present is None else (tuple(present.shape), present.dtype)
+    return TensorReport(
+        name, shape, dtype, number, number, None if reason else 0, number, number, number,
+        not reason, not reason, reason,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)

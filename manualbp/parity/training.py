@@ -19,14 +19,13 @@ import torch
 from torch import nn
 
 from manualbp.parity.arms.batches import Batches
-from manualbp.parity.arms.borrowed import borrowed
 from manualbp.parity.arms.calls import Loss
-from manualbp.parity.arms.optimizers import MakeOptimizer, OptimizerPair, pairs_of
-from manualbp.parity.record import PowerReport
+from manualbp.parity.arms.parameters import borrowed
+from manualbp.parity.arms.trainee import MakeOptimizer
 from manualbp.parity.training_record import TrainingReport, Trajectory
-from manualbp.parity.trajectories.checkpoint import Checkpoint, Saved, module_hash
+from manualbp.parity.trajectories.checkpoint import Checkpoint, module_hash
 from manualbp.parity.trajectories.one_training import OneTraining
-from manualbp.parity.trajectories.plan import Plan, check_least
+from manualbp.parity.trajectories.plan import OptimizerPair, Plan, check_least, pairs_of
 from manualbp.parity.versions import versions
 
 OnStep = Callable[[Trajectory], None]
@@ -100,7 +99,7 @@ def compare_training(
         hashes["the reference's parameters"] = module_hash(reference)
         file = Checkpoint(checkpoint, setup | hashes, checkpoint_every)
     saved = file.read() if file else None
-    return _train_all(plan, *(saved or Saved(report, None)), file, on_step)
+    return _train_all(plan, *(saved or (report, None)), file, on_step)
 
 
 def _train_all(
@@ -113,7 +112,9 @@ def _train_all(
         if state is None:
             name = str(dtype).removeprefix("torch.")
             record = Trajectory(optimizer, name, seed, plan.steps)
-            record.power = _known_power(report, record)
+            # Another optimizer that begins at the same state shows no more.
+            same = (r for r in report.runs if (r.dtype, r.seed) == (record.dtype, record.seed))
+            record.power = next((r.power for r in same if r.power is not None), None)
             report.runs.append(record)
         else:
             record = report.runs[-1]
@@ -150,9 +151,3 @@ def _train(
             training.measure_power(batches)
     finally:
         training.finish()
-
-
-def _known_power(report: TrainingReport, record: Trajectory) -> PowerReport | None:
-    """Of a training that began at the same state: another optimizer shows no more."""
-    same = (r for r in report.runs if (r.dtype, r.seed) == (record.dtype, record.seed))
-    return next((r.power for r in same if r.power is not None), None)

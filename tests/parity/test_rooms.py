@@ -27,7 +27,7 @@ IMPORTS: dict[str, set[str]] = {
     "trajectories": ARMS_TO_DIAGNOSIS | {"files", "training_record"},
     "reports": DATA | {"files", "versions"},
     "gradients": {"record", "arms", "judge", "diagnosis", "reports", "repro", "versions"},
-    "training": DATA | {"arms", "trajectories", "versions"},
+    "training": {"training_record", "arms", "trajectories", "versions"},
     "__init__": DATA | {"bits", "arms", "judge", "trajectories", "gradients", "training"},
     "cli": DATA | {"arms", "reports", "repro", "gradients", "training"},
     "__main__": {"cli"},

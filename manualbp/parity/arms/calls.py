@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 from manualbp.parity.arms.layouts import copy_as_laid
 
 Loss = Callable[..., Tensor]
+Device = torch.device | str
 L = TypeVar("L", bound=Loss | None)
 
 
@@ -63,9 +64,7 @@ class Call:
         args, kwargs = pytree.tree_unflatten(leaves, spec)
         return replace(self, args=args, kwargs=kwargs)
 
-    def to(
-        self, dtype: torch.dtype | None = None, device: torch.device | str | None = None
-    ) -> Call:
+    def to(self, dtype: torch.dtype | None = None, device: Device | None = None) -> Call:
         """The same with ``moved`` arguments and target; the loss stays as it is."""
         args, kwargs, target = moved((self.args, self.kwargs, self.target), dtype, device)
         return replace(self, args=args, kwargs=kwargs, target=target)
@@ -141,9 +140,7 @@ def named(tree: Any, prefix: Callable[[Any], str]) -> dict[str, Tensor]:
     return {prefix(path): leaf for path, leaf in leaves if isinstance(leaf, Tensor)}
 
 
-def moved(
-    tree: Any, dtype: torch.dtype | None = None, device: torch.device | str | None = None
-) -> Any:
+def moved(tree: Any, dtype: torch.dtype | None = None, device: Device | None = None) -> Any:
     """Nested values with floating-point tensors in that dtype and all tensors on that device."""
 
     def move(leaf: Any) -> Any:

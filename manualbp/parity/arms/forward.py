@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 
 from manualbp.parity.arms.calls import Call, named, refuse_complex, seed_all
 from manualbp.parity.arms.layouts import clone_as_laid, copy_as_laid
-from manualbp.parity.arms.subject import AFTER, COMPILED, Subject
+from manualbp.parity.arms.subject import AFTER, Subject
 from manualbp.parity.bits import bit_identical
 
 Hook = Callable[[Tensor], Tensor]
@@ -102,15 +102,11 @@ def only_rows(rows: Tensor) -> Hook:
 @contextmanager
 def buffers_restored(s: Subject) -> Iterator[Callable[[], Tensors]]:
     """Afterwards the buffers are as before; calling what it yields gives those that changed."""
-    before = {} if s.module is None else {
-        name: (buffer, buffer.clone()) for name, buffer in s.module.named_buffers()
-    }  # fmt: skip
+    before = {name: (buffer, buffer.clone()) for name, buffer in s.buffers.items()}
 
     def changed() -> Tensors:
-        return {
-            f"{name.replace(COMPILED, '')}{AFTER}": buffer.clone()
-            for name, (buffer, old) in before.items() if not bit_identical(buffer, old)
-        }  # fmt: skip
+        return {f"{name}{AFTER}": buffer.clone() for name, (buffer, old) in before.items()
+                if not bit_identical(buffer, old)}  # fmt: skip
 
     try:
         yield changed

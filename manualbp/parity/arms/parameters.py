@@ -1,13 +1,14 @@
-"""Both arms hold the same numbers, and no memory in common."""
+"""Both arms hold the same numbers, no memory in common, and come back unchanged."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
-from manualbp.parity.arms.subject import COMPILED, Subject, subject
+from manualbp.parity.arms.subject import Subject, subject
 from manualbp.parity.bits import bit_identical
 
 
@@ -28,12 +29,11 @@ def load_parameters(
                 f"expected {name} {tuple(parameter.shape)} in the reference, got {got}; "
                 "map the candidate's name to it with parameters={candidate's: reference's}"
             )
-    buffers = dict(reference.named_buffers())
     with torch.no_grad():
         for name, parameter in ours.parameters.items():
             parameter.copy_(theirs.parameters[name])
-        for name, buffer in candidate.named_buffers():
-            source = buffers.get(name.replace(COMPILED, ""))
+        for name, buffer in ours.buffers.items():
+            source = theirs.buffers.get(name)
             if source is not None and source.shape == buffer.shape:
                 buffer.copy_(source)
 
@@ -74,3 +74,40 @@ def check_apart(candidate: Mapping[str, Tensor], reference: Mapping[str, Tensor]
                 f"expected each arm to have its own parameters, got {name} in both, so that both "
                 f"train the same {name}; give one arm copy.deepcopy(module)"
             )
+
+
+@contextmanager
+def borrowed(*modules: nn.Module | None) -> Iterator[None]:
+    """Whatever is done to the modules inside, afterwards they are as before, by the bit.
+
+    Parameters and buffers (also their dtype and device), ``.grad``, ``requires_grad``, the
+    train/eval mode of every child, and the global random state.
+    """
+    present = [module for module in modules if module is not None]
+    parameters = [
+        (p, p.data, p.data.clone(), p.grad, p.requires_grad)
+        for module in present for p in module.parameters()
+    ]  # fmt: skip
+    buffers = [
+        (child, name, buffer, buffer.clone())
+        for module in present for child in module.modules()
+        for name, buffer in child.named_buffers(recurse=False)
+    ]  # fmt: skip
+    modes = [(child, child.training) for module in present for child in module.modules()]
+    devices = {p.device for p, *_ in parameters if p.device.type == "cuda"}
+    for parameter, *_ in parameters:
+        parameter.grad = None
+    try:
+        with torch.random.fork_rng(devices=list(devices)):
+            yield
+    finally:
+        with torch.no_grad():
+            for p, data, before, grad, requires_grad in parameters:
+                p.grad = None  # of another dtype or device, it would refuse the old data
+                p.data = data.copy_(before)
+                p.grad = grad
+                p.requires_grad_(requires_grad)
+            for child, name, buffer, before in buffers:
+                setattr(child, name, buffer.copy_(before))
+        for child, training in modes:
+            child.training = training

@@ -94,11 +94,10 @@ def vmap(s: Subject, call: Call, directions: Directions, hook: Hook | None = Non
     Raises:
         ValueError: no input is floating point: there is nothing to stack.
     """
-    primals = {n: x.detach() for n, x in _differentiable(s, call.leaves).items()}
-    inputs = {n: x for n, x in primals.items() if n in call.leaves}
+    rest = {n: x.detach() for n, x in _differentiable(s, call.leaves).items()}
+    inputs = {n: rest.pop(n) for n in call.leaves if n in rest}
     if not inputs:
         raise ValueError("expected a floating-point input for vmap, got none; leave vmap out")
-    rest = {n: x for n, x in primals.items() if n not in inputs}
     stacks = {n: torch.stack([x * size for size in VMAP_SIZES]) for n, x in inputs.items()}
 
     def one(values: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -114,17 +113,13 @@ def vmap(s: Subject, call: Call, directions: Directions, hook: Hook | None = Non
 
 
 RUN_KINDS: dict[str, Callable[..., ArmRun]] = {
-    "backward": backward,
-    "second_order": second_order,
-    "forward_mode": forward_mode,
-    "vmap": vmap,
+    run.__name__: run for run in (backward, second_order, forward_mode, vmap)
 }
 
 
 def cotangents_of(roots: Mapping[str, Tensor], directions: Directions) -> dict[str, Tensor]:
     """A cotangent for each floating-point root, by its name."""
-    floating = {name: root for name, root in roots.items() if root.is_floating_point()}
-    return {name: directions.of(name, root.detach()) for name, root in floating.items()}
+    return {n: directions.of(n, r.detach()) for n, r in roots.items() if r.is_floating_point()}
 
 
 def gradients_of(

@@ -31,10 +31,10 @@ class Subject:
     own: dict[str, str] = field(default_factory=dict)
 
     @property
-    def buffers(self) -> set[str]:
-        """The names under which its buffers are compared."""
-        named = [] if self.module is None else self.module.named_buffers()
-        return {f"{name.replace(COMPILED, '')}{AFTER}" for name, _ in named}
+    def buffers(self) -> dict[str, Tensor]:
+        """The module's buffers as they stand."""
+        named = () if self.module is None else self.module.named_buffers()
+        return {name.replace(COMPILED, ""): buffer for name, buffer in named}
 
     def copy(self, dtype: torch.dtype | None = None) -> Subject:
         """The same with parameters and buffers of its own, in ``dtype`` if one is given.

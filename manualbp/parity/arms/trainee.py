@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 from torch.utils import _pytree as pytree
 
 from manualbp.parity.arms.calls import Call, seed_all
 from manualbp.parity.arms.forward import LOSS, Tensors, on_gradient
 from manualbp.parity.arms.layouts import copy_as_laid
-from manualbp.parity.arms.optimizers import MakeOptimizer
 from manualbp.parity.arms.rounding import Nudge
-from manualbp.parity.arms.subject import COMPILED, Subject
+from manualbp.parity.arms.subject import Subject
+
+MakeOptimizer = Callable[[Iterable[Any]], Optimizer]
 
 
 class Trainee:
@@ -55,11 +57,6 @@ class Trainee:
                 child.register_forward_hook(lambda _module, _args, output: twin._off(output))
         return twin
 
-    @property
-    def buffers(self) -> dict[str, Tensor]:
-        """The module's buffers as they stand."""
-        return {name.replace(COMPILED, ""): b for name, b in self.module.named_buffers()}
-
     def gradients(self, call: Call, nudge: Nudge | None = None) -> Tensors:
         """``loss`` and every ``T.grad`` of one forward and backward; parameters stay as they are.
 
@@ -88,7 +85,8 @@ class Trainee:
         """The optimizer's step; then parameters, floating-point buffers and optimizer state."""
         self.optimizer.step()
         found: Tensors = {name: p.detach() for name, p in self.parameters.items()}
-        found |= {n: b.detach() for n, b in self.buffers.items() if b.is_floating_point()}
+        buffers = self.subject.buffers
+        found |= {n: b.detach() for n, b in buffers.items() if b.is_floating_point()}
         for name, parameter in self.trained.items():
             for key, value in self.optimizer.state.get(parameter, {}).items():
                 if isinstance(value, Tensor) and value.is_floating_point():
@@ -100,7 +98,7 @@ class Trainee:
         states = self.optimizer.state
         return {
             "parameters": {n: p.detach().clone() for n, p in self.parameters.items()},
-            "buffers": {n: b.detach().clone() for n, b in self.buffers.items()},
+            "buffers": {n: b.detach().clone() for n, b in self.subject.buffers.items()},
             "optimizer": {
                 n: {k: _copy(v) for k, v in states[p].items()}
                 for n, p in self.trained.items() if p in states
@@ -117,8 +115,8 @@ class Trainee:
             for name, parameter in self.parameters.items():
                 if name in state["parameters"]:
                     parameter.copy_(state["parameters"][name])
-            for name, buffer in self.module.named_buffers():
-                values = state["buffers"].get(name.replace(COMPILED, ""))
+            for name, buffer in self.subject.buffers.items():
+                values = state["buffers"].get(name)
                 if values is not None and values.shape == buffer.shape:
                     buffer.copy_(values)
         if not optimizer:
@@ -150,16 +148,17 @@ class Trainee:
 
     def _off(self, output: Any) -> Any:
         """An output as another implementation may round it; its gradient will be rounded too."""
-        return output if self._nudge is None else pytree.tree_map(self._off_one, output)
-
-    def _off_one(self, value: Any) -> Any:
         nudge = self._nudge
-        if nudge is None or not isinstance(value, Tensor) or not value.is_floating_point():
-            return value
-        exact = value.detach()
-        moved = value + (nudge(exact) - exact)
-        on_gradient(moved, nudge)
-        return moved
+
+        def off(value: Any) -> Any:
+            if nudge is None or not isinstance(value, Tensor) or not value.is_floating_point():
+                return value
+            exact = value.detach()
+            moved = value + (nudge(exact) - exact)
+            on_gradient(moved, nudge)
+            return moved
+
+        return pytree.tree_map(off, output)
 
 
 def _copy(value: Any) -> Any:

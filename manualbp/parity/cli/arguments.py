@@ -85,7 +85,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--exact", action="store_true", help="ask for the reference's bits")
     gradients = parser.add_argument_group("gradients")
     gradients.add_argument("--target", metavar="SPEC", help="what the loss compares outputs with")
-    gradients.add_argument("--also", type=options.list_of(_derivative), metavar="KIND,...",
+    derivative = options.one_of([kind for kind in RUN_KINDS if kind != "backward"], "a derivative")
+    gradients.add_argument("--also", type=options.list_of(derivative), metavar="KIND,...",
                            help="second_order, forward_mode, vmap")  # fmt: skip
     gradients.add_argument("--no-power", action="store_true",
                            help="agree although a fault might not show")  # fmt: skip
@@ -94,12 +95,8 @@ def _parser() -> argparse.ArgumentParser:
     gradients.add_argument("--repro", type=options.new_file("--repro"), metavar="FILE",
                            help="the comparison in a file, which replay runs again")  # fmt: skip
     training = parser.add_argument_group("training")
-    training.add_argument(
-        "--steps",
-        type=options.positive_int,
-        metavar="N",
-        help=f"of each training (default: {STEPS})",
-    )
+    training.add_argument("--steps", type=options.positive_int, metavar="N",
+                          help=f"of each training (default: {STEPS})")  # fmt: skip
     training.add_argument("--optimizers", type=options.list_of(str), metavar="NAME,...",
                           help="sgd, momentum, adam, adamw "
                           f"(default: {','.join(OPTIMIZERS)})")  # fmt: skip
@@ -142,10 +139,6 @@ def _pairs(text: str) -> dict[str, str]:
             )
         found[ours] = theirs
     return found
-
-
-def _derivative(text: str) -> str:
-    return options.one_of([kind for kind in RUN_KINDS if kind != "backward"], "a derivative")(text)
 
 
 def _check_kind(args: argparse.Namespace) -> None:

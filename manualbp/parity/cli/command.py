@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import math
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -18,12 +19,12 @@ from manualbp.parity.cli import options
 from manualbp.parity.cli.arguments import LOSSES, OPTIMIZERS, STEPS, parse
 from manualbp.parity.cli.options import UsageError
 from manualbp.parity.cli.progress import TrainingProgress
-from manualbp.parity.cli.replay import replay
 from manualbp.parity.cli.specs import explain, importable_here, is_refusal, load_arm, load_value
 from manualbp.parity.gradients import compare_gradients
+from manualbp.parity.record import GradientReport
 from manualbp.parity.reports import tensorboard, write
 from manualbp.parity.reports.terminal import print_report
-from manualbp.parity.repro import save_repro
+from manualbp.parity.repro import read_repro, save_repro
 from manualbp.parity.training import compare_training
 from manualbp.parity.training_record import Report, TrainingReport, Trajectory
 
@@ -70,6 +71,16 @@ def compare(args: argparse.Namespace) -> Report:
     return _gradients(args, candidate, reference, seed)
 
 
+def replay(path: str | os.PathLike[str]) -> GradientReport:
+    """Compare once more what a repro file holds; on the same machine with the same numbers.
+
+    Raises:
+        ValueError: the file is no repro file, or what it needs cannot be imported.
+        OSError: the file is not there or cannot be read.
+    """
+    return compare_gradients(**read_repro(path, load_arm))
+
+
 def show(report: Report, args: argparse.Namespace) -> None:
     """Write every file that was asked for, and print the report in any case.
 
@@ -99,12 +110,13 @@ def show(report: Report, args: argparse.Namespace) -> None:
 def _gradients(args: argparse.Namespace, candidate: Any, reference: Any, seed: int) -> Report:
     """One forward and backward for each seed; the repro file is written before."""
     inputs = load_value(args.inputs, seed, by_seed=True)
-    settings = _given(
+    settings: dict[str, Any] = dict(
         loss=_loss(args.loss, seed), parameters=args.parameters, seeds=args.seeds,
         target=load_value(args.target, seed) if args.target else None, also=args.also,
         exact=args.exact, power=not args.no_power, situations=not args.no_situations,
         dtype=args.dtype, device=args.device,
     )  # fmt: skip
+    settings = {name: value for name, value in settings.items() if value is not None}
     if args.repro:
         specs = args.candidate, args.reference
         save_repro(args.repro, candidate, reference, inputs, settings, specs)
@@ -159,8 +171,3 @@ def _loss(spec: str | None, seed: int) -> Any:
     if ":" not in spec:
         raise UsageError(options.nearest(spec, [*LOSSES, "package.module:name"], "a loss"))
     return load_arm(spec, seed)
-
-
-def _given(**settings: Any) -> dict[str, Any]:
-    """The settings that were given; for the others the comparison has defaults."""
-    return {name: value for name, value in settings.items() if value is not None}

@@ -104,9 +104,7 @@ def seed(text: str) -> int:
 
 def dtype(text: str) -> torch.dtype:
     """An argparse type: a floating-point dtype by its torch name."""
-    if text not in DTYPES:
-        raise argparse.ArgumentTypeError(nearest(text, DTYPES, "a dtype"))
-    return DTYPES[text]
+    return DTYPES[one_of(DTYPES, "a dtype")(text)]
 
 
 def device(text: str) -> torch.device:

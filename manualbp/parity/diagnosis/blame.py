@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from manualbp.parity.arms.forward import LOSS
-from manualbp.parity.diagnosis.evidence import Evidence, Pattern
-from manualbp.parity.diagnosis.wording import title
+from manualbp.parity.diagnosis.evidence import Evidence, Pattern, title
 
 # Kinds that say too little to tell whether two wrongs are the same one.
 VAGUE = ("unknown", "rounding")

@@ -13,10 +13,9 @@ from torch import Tensor
 from manualbp.parity.arms.forward import LOSS
 from manualbp.parity.bits import to_double
 from manualbp.parity.diagnosis.blame import blame
-from manualbp.parity.diagnosis.evidence import Evidence, Pattern, Suspect
+from manualbp.parity.diagnosis.evidence import Evidence, Pattern, Suspect, title
 from manualbp.parity.diagnosis.kinds import RECOGNIZERS
-from manualbp.parity.diagnosis.wording import title
-from manualbp.parity.record import DIFFER, Finding, TensorReport
+from manualbp.parity.record import DIFFER, NOT_JUDGED, Finding, TensorReport
 
 FORWARD_FIRST = "make the forward agree first; then compare again"
 # How a verdict without numbers begins, the kind of wrong that is, and what to do.
@@ -62,7 +61,7 @@ def recognize(report: TensorReport, evidence: Evidence) -> Pattern:
 
 def _not_judged(report: TensorReport) -> Finding:
     step = NOT_FINITE if "NaN or infinite" in report.reason else NO_JUDGE
-    return Finding(report.name, "not judged", report.reason, None, step)
+    return Finding(report.name, NOT_JUDGED, report.reason, None, step)
 
 
 def _after_forward(name: str, pattern: Pattern, forward: bool) -> Finding:

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from manualbp.parity.arms.forward import Tensors
 from manualbp.parity.bits import rms, to_double
-from manualbp.parity.diagnosis.wording import title
 from manualbp.parity.record import TensorReport
 
 # Looser than the verdict's own floors: a guess has to tell kinds of wrong apart, not right from
@@ -65,16 +64,22 @@ class Evidence:
 
     def of_rows(self, start: int, stop: int) -> Rerun | None:
         """``probe`` of rows [start, stop), run once; None where it cannot be run."""
-        if (start, stop) not in self._reruns:
-            n = torch.arange(self.rows or 0)
-            self._reruns[start, stop] = _tried(self.probe, (n >= start) & (n < stop))
-        return self._reruns[start, stop]
+        n = torch.arange(self.rows or 0)
+        return self._run_once((start, stop), self.probe, (n >= start) & (n < stop))
 
     def of_first(self, n: int) -> Rerun | None:
         """``prefix`` of n rows, run once; None where it cannot be run."""
-        if (n,) not in self._reruns:
-            self._reruns[n,] = _tried(self.prefix, n)
-        return self._reruns[n,]
+        return self._run_once((n,), self.prefix, n)
+
+    def _run_once(
+        self, key: tuple[int, ...], run: Callable[..., Rerun] | None, argument: Tensor | int
+    ) -> Rerun | None:
+        if key not in self._reruns:
+            try:
+                self._reruns[key] = None if run is None else run(argument)
+            except Exception:  # a candidate that cannot be run this way leaves the question open
+                self._reruns[key] = None
+        return self._reruns[key]
 
 
 @dataclass(frozen=True)
@@ -166,9 +171,8 @@ def cosine(c: Tensor, o: Tensor) -> float:
     return k * rms(o) / size if size else float("nan")
 
 
-def _tried(run: Callable[..., Rerun] | None, argument: Tensor | int) -> Rerun | None:
-    """A candidate that cannot be run this way leaves the question open."""
-    try:
-        return None if run is None else run(argument)
-    except Exception:
-        return None
+def title(layer: str | None) -> str:
+    """A layer's name in a sentence: ``fc1``, ``layer 0``, ``the module`` itself."""
+    if not layer:
+        return "the module"
+    return f"layer {layer}" if layer.isdigit() else layer

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -15,10 +15,9 @@ from manualbp.parity.arms.calls import Call, Directions, Loss, WrongShape, named
 from manualbp.parity.arms.forward import LOSS, Hook, Tensors
 from manualbp.parity.arms.runs import RUN_KINDS, ArmRun
 from manualbp.parity.arms.subject import AFTER, Subject
-from manualbp.parity.bits import to_double
-from manualbp.parity.judge.tolerance import without_numbers
+from manualbp.parity.bits import bit_identical, to_double
 from manualbp.parity.judge.yardstick import Twins, Yardstick, judge_tensors
-from manualbp.parity.record import TensorReport
+from manualbp.parity.record import TensorReport, without_numbers
 
 # An independent float64 oracle must meet the float64 run this closely, relative to the sums.
 ORACLE_TOLERANCE = 1e-12
@@ -54,7 +53,9 @@ class Comparison:
         self.candidate, self.reference = candidate, reference
         self.candidate_call = replace(call, loss=candidate_loss or call.loss)
         self.twins = twins or Twins.of(reference)
-        self.directions = Directions(call.seed, _by_name(cotangent, call))
+        root = "output" if call.loss is None else LOSS
+        given = named(cotangent, lambda path: root + pytree.keystr(path))
+        self.directions = Directions(call.seed, given)
         self.theirs = self._run_reference()
         self.ours, problems = self._run_candidate()
         self.yardstick = Yardstick(RUN_KINDS[kind], reference, call, self.directions, self.twins)
@@ -78,9 +79,13 @@ class Comparison:
         value = self.theirs.tensors.get(name)
         return self.yardstick.dtype if value is None else value.dtype
 
-    def judge_one(self, name: str, candidate: Tensor | None) -> TensorReport:
-        """The verdict on another value of one of the candidate's tensors."""
-        return self.yardstick.judge(name, candidate, self.theirs.tensors.get(name), self.exact)
+    def judge_of(self, name: str) -> Callable[[Tensor], bool]:
+        """Whether another value of one of the candidate's tensors differs, quickly for many."""
+        reference = self.theirs.tensors[name]
+        assert reference is not None
+        if self.exact:
+            return lambda value: not bit_identical(value, reference)
+        return self.yardstick.limits(name, reference).differs
 
     def candidate_tensors(self, call: Call, directions: Directions) -> Tensors:
         """The candidate's plain run for another call and other directions."""
@@ -175,7 +180,8 @@ class Comparison:
         if not self.ours.tensors:  # it raised: that is the one report
             return ()
         # A buffer is compared where both arms have one of that name.
-        common = self.candidate.buffers & self.reference.buffers
+        both = self.candidate.buffers.keys() & self.reference.buffers.keys()
+        common = {f"{name}{AFTER}" for name in both}
         ours, theirs = (
             {n: t for n, t in run.tensors.items() if not n.endswith(AFTER) or n in common}
             for run in (self.ours, self.theirs)
@@ -186,11 +192,3 @@ class Comparison:
 def raised(error: Exception) -> str:
     """What the candidate raised, on one line."""
     return f"the candidate raised {type(error).__name__}: {' '.join(str(error).split())}"
-
-
-def _by_name(cotangent: Any, call: Call) -> dict[str, Tensor]:
-    """A given cotangent by the names of the outputs, or of the loss."""
-    if cotangent is None:
-        return {}
-    root = "output" if call.loss is None else LOSS
-    return named(cotangent, lambda path: root + pytree.keystr(path))

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,8 +25,15 @@ from manualbp.parity.arms.layouts import laid_as
 from manualbp.parity.arms.rounding import nudged
 from manualbp.parity.bits import rms, to_double
 from manualbp.parity.judge.comparison import Comparison
-from manualbp.parity.judge.faults import BESIDE_SUMS, FAULTS, ONE_ELEMENT, SMALL, Site
-from manualbp.parity.judge.tolerance import ELEMENT_FLOOR
+from manualbp.parity.judge.faults import (
+    BESIDE_SUMS,
+    FAULTS,
+    ONE_ELEMENT,
+    SMALL,
+    SMALLEST_LINE,
+    Site,
+)
+from manualbp.parity.judge.limits import ELEMENT_FLOOR
 from manualbp.parity.record import Planted, PowerReport
 
 VISIBLE = 0.01
@@ -35,14 +41,7 @@ VISIBLE = 0.01
 # is left of g. In the working dtype rounding may hide a gradient that is not zero.
 CANCELS = 32.0 * torch.finfo(torch.float64).eps
 BISECTIONS = 16
-
-
-class _Reruns(NamedTuple):
-    """The candidate's gradients for the inputs of another row, without a row, for other inputs."""
-
-    stale: Tensors
-    dropped: Tensors
-    elsewhere: Tensors
+Judge = Callable[[Tensor], bool]  # whether a gradient differs
 
 
 def measure_power(comparison: Comparison) -> PowerReport:
@@ -50,11 +49,12 @@ def measure_power(comparison: Comparison) -> PowerReport:
     ours = {n: g for n, g in comparison.ours.tensors.items() if n.endswith(".grad")}
     present = {n: to_double(g) for n, g in ours.items() if g is not None and g.isfinite().all()}
     generator = torch.Generator().manual_seed(0)
-    reruns = _Reruns(
-        _for_inputs(comparison, _of_another_row),
-        _without_a_row(comparison),
-        _for_inputs(comparison, lambda x: nudged(x, 0.5, generator)),
-    )
+    # Its gradients for the inputs of another row, without a row, and for other inputs.
+    reruns = {
+        "stale": _for_inputs(comparison, _of_another_row),
+        "dropped": _without_a_row(comparison),
+        "elsewhere": _for_inputs(comparison, lambda x: nudged(x, 0.5, generator)),
+    }
     planted: list[Planted] = []
     smallest: dict[str, float] = {}
     missing = [] if present else ["no gradient was compared: nothing asks for one"]
@@ -69,37 +69,58 @@ def measure_power(comparison: Comparison) -> PowerReport:
                 "an output it does not reach, or a loss at its minimum; choose other inputs"
             )
             continue
-        tried, reasons = _plant(comparison, site)
+        differs = comparison.judge_of(name)
+        tried, reasons = _plant(comparison, site, differs)
         planted += tried
         missing += reasons
-        smallest[name] = _smallest(comparison, site)
+        smallest[name] = _smallest(comparison, site, differs)
     return PowerReport(tuple(planted), smallest, tuple(missing))
 
 
+def pooled(one: PowerReport, other: PowerReport) -> PowerReport:
+    """What is seen by two checks together: one of them suffices."""
+    seen = {(p.fault, p.tensor) for p in (*one.planted, *other.planted) if p.caught}
+    every = dict.fromkeys((p.fault, p.tensor) for p in (*one.planted, *other.planted))
+    causes = {_cause(reason) for reason in other.missing}
+    return PowerReport(
+        tuple(Planted(*key, caught=key in seen) for key in every),
+        {n: min(d, other.smallest.get(n, d)) for n, d in (other.smallest | one.smallest).items()},
+        tuple(reason for reason in one.missing if _cause(reason) in causes),
+    )
+
+
+def _cause(reason: str) -> str:
+    """What a reason is about, without its numbers."""
+    return reason.partition(":")[0]
+
+
 def _site(
-    comparison: Comparison, name: str, present: Mapping[str, Tensor], reruns: _Reruns
+    comparison: Comparison, name: str, present: Mapping[str, Tensor], reruns: Mapping[str, Tensors]
 ) -> Site:
     """One gradient; its unit is 0 where there is nothing to measure a fault by."""
-    g, sums = present[name], rms(comparison.yardstick.sums_of(name))
-    eps, other = torch.finfo(comparison.dtype(name)).eps, _as_double(reruns.elsewhere, name)
+    g, s = present[name], comparison.yardstick.sums_of(name)
+    sums = rms(s)
+    eps = torch.finfo(comparison.dtype(name)).eps
+    again = {how: None if (t := found.get(name)) is None else to_double(t)
+             for how, found in reruns.items()}  # fmt: skip
+    other = again.pop("elsewhere")
     cancels = rms(comparison.yardstick.exact[name]) < CANCELS * sums and (
         other is None or rms(other) < math.sqrt(eps) * sums
     )
     return Site(
-        name, g, tuple(other for n, other in present.items() if n != name),
-        _as_double(reruns.stale, name), _as_double(reruns.dropped, name),
+        name, g, s, tuple(other for n, other in present.items() if n != name), **again,
         rows=max(comparison.rows or 1, 2), eps=eps, unit=sums if cancels else rms(g),
         cancels=cancels,
     )  # fmt: skip
 
 
-def _plant(comparison: Comparison, site: Site) -> tuple[list[Planted], list[str]]:
+def _plant(comparison: Comparison, site: Site, differs: Judge) -> tuple[list[Planted], list[str]]:
     """Every fault that can be planted here, and why "agree" is refused."""
     same_bits = site.name in {r.name for r in comparison.reports if r.bit_identical}
     least = max(0.9 * VISIBLE, ELEMENT_FLOOR * site.eps)
     planted, missing = [], []
     for fault in BESIDE_SUMS if site.cancels else FAULTS:
-        caught = _caught(comparison, site, fault)
+        caught = _caught(comparison.dtype(site.name), site, fault, differs)
         if caught is None:
             continue
         seen, size = caught
@@ -114,27 +135,29 @@ def _plant(comparison: Comparison, site: Site) -> tuple[list[Planted], list[str]
     return planted, missing
 
 
-def _caught(comparison: Comparison, site: Site, fault: str) -> tuple[bool, float] | None:
+def _caught(
+    dtype: torch.dtype, site: Site, fault: str, differs: Judge
+) -> tuple[bool, float] | None:
     """Whether a fault is seen, and its size over the unit; None where it changes nothing."""
     wrong = FAULTS[fault](site)
     if wrong is None or wrong.shape != site.g.shape:
         return None
-    wrong = wrong.to(comparison.dtype(site.name))
+    wrong = wrong.to(dtype)
     apart = to_double(wrong) - site.g
     change = float(apart.abs().max()) if fault == ONE_ELEMENT else rms(apart)
-    size = change / site.unit
+    size = 2.0 if fault == SMALLEST_LINE else change / site.unit
     if change == 0 or (size < 0.9 * VISIBLE and fault not in SMALL):
         return None  # such as the mask of a gradient that is positive everywhere
-    return not comparison.judge_one(site.name, wrong).agrees, size
+    return differs(wrong), size
 
 
-def _smallest(comparison: Comparison, site: Site) -> float:
+def _smallest(comparison: Comparison, site: Site, differs: Judge) -> float:
     """The smallest d for which g (1 + d), or g + d s where g cancels, is seen; by bisection."""
     step = comparison.yardstick.sums_of(site.name) if site.cancels else site.g
+    dtype = comparison.dtype(site.name)
 
     def seen(d: float) -> bool:
-        wrong = (site.g + d * step).to(comparison.dtype(site.name))
-        return not comparison.judge_one(site.name, wrong).agrees
+        return differs((site.g + d * step).to(dtype))
 
     low, high = math.log2(site.eps) - 1, 0.0
     if not seen(2.0**high):
@@ -162,8 +185,3 @@ def _without_a_row(comparison: Comparison) -> Tensors:
     if rows is None or rows < 2:
         return {}
     return comparison.rerun_candidate(hook=only_rows(torch.arange(rows) != rows // 2))
-
-
-def _as_double(tensors: Tensors, name: str) -> Tensor | None:
-    found = tensors.get(name)
-    return None if found is None else to_double(found)

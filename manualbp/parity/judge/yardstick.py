@@ -28,13 +28,11 @@ from manualbp.parity.arms.rounding import Lowered, Rounded, nudged
 from manualbp.parity.arms.runs import ArmRun
 from manualbp.parity.arms.subject import Subject
 from manualbp.parity.bits import to_double
+from manualbp.parity.judge.limits import Limits
 from manualbp.parity.judge.tolerance import compare_tensors
 from manualbp.parity.record import TensorReport
 
 TWINS = 9
-
-# One of RUN_KINDS in runs.py: one run of one arm.
-Runner = Callable[..., ArmRun]
 
 
 @dataclass(frozen=True)
@@ -72,7 +70,7 @@ class Yardstick:
 
     def __init__(
         self,
-        run: Runner,
+        run: Callable[..., ArmRun],
         reference: Subject,
         call: Call,
         directions: Directions,
@@ -112,6 +110,12 @@ class Yardstick:
             sums=self.sums_of(name) if known else None, noise=self.noise.get(name), exact=exact,
             lowered=self.lowered,
         )  # fmt: skip
+
+    def limits(self, name: str, reference: Tensor) -> Limits:
+        """What is allowed for one tensor, by the twins that are drawn."""
+        return Limits.of(
+            reference, self.exact[name], self.sums_of(name), self.noise[name], self.lowered
+        )
 
     def extend(self, count: int) -> Yardstick:
         """Draw twins until there are ``count`` pairs."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from manualbp.parity.record import AGREE
@@ -96,18 +96,8 @@ def curves(run: Trajectory) -> Iterator[tuple[str, str, dict[int, float]]]:
             yield PARITY, f"{LOGARITHMS[quantity]}/{tensor}", logarithms(values)
 
 
-def drift_shares(run: Trajectory) -> dict[str, dict[int, float]]:
-    """Per tensor and step: the drift over what is allowed."""
-    return _with_peaks(run, "share")
-
-
-def forced_shares(run: Trajectory) -> dict[str, dict[int, float]]:
-    """Per tensor and step: error over allowed of the gradient at the reference's state."""
-    return _with_peaks(run, "forced")
-
-
-def _with_peaks(run: Trajectory, quantity: str) -> dict[str, dict[int, float]]:
-    """The curves of a quantity, each with its peak, which may be none of its points."""
+def with_peaks(run: Trajectory, quantity: str) -> dict[str, dict[int, float]]:
+    """Per tensor and step: the curves of a quantity, each with its peak, perhaps no point of it."""
     found = {}
     for tensor in tensors(run, quantity):
         curve = run.curves[f"{quantity}/{tensor}"]
@@ -120,7 +110,7 @@ def drift_share(run: Trajectory) -> Share | None:
     """The largest drift over what is allowed; None where nothing was measured."""
     found = [
         Share(value, tensor, step)
-        for tensor, by_step in drift_shares(run).items()
+        for tensor, by_step in with_peaks(run, "share").items()
         for step, value in by_step.items()
     ]
     return max(found, key=lambda s: math.inf if math.isnan(s.value) else s.value, default=None)
@@ -151,14 +141,13 @@ def layout(report: TrainingReport) -> ChartLayout:
         margins[f"drift of {t}"] = ["Margin", [f"{quantity}/{t}" for quantity in logs]]
         log_margins[f"log10 of drift of {t}"] = ["Margin", [f"{tag}/{t}" for tag in logs.values()]]
     overlays: dict[str, list[object]] = {
-        f"{tag}, candidate and reference": ["Multiline", [_exactly(tag)]] for tag in losses
+        f"{tag}, candidate and reference": _multiline([tag]) for tag in losses
     }
     if drifting:
-        overlays["log10 of every drift"] = _all("log10_error", drifting)
+        overlays["log10 of every drift"] = _multiline(f"log10_error/{t}" for t in drifting)
     if forced:
-        overlays["log10 of error over allowed at the reference's state (above 0: wrong)"] = _all(
-            "log10_forced", forced
-        )
+        title = "log10 of error over allowed at the reference's state (above 0: wrong)"
+        overlays[title] = _multiline(f"log10_forced/{t}" for t in forced)
     found = {OVERLAYS: overlays, LOG_ENVELOPE: log_margins, ENVELOPE: margins}
     return {title: shown for title, shown in found.items() if shown}
 
@@ -184,9 +173,5 @@ def scalars(arm: ArmStep) -> dict[str, float]:
     return found | {GRADIENT_NORM.format(k): norm for k, norm in arm.gradient_norms.items()}
 
 
-def _all(quantity: str, names: dict[str, None]) -> list[object]:
-    return ["Multiline", [_exactly(f"{quantity}/{name}") for name in names]]
-
-
-def _exactly(tag: str) -> str:
-    return f"^{re.escape(tag)}$"
+def _multiline(tags: Iterable[str]) -> list[object]:
+    return ["Multiline", [f"^{re.escape(tag)}$" for tag in tags]]

@@ -42,10 +42,11 @@ def rows(report: GradientReport, *, verbose: bool = False) -> list[tuple[str, ..
 
 def sections(report: GradientReport, *, verbose: bool = False) -> list[Section]:
     """Every wrong tensor, the first to look at first; then power, and where to run it again."""
-    found = [
-        Section(f"{number}. {wrong_in_words(tensor, finding)}", _lines(report, tensor, finding))
-        for number, (tensor, finding) in enumerate(_wrong_tensors(report), start=1)
-    ]
+    found = []
+    for number, (tensor, finding) in enumerate(_wrong_tensors(report), start=1):
+        seen = (f"{numbers(tensor)}{_seed(report, tensor)}",) if tensor else ()
+        heading = f"{number}. {wrong_in_words(tensor, finding)}"
+        found.append(Section(heading, (*seen, *next_lines(finding))))
     if report.situations:
         lines = tuple(_situation(situation) for situation in report.situations)
         found.append(Section("Situations", lines))
@@ -94,14 +95,6 @@ def _wrong_tensors(report: GradientReport) -> list[tuple[TensorReport | None, Fi
 def _situation(situation: Situation) -> str:
     said = f"{situation.name}: {situation.verdict}"
     return said if situation.verdict == AGREE else f"{said}, {situation.words}"
-
-
-def _lines(
-    report: GradientReport, tensor: TensorReport | None, finding: Finding | None
-) -> tuple[str, ...]:
-    """What was seen, and what to do next."""
-    seen = [f"{numbers(tensor)}{_seed(report, tensor)}"] if tensor else []
-    return (*seen, *next_lines(finding))
 
 
 def _seed(report: GradientReport, tensor: TensorReport) -> str:

@@ -41,25 +41,23 @@ def junit(report: Report) -> str:
     said = explain(report)  # refuses what is no report
     cases = gradient_cases(report) if isinstance(report, GradientReport) else training_cases(report)
     failures = sum(bool(case.kind) for case in cases)
-    name = _clean(f"{report.candidate} against {report.reference}")
+    name = f"{report.candidate} against {report.reference}"
     counts = {"tests": str(len(cases)), "failures": str(failures), "errors": "0", "skipped": "0"}
     root = ElementTree.Element("testsuites", {"name": "manualbp.parity", **counts})
     suite = ElementTree.SubElement(root, "testsuite", {"name": name, **counts})
     properties = ElementTree.SubElement(suite, "properties")
     for key, value in {"verdict": report.verdict, **report.setup}.items():
-        ElementTree.SubElement(properties, "property", name=_clean(key), value=_clean(value))
+        ElementTree.SubElement(properties, "property", name=key, value=value)
     for case in cases:
-        element = ElementTree.SubElement(
-            suite, "testcase", classname=_clean(f"{name}.{case.group}"), name=_clean(case.name)
-        )
+        names = {"classname": f"{name}.{case.group}", "name": case.name}
+        element = ElementTree.SubElement(suite, "testcase", names)
         if case.kind:
-            failure = ElementTree.SubElement(
-                element, "failure", type=_clean(case.kind), message=_clean(case.message)
-            )
-            failure.text = _clean(case.text)
-    ElementTree.SubElement(suite, "system-out").text = _clean(said)
+            why = {"type": case.kind, "message": case.message}
+            ElementTree.SubElement(element, "failure", why).text = case.text
+    ElementTree.SubElement(suite, "system-out").text = said
     ElementTree.indent(root)
-    return '<?xml version="1.0" encoding="utf-8"?>\n' + ElementTree.tostring(root, "unicode") + "\n"
+    body = _NOT_XML.sub("\N{REPLACEMENT CHARACTER}", ElementTree.tostring(root, "unicode"))
+    return f'<?xml version="1.0" encoding="utf-8"?>\n{body}\n'
 
 
 def gradient_cases(report: GradientReport) -> list[Case]:
@@ -118,7 +116,3 @@ def _power(group: str, name: str, missing: Sequence[str], lines: Sequence[str]) 
     if not missing:
         return Case(group, name)
     return Case(group, name, NO_POWER, missing[0], "\n".join(lines))
-
-
-def _clean(text: str) -> str:
-    return _NOT_XML.sub("\N{REPLACEMENT CHARACTER}", text)

@@ -36,11 +36,11 @@ def pictures(report: Report) -> list[tuple[str, str, NDArray[np.uint8]]]:
         return [(charts.WHOLE, "error_over_allowed", bars(report))] if report.tensors else []
     found = []
     for run in report.runs:
-        for tag, what, shares in (
-            ("heat_map/drift", "drift", charts.drift_shares(run)),
-            ("heat_map/forced", "gradient error, teacher-forced,", charts.forced_shares(run)),
+        for tag, what, quantity in (
+            ("heat_map/drift", "drift", "share"),
+            ("heat_map/forced", "gradient error, teacher-forced,", "forced"),
         ):
-            if any(shares.values()):
+            if any((shares := charts.with_peaks(run, quantity)).values()):
                 drawn = heat_map(shares, f"{run.name}\n{what} over allowed")
                 found.append((f"{charts.folder(run)}/{charts.PARITY}", tag, drawn))
     return found
@@ -63,7 +63,12 @@ def heat_map(shares: Mapping[str, Mapping[int, float]], title: str) -> NDArray[n
     drawn = figure(WIDTH, height := 1.9 + 0.2 * len(names))
     drawn.get_layout_engine().set(rect=(0, 0.6 / height, 1, 1 - 0.6 / height))
     axes, below = drawn.add_subplot(), drawn.add_axes((0.1, 0.45 / height, 0.8, 0.1 / height))
-    image = _image(axes, [[shares[name].get(step, math.nan) for step in steps] for name in names])
+    from matplotlib import colormaps
+
+    colours = colormaps["RdBu_r"].with_extremes(bad=UNKNOWN)
+    values = [[_bounded(shares[name].get(step, math.nan)) for step in steps] for name in names]
+    image = axes.imshow(np.ma.masked_invalid(values), cmap=colours, vmin=-DECADES, vmax=DECADES,
+                        aspect="auto", interpolation="nearest")  # fmt: skip
     short, prefix = _labels(names)
     axes.set_yticks(range(len(names)), short, fontsize=POINTS)
     marks = np.unique(np.linspace(0, len(steps) - 1, 4).round().astype(int))
@@ -107,15 +112,6 @@ def bars(report: GradientReport) -> NDArray[np.uint8]:
     title = f"{report.candidate} against {report.reference}\n{report.verdict}"
     _title(drawn, title + note + prefix)
     return _pixels(drawn)
-
-
-def _image(axes: Any, rows: list[list[float]]) -> Any:
-    from matplotlib import colormaps
-
-    colours = colormaps["RdBu_r"].with_extremes(bad=UNKNOWN)
-    logarithms = np.ma.masked_invalid([[_bounded(value) for value in row] for row in rows])
-    return axes.imshow(logarithms, cmap=colours, vmin=-DECADES, vmax=DECADES, aspect="auto",
-                       interpolation="nearest")  # fmt: skip
 
 
 def _bar(axes: Any, row: int, tensor: TensorReport, share: float, low: float, high: float) -> None:

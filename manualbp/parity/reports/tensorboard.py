@@ -29,7 +29,7 @@ from torch import nn
 
 from manualbp.parity.reports import charts
 from manualbp.parity.reports.charts import CANDIDATE, PARITY, REFERENCE, WHOLE
-from manualbp.parity.reports.markdown import markdown_report
+from manualbp.parity.reports.page import markdown_report
 from manualbp.parity.reports.pictures import pictures
 from manualbp.parity.training_record import Histogram, Report, Step, TrainingReport, Trajectory
 

@@ -41,8 +41,7 @@ def print_report(report: Report, *, console: Console | None = None, verbose: boo
 
     print_table(said.title, said.columns, said.rows, console=console)
     if said.setup:
-        rows = [[name, value] for name, value in said.setup.items()]
-        print_table("Setup", ["what", "value"], rows, console=console)
+        print_table("Setup", ["what", "value"], list(said.setup.items()), console=console)
     for section in said.sections:
         console.print(Text(section.heading, style="bold"), soft_wrap=True)
         for line in section.lines:

@@ -54,16 +54,10 @@ def run_lines(run: Trajectory, *, verbose: bool = False) -> tuple[str, ...]:
 def wrong_lines(run: Trajectory) -> list[str]:
     """What was wrong first, and why it could not go on."""
     lines = []
-    if run.forced:
-        lines.append(
-            f"first wrong gradient at the reference's state: step {run.forced.step}, "
-            f"{_where(run.forced)}{run.forced.reason}"
-        )
-    if run.outside:
-        lines.append(
-            f"first outside the envelope: step {run.outside.step}, "
-            f"{_where(run.outside)}{run.outside.reason}"
-        )
+    for what, first in (("wrong gradient at the reference's state", run.forced),
+                        ("outside the envelope", run.outside)):  # fmt: skip
+        if first:
+            lines.append(f"first {what}: step {first.step}, {_where(first)}{first.reason}")
     if run.broken:
         lines.append(f"could not be judged further: {run.broken}")
     if run.steps < run.planned:

@@ -11,7 +11,7 @@ from manualbp.parity import files
 from manualbp.parity.files import PathLike
 from manualbp.parity.reports.json_format import to_json
 from manualbp.parity.reports.junit import junit
-from manualbp.parity.reports.markdown import markdown_report
+from manualbp.parity.reports.page import markdown_report
 from manualbp.parity.training_record import Report
 
 

@@ -7,9 +7,8 @@ one.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import nn
@@ -26,13 +25,6 @@ _RECORDS = [
 ]  # fmt: skip
 
 
-class Saved(NamedTuple):
-    """A checkpoint that was read. ``training`` is the state of one; None between two."""
-
-    report: TrainingReport
-    training: dict[str, Any] | None
-
-
 class Checkpoint:
     """The file of one call.
 
@@ -45,9 +37,7 @@ class Checkpoint:
         FileNotFoundError: the folder is not there.
     """
 
-    def __init__(
-        self, path: str | os.PathLike[str], fingerprint: dict[str, str], every: int
-    ) -> None:
+    def __init__(self, path: files.PathLike, fingerprint: dict[str, str], every: int) -> None:
         self.path, self._fingerprint, self.every = Path(path), fingerprint, every
         if not self.path.parent.is_dir():
             raise FileNotFoundError(
@@ -55,8 +45,8 @@ class Checkpoint:
                 "which is not there; make it first"
             )
 
-    def read(self) -> Saved | None:
-        """What was saved; None where there is no file yet.
+    def read(self) -> tuple[TrainingReport, dict[str, Any] | None] | None:
+        """The report so far and the state of a training, None between two; None without a file.
 
         Raises:
             ValueError: it is no checkpoint, or one of another call; the message says what differs.
@@ -68,13 +58,20 @@ class Checkpoint:
                 found = torch.load(self.path, map_location="cpu", weights_only=True)
             if found["format"] != FORMAT:
                 raise ValueError(f"its format is {found['format']}, expected {FORMAT}")
-            theirs, saved = found["fingerprint"], Saved(found["report"], found["training"])
+            theirs, saved = found["fingerprint"], (found["report"], found["training"])
         except Exception as error:
             raise ValueError(
                 f"expected a checkpoint of compare_training in {self.path}, got a file that cannot "
                 f"be read as one ({' '.join(str(error).split())[:200]}); delete it to start anew"
             ) from error
-        self._check(theirs)
+        ours = self._fingerprint
+        for what in {**theirs, **ours}:
+            if theirs.get(what) != ours.get(what):
+                raise ValueError(
+                    f"expected the call that {self.path} was written by, got another {what}: "
+                    f"{ours.get(what)} here, {theirs.get(what)} there; "
+                    "call it as before, or delete the file to start anew"
+                )
         return saved
 
     def write(self, report: TrainingReport, training: dict[str, Any] | None) -> None:
@@ -84,16 +81,6 @@ class Checkpoint:
             "training": training,
         }  # fmt: skip
         files.write(self.path, lambda file: torch.save(content, file))
-
-    def _check(self, theirs: dict[str, str]) -> None:
-        ours = self._fingerprint
-        for what in {**theirs, **ours}:
-            if theirs.get(what) != ours.get(what):
-                raise ValueError(
-                    f"expected the call that {self.path} was written by, got another {what}: "
-                    f"{ours.get(what)} here, {theirs.get(what)} there; "
-                    "call it as before, or delete the file to start anew"
-                )
 
 
 def module_hash(module: nn.Module) -> str:

@@ -1,15 +1,21 @@
-"""The candidate's training by itself, held against the envelope of the reference's twins."""
+"""The candidate's training by itself, held against the envelope of the reference's twins.
+
+At its end, histograms of both arms' gradients.
+"""
 
 from __future__ import annotations
 
 import math
 
 import numpy as np
+from numpy.typing import NDArray
 
 from manualbp.parity.arms.forward import LOSS, Tensors
 from manualbp.parity.record import over
-from manualbp.parity.training_record import First, Trajectory
+from manualbp.parity.training_record import First, Histogram, Trajectory
 from manualbp.parity.trajectories.envelope import Array, PackedStep, worst_first
+
+BINS = 30  # of a histogram
 
 
 class Drift:
@@ -79,6 +85,32 @@ def shortened(words: list[str], most: int = 2) -> str:
     """The first reasons, and how many more there are."""
     rest = [f"and {len(words) - most} more"] if len(words) > most else []
     return "; ".join(words[:most] + rest)
+
+
+def gradient_histograms(ours: Tensors, theirs: Tensors) -> dict[str, Histogram]:
+    """Both arms' gradients and their differences, by the tags of a Trajectory."""
+    found = {}
+    for name in (n for n in theirs if n.endswith(".grad")):
+        c, r = ours.get(name), theirs[name]
+        if c is None or r is None or c.shape != r.shape:
+            continue
+        parameter = name.removesuffix(".grad")
+        mine, other = (t.double().cpu().numpy().ravel() for t in (c, r))
+        found[f"gradients/candidate/{parameter}"] = histogram(mine)
+        found[f"gradients/reference/{parameter}"] = histogram(other)
+        found[f"differences/{parameter}"] = histogram(mine - other)
+    return found
+
+
+def histogram(values: NDArray[np.float64]) -> Histogram:
+    """The finite values in ``BINS`` bins."""
+    finite = values[np.isfinite(values)]
+    top = np.abs(finite).max(initial=0.0)
+    margin, limits = BINS * np.spacing(top), None
+    if top and np.ptp(finite) < margin:  # numbers so near each other have no bins between them
+        limits = float(finite.min() - margin), float(finite.max() + margin)
+    counts, edges = np.histogram(finite, bins=BINS, range=limits)
+    return Histogram(tuple(int(c) for c in counts), tuple(float(e) for e in edges))
 
 
 def _not_comparable(

@@ -25,8 +25,7 @@ from manualbp.parity.diagnosis.across_steps import GradientHistory
 from manualbp.parity.judge.comparison import raised
 from manualbp.parity.training_record import First, Trajectory
 from manualbp.parity.trajectories.envelope import Array, Envelope, PackedStep
-from manualbp.parity.trajectories.free_running import Drift, shortened
-from manualbp.parity.trajectories.histograms import gradient_histograms
+from manualbp.parity.trajectories.free_running import Drift, gradient_histograms, shortened
 from manualbp.parity.trajectories.plan import Plan
 from manualbp.parity.trajectories.teacher_forced import TeacherForced, worst_share
 

@@ -1,23 +1,31 @@
-"""What compare_training is asked for: checked, in words, and both arms at a start."""
+"""What compare_training is asked for: checked, in words, both arms at a start, optimizers."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import difflib
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
 from torch import nn
 
 from manualbp.parity.arms.batches import Batches
-from manualbp.parity.arms.borrowed import borrowed
 from manualbp.parity.arms.calls import Loss
-from manualbp.parity.arms.optimizers import OptimizerPair, described
-from manualbp.parity.arms.parameters import check_apart, check_parameters
+from manualbp.parity.arms.parameters import borrowed, check_apart, check_parameters
 from manualbp.parity.arms.subject import Subject, move, subject
+from manualbp.parity.arms.trainee import MakeOptimizer
 from manualbp.parity.bits import rms, to_double
 
+OptimizerPair = tuple[MakeOptimizer, MakeOptimizer]  # the candidate's and the reference's
+# Those that trainings are compared with by name; a caller may make others.
+OPTIMIZERS: dict[str, MakeOptimizer] = {
+    "sgd": partial(torch.optim.SGD, lr=0.01),
+    "momentum": partial(torch.optim.SGD, lr=0.01, momentum=0.9),
+    "adam": partial(torch.optim.Adam, lr=1e-3),
+    "adamw": partial(torch.optim.AdamW, lr=1e-3, weight_decay=0.01),
+}
 # Fewer have no spread to speak of.
 MIN_TWINS = 3
 # How far a further seed's start lies from the first, relative to the rms of each parameter.
@@ -114,6 +122,38 @@ class Plan:
         if seed != self.seeds[0]:
             _move(ours, theirs, seed)
         return ours, theirs
+
+
+def pairs_of(
+    optimizers: Collection[str] | Mapping[str, MakeOptimizer | OptimizerPair],
+) -> dict[str, OptimizerPair]:
+    """Both arms' optimizers by name.
+
+    Raises:
+        ValueError: none is given, or a name is unknown.
+    """
+    if isinstance(optimizers, str):
+        optimizers = (optimizers,)
+    if not optimizers:
+        raise ValueError("expected at least one optimizer, got none")
+    if isinstance(optimizers, Mapping):
+        return {n: m if isinstance(m, tuple) else (m, m) for n, m in optimizers.items()}
+    for name in optimizers:
+        if name not in OPTIMIZERS:
+            near = difflib.get_close_matches(str(name).lower(), OPTIMIZERS, 1, 0.4)
+            hint = f"did you mean {near[0]!r}?" if near else (
+                "pass a dict of a name and a function of the parameters for others")  # fmt: skip
+            raise ValueError(
+                f"expected optimizers out of {', '.join(OPTIMIZERS)}, got {name!r}; {hint}"
+            )
+    return {name: (OPTIMIZERS[name], OPTIMIZERS[name]) for name in optimizers}
+
+
+def described(make: MakeOptimizer) -> str:
+    """``SGD(lr=0.01)``: the class and what is not at its default."""
+    optimizer = make([torch.nn.Parameter(torch.zeros(1))])
+    given = {k: v for k, v in optimizer.defaults.items() if v not in (None, False, 0)}
+    return f"{type(optimizer).__name__}({', '.join(f'{k}={v}' for k, v in given.items())})"
 
 
 def check_least(what: str, got: int, least: int) -> None:

@@ -57,18 +57,12 @@ def train_side_by_side(candidate: Arm, reference: Arm, batches: Iterable[Batch])
     number = 0
     for number, (x, y) in enumerate(batches, start=1):
         _check_pair(number, x, y)
-        order = (candidate, reference) if number % 2 else (reference, candidate)
-        random_state = _random_state(x.device)
-        done = {}
-        for arm in order:
-            _set_random_state(x.device, random_state)  # both draw the same dropout masks
-            done[arm.name] = _step(arm, x, y)
-        yield Step(
-            number,
-            done[candidate.name],
-            done[reference.name],
-            _divergence(candidate, reference, done),
-        )
+        first, second = (candidate, reference) if number % 2 else (reference, candidate)
+        with torch.random.fork_rng([x.device] if x.is_cuda else []):
+            done = {first.name: _step(first, x, y)}
+        done[second.name] = _step(second, x, y)  # it draws the same dropout masks
+        ours, theirs = done[candidate.name], done[reference.name]
+        yield Step(number, ours, theirs, _divergence(candidate, reference, ours, theirs))
     if number == 0:
         raise ValueError("expected at least one batch, got none; is the data set empty?")
 
@@ -114,9 +108,9 @@ def _gradient_norms(module: nn.Module) -> dict[str, float]:
     return {layer: square**0.5 for layer, square in squares.items()}
 
 
-def _divergence(candidate: Arm, reference: Arm, done: Mapping[str, ArmStep]) -> dict[str, float]:
-    ours, theirs = done[candidate.name].metrics[LOSS], done[reference.name].metrics[LOSS]
-    found = {LOSS: _apart(torch.tensor(ours).double(), torch.tensor(theirs).double())}
+def _divergence(candidate: Arm, reference: Arm, ours: ArmStep, theirs: ArmStep) -> dict[str, float]:
+    losses = (torch.tensor(done.metrics[LOSS]).double() for done in (ours, theirs))
+    found = {LOSS: _apart(*losses)}
     twins = dict(reference.module.named_parameters())
     for name, parameter in candidate.module.named_parameters():
         found[f"{name}.grad"] = _apart(parameter.grad, twins[name].grad)
@@ -159,17 +153,6 @@ def _check_pair(number: int, x: Tensor, y: Tensor) -> None:
             f"got {len(x)} and {len(y)}"
         )
     check_batch(number, (x, y))
-
-
-def _random_state(device: torch.device) -> tuple[Tensor, Tensor | None]:
-    cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
-    return torch.get_rng_state(), cuda
-
-
-def _set_random_state(device: torch.device, state: tuple[Tensor, Tensor | None]) -> None:
-    torch.set_rng_state(state[0])
-    if state[1] is not None:
-        torch.cuda.set_rng_state(state[1], device)
 
 
 def _synchronize(device: torch.device) -> None:

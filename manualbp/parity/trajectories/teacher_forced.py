@@ -2,7 +2,7 @@
 
 Two trainings, each by itself, drift apart; then nothing can be said of the later steps. Here the
 candidate gets the reference's parameters and buffers, the same batch and the same random numbers
-at every step, and its gradient is judged by the rule of tolerance.py. So the first wrong step and
+at every step, and its gradient is judged by the rule of limits.py. So the first wrong step and
 its tensors are exact, however far the trainings have drifted.
 """
 
@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 
-from manualbp.parity.arms.borrowed import borrowed
 from manualbp.parity.arms.calls import Call, Directions
 from manualbp.parity.arms.forward import LOSS, Tensors
+from manualbp.parity.arms.parameters import borrowed
 from manualbp.parity.arms.runs import backward
 from manualbp.parity.arms.trainee import Trainee
 from manualbp.parity.bits import both_identical
@@ -24,9 +24,8 @@ from manualbp.parity.diagnosis.diagnose import diagnose
 from manualbp.parity.diagnosis.gather import gather
 from manualbp.parity.judge.comparison import Comparison
 from manualbp.parity.judge.power import measure_power
-from manualbp.parity.judge.tolerance import without_numbers
 from manualbp.parity.judge.yardstick import TWINS, Twins, Yardstick, judge_tensors
-from manualbp.parity.record import Finding, PowerReport, TensorReport
+from manualbp.parity.record import Finding, PowerReport, TensorReport, without_numbers
 
 # How many twins are drawn, in turn, until all tensors agree: limits only grow with twins.
 PAIRS = (0, 2, TWINS)
@@ -61,10 +60,7 @@ class TeacherForced:
             precise: whether a "differs" has to be certain.
         """
         if ours.keys() == theirs.keys() and all(both_identical(ours[n], theirs[n]) for n in ours):
-            return tuple(
-                without_numbers(name, "", tuple(t.shape), t.dtype)
-                for name, t in theirs.items() if t is not None
-            )  # fmt: skip
+            return tuple(without_numbers(n, "", t) for n, t in theirs.items() if t is not None)
         after = self._reference.state()  # buffers have moved; parameters not yet
         self._reference.load(state, optimizer=False)
         try:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from manualbp.parity import compare_gradients, repro
 from manualbp.parity.cli import main
-from manualbp.parity.cli.replay import replay
+from manualbp.parity.cli.command import replay
 from manualbp.parity.record import GradientReport
 from manualbp.parity.repro import save_repro
 from tests.parity.samples import AFFINE
@@ -42,7 +42,7 @@ def scaled(o, y):
 """
 RUN = """
 import json, sys
-from manualbp.parity.cli.replay import replay
+from manualbp.parity.cli.command import replay
 report = replay(sys.argv[1])
 print(json.dumps([report.verdict, [repr(t) for t in report.tensors]]))
 """

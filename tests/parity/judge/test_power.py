@@ -15,8 +15,8 @@ from manualbp.parity.arms.calls import Call
 from manualbp.parity.arms.subject import subject
 from manualbp.parity.judge.comparison import Comparison
 from manualbp.parity.judge.faults import FAULTS, SMALL
-from manualbp.parity.judge.power import measure_power
-from manualbp.parity.record import AGREE, DIFFER, NO_POWER, PowerReport
+from manualbp.parity.judge.power import measure_power, pooled
+from manualbp.parity.record import AGREE, DIFFER, NO_POWER, Planted, PowerReport
 
 X = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
 
@@ -50,6 +50,32 @@ def test_everything_is_tried_and_seen_on_a_plain_network() -> None:
     assert set(found.smallest) == {"input.grad", "0.weight.grad", "0.bias.grad",
                                    "2.weight.grad", "2.bias.grad"}  # fmt: skip
     assert not found.missing
+
+
+def test_more_seeds_see_more() -> None:
+    """A fault that one of two checks sees is seen; refused is what both do not see."""
+    one = PowerReport(
+        (Planted("sign", "w", True), Planted("noise", "w", False)), {"w": 0.5},
+        ("'x 1.01' is not seen in w: 1", "b is exactly zero: 1"),
+    )  # fmt: skip
+    other = PowerReport(
+        (Planted("sign", "w", False), Planted("noise", "w", True), Planted("sign", "b", False)),
+        {"w": 0.25, "b": 0.125}, ("b is exactly zero: 2", "'sign' is not seen in b: 2"),
+    )  # fmt: skip
+    found = pooled(one, other)
+    assert found.planted == (Planted("sign", "w", True), Planted("noise", "w", True),
+                             Planted("sign", "b", False))  # fmt: skip
+    assert found.smallest == {"w": 0.25, "b": 0.125}
+    assert found.missing == ("b is exactly zero: 1",)
+
+
+def test_inputs_of_zero_in_one_seed_of_two_are_no_reason() -> None:
+    reference = nn.Linear(4, 1, bias=False)
+
+    def verdict(*seeds: int) -> str:
+        return against_itself(reference, lambda seed: X * seed, seeds=seeds).verdict
+
+    assert verdict(0) == NO_POWER and verdict(0, 1) == AGREE
 
 
 def test_nothing_is_planted_where_power_is_not_asked_for() -> None:
@@ -148,7 +174,7 @@ def test_a_loss_at_its_minimum_is_refused(dtype: torch.dtype) -> None:
     candidate = copy.deepcopy(reference)
     candidate.get_parameter("2.weight").register_hook(next_number)
     words = refused(compare_gradients(candidate, reference, x, nn.MSELoss(), target=target))
-    assert "'sign' is not seen in 2.weight.grad" in words
+    assert "is not seen in 2.weight.grad" in words
     assert "0.weight.grad" not in words  # it has the reference's bits: nothing can hide there
 
 
@@ -210,8 +236,7 @@ def test_a_fault_that_nobody_sees_is_a_reason(monkeypatch: pytest.MonkeyPatch) -
     candidate[0].weight.register_hook(next_number)
     comparison = Comparison("backward", subject(candidate), subject(reference),
                             Call.of(X, None, None, 0))  # fmt: skip
-    blind = comparison.reports[0]
-    monkeypatch.setattr(comparison, "judge_one", lambda name, candidate: blind)
+    monkeypatch.setattr(comparison, "judge_of", lambda name: lambda candidate: False)
     found = measure_power(comparison)
     assert found.caught == () and all(d == float("inf") for d in found.smallest.values())
     assert any("'sign' is not seen in 0.weight.grad" in reason for reason in found.missing)

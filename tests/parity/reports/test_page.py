@@ -6,15 +6,15 @@ import io
 import re
 from typing import Any
 
+import markdown
 import pytest
 from rich.console import Console
 
-from manualbp.parity.record import GradientReport
-from manualbp.parity.reports.markdown import markdown_report
-from manualbp.parity.reports.page import explain, verdict_sentence
+from manualbp.parity.record import Check, GradientReport
+from manualbp.parity.reports.page import explain, markdown_report, markdown_table, verdict_sentence
 from manualbp.parity.reports.terminal import print_report
 from manualbp.parity.training_record import First, TrainingReport
-from tests.parity.samples import sample_gradient_report, sample_training_report
+from tests.parity.samples import sample_gradient_report, sample_training_report, tensor
 
 
 def printed(report: GradientReport | TrainingReport, *, verbose: bool = False) -> str:
@@ -136,3 +136,27 @@ def test_terminal_plain_text_and_markdown_say_the_same(
     for text in (printed(report), explain(report), in_markdown):
         places = [text.index(words) for words in said]
         assert places == sorted(places)
+
+
+def test_markdown_escapes() -> None:
+    table = markdown_table(["a", "b"], [["x|y", "1"], ["z\nw", "2%"]])
+    assert table.splitlines() == ["| a | b |", "| --- | ---: |", "| x\\|y | 1 |", "| z<br>w | 2% |"]
+
+
+def test_markdown_is_read_as_it_was_meant() -> None:
+    text = markdown_report(sample_gradient_report())
+    assert text.startswith("## Net \\[by hand\\] against Net\n\n**DIFFER")
+    assert "| loss | cross\\_entropy \\| mean |" in text and "worst \\[2, 7\\]" in text
+
+
+def test_markdown_shows_what_looks_like_markup() -> None:
+    """In the Markdown of TensorBoard, which knows no backslash before ``<``."""
+    name = "<lambda>.__w__"
+    odd = GradientReport(
+        "<lambda>", "b|c & d", (Check("backward", 0, (tensor(name, (2,), 0.5),)),),
+        setup={"loss": "*x* `a` [z](u) \\ q | r"},
+    )  # fmt: skip
+    shown = markdown.markdown(markdown_report(odd), extensions=["tables"])
+    assert "<h2>&lt;lambda&gt; against b|c &amp; d</h2>" in shown
+    assert "<td>&lt;lambda&gt;.__w__</td>" in shown
+    assert "<td>*x* `a` [z](u) \\ q | r</td>" in shown

@@ -18,7 +18,7 @@ from tensorboard.plugins.hparams.api_pb2 import STATUS_SUCCESS
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from manualbp.parity.reports import charts, pictures
-from manualbp.parity.reports.markdown import markdown_report
+from manualbp.parity.reports.page import markdown_report
 from manualbp.parity.reports.tensorboard import RunLog, log_report
 from manualbp.parity.training_record import CURVE_POINTS, TrainingReport
 from tests.parity.samples import curve, sample_gradient_report, sample_training_report

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from manualbp.parity.reports.markdown import markdown_report
+from manualbp.parity.reports.page import markdown_report
 from manualbp.parity.reports.write import write_json, write_junit, write_markdown, write_text
 from tests.parity.samples import sample_gradient_report
 

@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from manualbp.parity.diagnosis.evidence import Pattern, Suspect
-from manualbp.parity.diagnosis.kinds.arrangement import reordered, swapped, transposed
-from manualbp.parity.diagnosis.kinds.places import element, lines
+from manualbp.parity.diagnosis.kinds.places import element, lines, reordered, swapped, transposed
 from manualbp.parity.diagnosis.kinds.rows import long_batches, scaled_rows, wrong_rows
 from manualbp.parity.diagnosis.kinds.slopes import derivative, mask
 from manualbp.parity.diagnosis.kinds.values import (

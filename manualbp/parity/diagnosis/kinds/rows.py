@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from manualbp.parity.bits import rms, to_double
 from manualbp.parity.diagnosis.evidence import Pattern, Rerun, Suspect, factor_of
-from manualbp.parity.diagnosis.wording import listed, spans, tile
+from manualbp.parity.diagnosis.kinds.places import listed, spans, tile
 
 GROUPS = 32  # groups of rows that are told apart before the edges of the wrong ones are looked for
 
@@ -54,10 +54,15 @@ def wrong_rows(s: Suspect) -> Pattern | None:
 def long_batches(s: Suspect) -> Pattern | None:
     """Right for batches of n rows, wrong for n + 1: n by bisection."""
     rows = s.evidence.rows or 0
+
+    def right(n: int) -> bool:
+        part = _of_shorter_batch(s, n)
+        return part is not None and bool(part.o.any()) and part.right
+
     whole = _of_shorter_batch(s, rows)
-    if whole is None or whole.right or not _right(_of_shorter_batch(s, 1)):
+    if whole is None or whole.right or not right(1):
         return None
-    low = _last_where(lambda n: _right(_of_shorter_batch(s, n)), 1, rows)
+    low = _last_where(right, 1, rows)
     high = low + 1
     if _of_shorter_batch(s, high) is None:  # not wrong: it cannot be run
         return None
@@ -89,9 +94,8 @@ def _wrong_spans(s: Suspect) -> list[tuple[int, int]]:
     if None in verdicts or not {"wrong", "right"} <= set(verdicts):
         return []
     wrong = spans([i for i, verdict in enumerate(verdicts) if verdict == "wrong"])
-    edges = [(groups[a][0], groups[a][1], groups[b - 1][0], groups[b - 1][1]) for a, b in wrong]
-    found = [(_start(s, a, b), _stop(s, c, d)) for a, b, c, d in edges[:4]]
-    found += [(a, d) for a, _, _, d in edges[4:]]
+    found = [(groups[a][0], groups[b - 1][1]) for a, b in wrong]
+    found[:4] = [(_start(s, *groups[a]), _stop(s, *groups[b - 1])) for a, b in wrong[:4]]
     parts = [contribution(s, *span) for span in found]
     apart = sum((part.c - part.o for part in parts if part is not None), s.o)
     return found if s.is_(apart) else []
@@ -133,7 +137,3 @@ def _suspect(s: Suspect, rerun: Rerun | None, rows: int) -> Suspect | None:
     c, o = to_double(c), to_double(o)
     scale = rms(o) + rms(s.s) * min(1.0, rows / max(s.evidence.rows or 0, 1))
     return Suspect(s.name, c, o, o.abs() + scale, s.eps, s.evidence)
-
-
-def _right(part: Suspect | None) -> bool:
-    return part is not None and bool(part.o.any()) and part.right

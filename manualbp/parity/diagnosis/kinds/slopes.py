@@ -109,14 +109,15 @@ def _derivatives(name: str, f: Callable[[Tensor], Tensor], z: Tensor) -> dict[st
         " in place of the pre-activation": _slope(f, f(z)),
     }
     if name == "tanh":
-        found["1 - z^2 in place of 1 - a^2: the derivative of tanh reads the pre-activation"] = (
-            1 - z**2
-        )
+        words = "1 - z^2 in place of 1 - a^2: the derivative of tanh reads the pre-activation"
+        found[words] = 1 - z**2
     if name == "sigmoid":
-        found["z (1 - z) in place of a (1 - a): the derivative of sigmoid reads the "
-              "pre-activation"] = z * (1 - z)  # fmt: skip
-    for one, other in (("GELU", "tanh GELU"), ("tanh GELU", "GELU")):
-        if name == one:
-            found[f"the derivative of {other} in place of that of {one}, for the pre-activation"] \
-                = _slope(ACTIVATIONS[other], z)  # fmt: skip
+        words = (
+            "z (1 - z) in place of a (1 - a): the derivative of sigmoid reads the pre-activation"
+        )
+        found[words] = z * (1 - z)
+    other = {"GELU": "tanh GELU", "tanh GELU": "GELU"}.get(name)
+    if other:
+        words = f"the derivative of {other} in place of that of {name}, for the pre-activation"
+        found[words] = _slope(ACTIVATIONS[other], z)
     return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from manualbp.parity.trajectories.histograms import BINS, histogram
+from manualbp.parity.trajectories.free_running import BINS, histogram
 
 NEXT = np.nextafter(0.1, 1)
 
