@@ -27,8 +27,8 @@ from manualbp.parity.arms.subject import move, subject
 from manualbp.parity.diagnosis.diagnose import diagnose
 from manualbp.parity.diagnosis.gather import gather
 from manualbp.parity.judge.comparison import Comparison
+from manualbp.parity.judge.in_situations import judge_situations, layout_at_fault
 from manualbp.parity.judge.power import measure_power, pooled
-from manualbp.parity.judge.situations import judge_situations
 from manualbp.parity.judge.yardstick import Twins
 from manualbp.parity.record import (
     DIFFER,
@@ -136,7 +136,8 @@ def compare_gradients(
             if situations and not setup and comparison.agrees:
                 others = judge_situations(comparison)
             if not comparison.agrees and all(f.kind == NOT_JUDGED for f in findings):
-                findings = diagnose(gather(comparison)) or findings
+                laid = layout_at_fault(comparison) if comparison.ours.tensors else None
+                findings = (_finding(laid),) if laid else diagnose(gather(comparison))
             setup = setup or _setup(comparison, kinds, seeds)
     findings += tuple(_finding(s) for s in others if s.verdict == DIFFER)
     return GradientReport(

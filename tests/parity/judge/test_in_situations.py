@@ -252,6 +252,18 @@ def test_many_parameters_are_frozen_in_halves() -> None:
             assert i == j or any(not wants[i] and wants[j] for wants in seen)
 
 
+def test_given_layouts_are_named_where_the_plain_run_differs() -> None:
+    """The right numbers without gaps, others with them; a fault of its own is not put on them."""
+    strided = torch.randn(4, 12)[:, ::2]
+    for arm, inputs, cotangent, kind in (
+        (DenseInput, strided, None, "inputs in another layout"),
+        (DenseGrad, X, strided, "grad_output in another layout"),
+        (lambda x: x * x, strided, strided, "unknown"),
+    ):
+        report = compare_gradients(arm, tanh, inputs, cotangent=cotangent, **ONCE)
+        assert report.verdict == DIFFER and report.findings[0].kind == kind, report.findings
+
+
 def test_nothing_more_is_run_where_the_plain_run_differs() -> None:
     report = compare_gradients(lambda x: 2 * x, tanh, X, **ONCE)
     assert report.verdict == DIFFER and not report.situations

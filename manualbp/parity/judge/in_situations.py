@@ -1,0 +1,131 @@
+"""How a candidate does in the situations of situations.py: one row of the report each.
+
+In each the candidate runs once more, and its gradients are held against those of its plain run:
+
+    equal bits     agree
+    else           the yardstick judges them, as in the plain run
+    else           the reference runs in the same situation; where it changes as well, or raises,
+                   the situation is not judged
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from manualbp.parity.arms import reruns
+from manualbp.parity.arms.calls import Call, Directions
+from manualbp.parity.arms.forward import Tensors
+from manualbp.parity.arms.runs import backward
+from manualbp.parity.bits import bit_identical
+from manualbp.parity.judge.comparison import Comparison, raised
+from manualbp.parity.judge.situations import GRAD_OUTPUT, INPUTS, SITUATIONS, Kind, Variant
+from manualbp.parity.judge.yardstick import TWINS, Yardstick
+from manualbp.parity.record import AGREE, DIFFER, NOT_JUDGED, Situation
+
+
+def layout_at_fault(comparison: Comparison) -> Situation | None:
+    """A candidate that differs, but not for the same numbers without gaps; None for any other."""
+    own, drawn, leaves = (
+        comparison.candidate_call,
+        comparison.directions.drawn,
+        comparison.call.leaves,
+    )
+    dense = {n: d.contiguous() for n, d in drawn.items()}
+    inputs = own.with_leaves({n: x.contiguous() for n, x in leaves.items()})
+    for kind, strided, call, cotangents in (
+        (GRAD_OUTPUT, drawn, own, dense), (INPUTS, leaves, inputs, drawn)
+    ):  # fmt: skip
+        if all(t.is_contiguous() for t in strided.values()):
+            continue
+        try:
+            found = reruns.plain(
+                comparison.candidate, call, Directions(call.seed, dict(cotangents))
+            )
+        except Exception:  # it does not run on dense ones either
+            continue
+        if not _by_yardstick(comparison, None, found)[1]:
+            wrong = next(r for r in comparison.reports if r.verdict == DIFFER)
+            words = f"{kind.words}: {wrong.name}: {wrong.reason}"
+            return Situation(kind.name, DIFFER, words, wrong.name, kind.step)
+    return None
+
+
+def judge_situations(comparison: Comparison) -> tuple[Situation, ...]:
+    """Every situation that there is for a ``backward`` comparison which agrees."""
+    found = (_judge(comparison, kind) for kind in SITUATIONS)
+    return tuple(situation for situation in found if situation)
+
+
+def _judge(comparison: Comparison, kind: Kind) -> Situation | None:
+    """The verdict of the first case that does not agree; None where there is no case."""
+    verdict = None
+    for case in kind.cases(comparison):
+        verdict = Situation(kind.name, AGREE) if verdict is None else verdict
+        tensor, wrong = _wrong(comparison, case)
+        if not wrong:
+            continue
+        where = f" ({case.detail})" if case.detail else ""
+        excuse = _excuse(comparison, case, tensor)
+        if excuse:
+            verdict = Situation(kind.name, NOT_JUDGED, f"{excuse}{where}")
+            continue
+        words = f"{kind.words}{where}: {wrong}" if tensor else f"{wrong}{where}"
+        return Situation(kind.name, DIFFER, words, tensor, kind.step)
+    return verdict
+
+
+def _wrong(comparison: Comparison, case: Variant) -> tuple[str, str]:
+    """The first tensor that differs, and how; the empty string where none does."""
+    own = comparison.candidate_call
+    try:
+        got = case.run(comparison.candidate, own, comparison.directions)
+        expected = comparison.ours.tensors
+        if case.plain:
+            call, directions = case.plain
+            expected = comparison.candidate_tensors(call, directions)
+    except Exception as error:
+        return "", raised(error)
+    unequal = {n: t for n, t in got.items() if not _same(t, expected.get(n))}
+    try:
+        return _by_yardstick(comparison, case.plain, unequal) if unequal else ("", "")
+    except Exception as error:  # the reference's own plain run
+        return "", f"cannot be judged: {' '.join(str(error).split())}"
+
+
+def _by_yardstick(
+    comparison: Comparison, plain: tuple[Call, Directions] | None, tensors: Tensors
+) -> tuple[str, str]:
+    """The first of these tensors that is further from the float64 run than rounding allows.
+
+    ``plain`` is what that run is called with, None for the check's own.
+    """
+    yardstick, theirs = comparison.yardstick, comparison.theirs.tensors
+    if plain:
+        call, directions = plain
+        theirs = reruns.plain(comparison.reference, call, directions)
+        yardstick = Yardstick(backward, comparison.reference, call, directions, comparison.twins)
+    yardstick.extend(TWINS)
+    for name, value in tensors.items():
+        report = yardstick.judge(name, value, theirs.get(name))
+        if report.verdict == DIFFER:
+            return name, f"{name}: {report.reason}"
+    return "", ""
+
+
+def _excuse(comparison: Comparison, case: Variant, tensor: str) -> str:
+    """Why the candidate is not to blame: the reference does the same."""
+    try:
+        theirs = case.run(comparison.reference, comparison.call, comparison.directions)
+    except Exception as error:
+        return f"the reference raises {type(error).__name__} there"
+    if tensor and _by_yardstick(comparison, case.plain, {tensor: theirs.get(tensor)})[1]:
+        return f"the reference's {tensor} changes there as well"
+    return ""
+
+
+def _same(a: Tensor | None, b: Tensor | None) -> bool:
+    """Equal bits; no gradient is as good as one of zeros."""
+    if a is None or b is None:
+        there = a if b is None else b
+        return there is None or not there.any()
+    return bit_identical(a, b)
