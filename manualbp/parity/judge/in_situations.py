@@ -25,6 +25,9 @@ from manualbp.parity.record import AGREE, DIFFER, NOT_JUDGED, Situation
 
 def layout_at_fault(comparison: Comparison) -> Situation | None:
     """A candidate that differs, but not for the same numbers without gaps; None for any other."""
+    wrong = next((r for r in comparison.reports if r.verdict == DIFFER), None)
+    if wrong is None:
+        return None
     own, drawn, leaves = (
         comparison.candidate_call,
         comparison.directions.drawn,
@@ -44,7 +47,6 @@ def layout_at_fault(comparison: Comparison) -> Situation | None:
         except Exception:  # it does not run on dense ones either
             continue
         if not _by_yardstick(comparison, None, found)[1]:
-            wrong = next(r for r in comparison.reports if r.verdict == DIFFER)
             words = f"{kind.words}: {wrong.name}: {wrong.reason}"
             return Situation(kind.name, DIFFER, words, wrong.name, kind.step)
     return None
