@@ -46,7 +46,7 @@ def functions(base: Base) -> Iterator[Block]:
 def moved(base: Base) -> Iterator[Block]:
     """The lead rotated, rolled, summed up along the last dimension, or transposed."""
     yield from _of(base, "", base.leads, (), 2)
-    yield from _of(base, "", base.moved, SIMPLE[:1], 1)
+    yield from _of(base, "", base.moved, (), 1)
 
 
 def products(base: Base) -> Iterator[Block]:

@@ -22,7 +22,7 @@ from manualbp.parity.bits import rms
 from manualbp.parity.diagnosis.bases import Base
 from manualbp.parity.diagnosis.expressions import OWN, Block, Term
 
-REST, NOISE = 1e-12, 1e-14  # what may be left: of R, of the numbers that R is a difference of
+REST, NOISE = 1e-12, 1e-13  # what may be left: of R, of the numbers that R is a difference of
 SAMPLE = 300  # numbers of the gradient that are searched; all are verified
 PAIRS = 1500  # terms of which every pair is tried
 VERIFIED = 12  # of those that look right in the search

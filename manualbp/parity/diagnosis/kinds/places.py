@@ -198,4 +198,5 @@ def _wrong_lines(s: Suspect, dim: int) -> _Lines | None:
     if not 0 < count < alive or (2 * count > alive and not at_edge):
         return None
     mask = wrong.reshape([-1 if d == dim else 1 for d in range(s.o.dim())]).expand_as(s.o)
-    return _Lines(count, listed(noun_of(s.o.dim(), dim), found, n), tile(found, n), mask)
+    edge = tile(found, n) if 2 * count <= alive else ""
+    return _Lines(count, listed(noun_of(s.o.dim(), dim), found, n), edge, mask)
