@@ -82,7 +82,7 @@ def _wanted(base: Base, whole: bool) -> Tensor:
 
 
 def _columns(blocks: Iterable[Block], base: Base) -> tuple[list[Term], Tensor]:
-    """Every term's sampled numbers as a unit column, the simple ones first; of equal ones one."""
+    """Every term's sampled numbers as a unit column, simple ones first; equal ones once a lead."""
     sample, found = sample_of(base.o.numel()), []
     terms: list[Term] = []
     for block in blocks:
@@ -99,7 +99,11 @@ def _columns(blocks: Iterable[Block], base: Base) -> tuple[list[Term], Tensor]:
     columns = columns[:, order] / sizes[order]
     largest = columns.gather(0, columns.abs().argmax(0, keepdim=True))
     keys = (columns[:8] * largest.sign() * 1e9).round().long().T.tolist()
-    first = list({tuple(key): i for i, key in reversed(list(enumerate(keys)))}.values())[::-1]
+    first = list(
+        {
+            (terms[order[i]].lead.name, *key): i for i, key in reversed(list(enumerate(keys)))
+        }.values()
+    )[::-1]
     first.sort()
     return [terms[order[i]] for i in first], columns[:, first]
 

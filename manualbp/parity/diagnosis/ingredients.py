@@ -44,7 +44,11 @@ class Seen:
         value = to_double(value)
         if any(v.shape == value.shape and torch.equal(v, value) for v in self.values.values()):
             return False
-        if value.isfinite().all() and not bool((value == value.flatten()[0]).all()):
+        if (
+            name not in self.values
+            and value.isfinite().all()
+            and not bool((value == value.flatten()[0]).all())
+        ):
             self.values[name] = value
         return True
 
@@ -109,7 +113,11 @@ def _keep_saved(outputs: dict[str, Tensor], edges: dict[Any, str], seen: Seen) -
         _watch_returned(node, edges, seen)
     taken: list[tuple[str, Tensor]] = []
     for node in by_hand:
-        before = "" if len(by_hand) == 1 else f"{node.name().removesuffix('Backward')}."
+        before = (
+            ""
+            if len({other.name() for other in by_hand}) == 1
+            else f"{node.name().removesuffix('Backward')}."
+        )
         kept = {f"saved[{i}]": t for i, t in enumerate(node.saved_tensors)}
         kept |= {f"ctx.{n}": t for n, t in vars(node).items()}
         taken += [(before + n, t) for n, t in kept.items() if isinstance(t, Tensor)]
