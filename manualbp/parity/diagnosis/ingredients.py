@@ -108,7 +108,7 @@ def _nodes(outputs: dict[str, Tensor]) -> Iterator[Any]:
 def _keep_saved(outputs: dict[str, Tensor], edges: dict[Any, str], seen: Seen) -> None:
     """What the graph's nodes saved: ``saved[0]`` of a single Python Function, else by its name."""
     nodes = list(_nodes(outputs))
-    by_hand = [node for node in nodes if hasattr(node, "saved_tensors")]
+    by_hand = [node for node in nodes if hasattr(node, "_forward_cls") and node not in edges]
     for node in by_hand if seen.asked else ():
         _watch_returned(node, edges, seen)
     taken: list[tuple[str, Tensor]] = []
