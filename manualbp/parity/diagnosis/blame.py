@@ -32,11 +32,20 @@ def blame(name: str, patterns: Mapping[str, Pattern], evidence: Evidence) -> Bla
     own, order = evidence.layers.get(name, ""), evidence.order
     arrived = None if evidence.incoming is None else evidence.incoming.get(own)
     beside = [n for n in order if n != name and evidence.layers.get(n, "") == own]
-    before = [n for n in order[: order.index(name) if name in order else None] if n not in beside]
+    before = [n for n in order[: order.index(name) if name in order else None]
+              if n not in beside and not _siblings(n, name, evidence)]  # fmt: skip
     return (
         _by_its_layer(name, beside, arrived, patterns, evidence)
         or _by_those_before(name, before, arrived, patterns, evidence)
         or _by_the_loss(title(own), arrived, evidence)
+    )
+
+
+def _siblings(one: str, other: str, evidence: Evidence) -> bool:
+    """Two arguments of one function: neither comes before the other."""
+    return all(
+        name.startswith("input") and evidence.layers.get(name) not in evidence.pre_activations
+        for name in (one, other)
     )
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from manualbp.parity.arms.forward import Tensors
 from manualbp.parity.bits import rms, to_double
+from manualbp.parity.diagnosis.doubled import Doubled
 from manualbp.parity.record import TensorReport
 
 # Looser than the verdict's own floors: a guess has to tell kinds of wrong apart, not right from
@@ -45,6 +46,7 @@ class Evidence:
         prefix: both arms on the first n rows of the inputs.
         incoming: layer name -> whether the gradient that arrives at its output agrees; None where
             that cannot be watched.
+        doubled: both arms in float64, also with other numbers and lengths.
     """
 
     reports: tuple[TensorReport, ...]
@@ -58,6 +60,7 @@ class Evidence:
     probe: Callable[[Tensor], Rerun] | None = None
     prefix: Callable[[int], Rerun] | None = None
     incoming: Mapping[str, bool] | None = None
+    doubled: Doubled | None = None
     _reruns: dict[tuple[int, ...], Rerun | None] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )

@@ -19,6 +19,7 @@ from manualbp.parity.arms.forward import Tensors, only_rows
 from manualbp.parity.arms.runs import RUN_KINDS
 from manualbp.parity.arms.subject import Subject
 from manualbp.parity.bits import both_identical, to_double
+from manualbp.parity.diagnosis.doubled import Doubled
 from manualbp.parity.diagnosis.evidence import Evidence, Rerun
 from manualbp.parity.judge.comparison import Comparison
 from manualbp.parity.judge.tolerance import compare_tensors
@@ -46,7 +47,8 @@ def gather(comparison: Comparison) -> Evidence:
         return known
     probe = _probe(comparison) if comparison.rows else None
     incoming = _incoming(comparison, names)
-    return replace(known, probe=probe, prefix=_prefix(comparison), incoming=incoming)
+    return replace(known, probe=probe, prefix=_prefix(comparison), incoming=incoming,
+                   doubled=Doubled(comparison))  # fmt: skip
 
 
 def _layers(comparison: Comparison, inputs: set[str]) -> dict[str, str]:

@@ -16,6 +16,7 @@ from manualbp.parity.arms.forward import only_rows
 from manualbp.parity.arms.runs import backward
 from manualbp.parity.arms.subject import subject
 from manualbp.parity.diagnosis.diagnose import diagnose
+from manualbp.parity.diagnosis.doubled import Doubled
 from manualbp.parity.diagnosis.evidence import Evidence, Rerun
 from manualbp.parity.judge.comparison import Comparison
 from manualbp.parity.judge.yardstick import in_float64
@@ -114,6 +115,7 @@ def gather(candidate: nn.Module, reference: nn.Module, x: Tensor, **options: Any
         rows=comparison.rows, pre_activations=pre,
         probe=lambda mask: both(call, only_rows(mask)),
         prefix=lambda n: both(replace(call, args=(x[:n],))),
+        doubled=Doubled(comparison),
     )  # fmt: skip
 
 

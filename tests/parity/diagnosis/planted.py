@@ -53,7 +53,7 @@ def only_at(layer: int, change: Callable[[Tensor], Tensor]) -> Rules:
 
 
 def garbage(d: Tensor, h: Tensor) -> Tensor:
-    return torch.cat([d[:9], d[9:].roll(1, 1)]).t() @ h
+    return torch.cat([d[:-4], d[-4:].roll(1, 1)]).t() @ h
 
 
 def odd_when_long(d: Tensor, h: Tensor) -> Tensor:
@@ -67,13 +67,14 @@ OTHER_BITS = Rules(weight=lambda _, d, h: (h.t().flip(1) @ d.flip(0)).t())
 FAULTS: dict[str, tuple[Rules, str, str, str]] = {
     "zero": (weight(torch.zeros_like), W, "zero", "zero everywhere"),
     "NaN": (weight(times((2, 3), float("nan"))), W, "not finite", r"1 of 64 elements NaN, .*2, 3"),
-    "sum for mean": (bias(lambda d: d.sum(0) * N), B, "factor", "sum over the 13 rows where"),
+    "sum for mean": (bias(lambda d: d.sum(0) * len(d)), B, "factor", "sum over the 13 rows where"),
     "mean for sum": (bias(lambda d: d.mean(0)), B, "factor", "mean over the 13 rows where"),
-    "outputs": (bias(lambda d: d.sum(0) / 5), B, "factor", "mean over the 5 outputs of a row"),
-    "all outputs": (bias(lambda d: d.sum(0) * 65), B, "factor", "sum over all 65 outputs"),
-    "twice": (weight(lambda g: 2 * g), W, "factor", r"2.weight = 2.000 x .* counted twice"),
+    "a length it does not follow": (bias(lambda d: d.sum(0) * N), B, "factor",
+                                    r"= 13.00 x reference, cosine 1.000;"),
+    "all outputs": (bias(lambda d: d.sum(0) * 5 * len(d)), B, "factor", "sum over all 65 outputs"),
+    "twice": (weight(lambda g: 2 * g), W, "factor", r"2.weight.grad = 2.000 x .* counted twice"),
     "half": (weight(lambda g: g / 2), W, "factor", "half of it is missing"),
-    "sqrt": (weight(lambda g: g / 8**0.5), W, "factor", r"1/sqrt\(8\) is in it once too often"),
+    "sqrt": (weight(lambda g: g / 8**0.5), W, "factor", r"= 0.3536 x reference, cosine 1.000;"),
     "plain": (weight(lambda g: g * 0.7), W, "factor", "= 0.7000 x reference, cosine 1.000"),
     "1 %": (weight(lambda g: g * 1.01), W, "factor", "= 1.010 x reference"),
     "sign": (weight(lambda g: -g), W, "sign", "cosine -1.000"),
@@ -93,13 +94,16 @@ FAULTS: dict[str, tuple[Rules, str, str, str]] = {
     "element of a bias": (bias(lambda d: times(4, 0.5)(d.sum(0))), B, "element", r"\[4\]"),
     "row": (weight(times(5, 0.0)), W, "line", "row 5 of 8 differs, which is zero"),
     "column 1 %": (weight(times((slice(None), 3), 1.01)), W, "line", "column 3 of 8 .* 1.01 x"),
-    "last columns": (weight(times((slice(None), slice(5, None)), 3.0)), W, "tile",
-                     "columns 5 to 7 of 8 differ, there 3 x reference: the last tile"),
+    "last columns": (weight(times((slice(None), slice(5, None)), 3.0)), W, "lines",
+                     "columns 5 to 7 of 8 differ, there 3 x reference;"),
     "two rows": (weight(times([1, 4], 0.9)), W, "lines", "rows 1 and 4 of 8"),
     "constant": (weight(lambda g: g + 0.25), W, "offset", r"reference \+ 0.25 everywhere"),
-    "along": (weight(lambda g: g + g.mean(1, keepdim=True)), W, "offset", "along dimension 1"),
+    "along": (weight(lambda g: g + torch.arange(1.0, 9.0).to(g)[:, None]), W, "offset",
+              "along dimension 1"),
+    "a mean too much": (weight(lambda g: g + g.mean(1, keepdim=True)), W, "missing term",
+                        r"lacks -0.5 \* mean\(g, 1\)"),
     "dropped": (dropped([5]), W, "rows", "contribution of row 5 of 13 is missing"),
-    "dropped tile": (dropped(slice(9, None)), W, "rows",
+    "dropped tile": (dropped(slice(-4, None)), W, "rows",
                      "of rows 9 to 12 of 13 is missing: the last tile"),
     "row twice": (dropped([5], 2.0), W, "rows", "row 5 of 13 counted twice"),
     "row 1 %": (dropped([0], 1.01), W, "rows", "row 0 of 13 counts 1.01 times"),

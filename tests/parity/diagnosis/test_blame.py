@@ -10,7 +10,6 @@ import pytest
 from manualbp.parity.diagnosis.diagnose import diagnose
 from tests.parity.diagnosis.by_hand import (
     Mine,
-    N,
     Rules,
     evidence_of,
     found,
@@ -50,7 +49,7 @@ def test_a_loss_that_sends_back_a_sum() -> None:
     """Every gradient is N times too large, as of a candidate's loss without its mean."""
     reference = network()
     candidate = Mine(*copy.deepcopy(list(reference)))
-    candidate.rules = Rules(first=lambda grad: grad * N)
+    candidate.rules = Rules(first=lambda grad: grad * len(grad))
     findings = diagnose(gather(candidate, reference, inputs(), loss=lambda o: o.square().mean()))
     assert len(findings) == 7 and findings[0].tensor == "4.weight.grad"
     for finding in findings:

@@ -13,6 +13,7 @@ from manualbp.parity.diagnosis.evidence import Evidence, Pattern, Suspect
 from manualbp.parity.diagnosis.kinds import RECOGNIZERS
 from tests.parity.diagnosis import planted
 from tests.parity.diagnosis.by_hand import evidence_of
+from tests.parity.diagnosis.operators import CASES, evidence_of_operator
 from tests.parity.diagnosis.planted import FAULTS, OTHER_BITS, W
 
 FILES = [import_module(f"{kinds.__name__}.{found.name}")
@@ -39,9 +40,10 @@ def first(tensor: str, evidence: Evidence) -> str:
 def test_every_recognizer_has_a_planted_fault() -> None:
     answered = {first(tensor, evidence_of(rules)) for rules, tensor, *_ in FAULTS.values()}
     answered.add(first(W, evidence_of(OTHER_BITS)))
+    answered |= {first(*evidence_of_operator(*case)) for case in CASES}
     for name in NAMES:
         assert name in answered, (
-            f"plant a fault that {name} recognizes: FAULTS of {planted.__file__}"
+            f"plant a fault that {name} recognizes: FAULTS of {planted.__file__}, or operators.py"
         )
 
 

@@ -9,11 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from manualbp.parity.diagnosis.evidence import Pattern, Suspect
+from manualbp.parity.diagnosis.kinds.cotangents import other_rows, twice, unused
+from manualbp.parity.diagnosis.kinds.factors import factor
+from manualbp.parity.diagnosis.kinds.formula import missing_factor, missing_term, other_formula
+from manualbp.parity.diagnosis.kinds.indices import once_per_row, repeated_index
 from manualbp.parity.diagnosis.kinds.places import element, lines, reordered, swapped, transposed
 from manualbp.parity.diagnosis.kinds.rows import long_batches, scaled_rows, wrong_rows
 from manualbp.parity.diagnosis.kinds.slopes import derivative, mask
 from manualbp.parity.diagnosis.kinds.values import (
-    factor,
     offset,
     precision,
     rounding,
@@ -23,9 +26,11 @@ from manualbp.parity.diagnosis.kinds.values import (
 
 # Asked in this order, the most specific first; the last one always answers.
 RECOGNIZERS: tuple[Callable[[Suspect], Pattern | None], ...] = (
-    zero, precision, factor, swapped, transposed, reordered,
+    zero, precision, once_per_row, unused, twice, other_rows, repeated_index,
+    factor, swapped, transposed, reordered,
     mask, derivative, scaled_rows,
-    element, lines, offset,
+    missing_factor, missing_term,
+    element, lines, other_formula, offset,
     wrong_rows, long_batches,
     rounding, unknown,
 )  # fmt: skip

@@ -83,6 +83,8 @@ def lines(s: Suspect) -> Pattern | None:
     found = [some for dim in range(s.o.dim()) if (some := _wrong_lines(s, dim))]
     if not found:
         return None
+    if any(some.tile for some in found) and not _moves(s):
+        found = [some._replace(tile="") for some in found]
     part, apart = found[-1].mask, (s.c - s.o).abs()
     if rms(apart[~part]) > 1e-2 * rms(apart[part]):
         return None  # a matter of degree: it is larger there, but no line is right
@@ -100,7 +102,9 @@ def lines(s: Suspect) -> Pattern | None:
     words = (
         f"only {where} differ{'s' if kind == 'line' else ''}{inside}{next(filter(None, edge), '')}"
     )
-    step = f"check the bounds of the loop or tile that computes {where} of {s.name}"
+    step = f"look at what computes {where} of {s.name}"
+    if kind == "tile":
+        step = f"check the bounds of the loop or tile that computes {where} of {s.name}"
     return Pattern(kind, words, step, tuple(some.words for some in found))
 
 
@@ -154,6 +158,27 @@ def _order(c: Tensor, o: Tensor, dim: int) -> Tensor:
     return order
 
 
+def _moves(s: Suspect) -> bool:
+    """Whether the wrong lines are the last ones for another length as well: a loop's bounds."""
+    runs = s.evidence.doubled
+    if runs is None or not runs.same_fault(s.name, s.c, s.o):
+        return False
+    for view in (runs.shorter(n) for n in runs.lengths):
+        pair = None if view is None else view.pair(s.name)
+        if pair is None or pair[0].dim() != s.o.dim():
+            continue
+        apart = (pair[0] - pair[1]).abs() > 1e-9 * pair[1].abs().max()
+        for dim, n in enumerate(s.o.shape):
+            rest = [d for d in range(s.o.dim()) if d != dim]
+            before, after = (x.any(rest) if rest else x for x in (s.wrong, apart))
+            shorter = len(after) < n
+            if shorter and after.any() and not before.all() and torch.equal(
+                before.flip(0)[: len(after)], after.flip(0)
+            ):  # fmt: skip
+                return True
+    return False
+
+
 class _Lines(NamedTuple):
     """The wrong lines along one dimension: how many, in words, and as a mask of the elements."""
 
@@ -173,4 +198,5 @@ def _wrong_lines(s: Suspect, dim: int) -> _Lines | None:
     if not 0 < count < alive or (2 * count > alive and not at_edge):
         return None
     mask = wrong.reshape([-1 if d == dim else 1 for d in range(s.o.dim())]).expand_as(s.o)
-    return _Lines(count, listed(noun_of(s.o.dim(), dim), found, n), tile(found, n), mask)
+    edge = tile(found, n) if 2 * count <= alive else ""
+    return _Lines(count, listed(noun_of(s.o.dim(), dim), found, n), edge, mask)

@@ -35,7 +35,7 @@ def scaled_rows(s: Suspect) -> Pattern | None:
     else:
         shown = ", ".join(f"{k:.4g}" for k in factors[:4])
         words, step = f"{rows} count{'' if many else 's'} {shown} times", "give every row weight 1"
-    words += tile(found, count)
+    words += _tile(s, found, count)
     return Pattern("rows", words, f"in the backward of {s.layer}, {step}", tuple(found))
 
 
@@ -46,7 +46,7 @@ def wrong_rows(s: Suspect) -> Pattern | None:
     at_edge = len(found) == 1 and rows in found[0]
     if not found or (2 * count > rows and not at_edge):
         return None
-    words = f"wrong only in {listed('row', found, rows)}{tile(found, rows)}"
+    words = f"wrong only in {listed('row', found, rows)}{_tile(s, found, rows)}"
     return Pattern("rows", words, f"look at what the backward of {s.layer} does for these rows",
                    tuple(found))  # fmt: skip
 
@@ -60,15 +60,24 @@ def long_batches(s: Suspect) -> Pattern | None:
         return part is not None and bool(part.o.any()) and part.right
 
     whole = _of_shorter_batch(s, rows)
-    if whole is None or whole.right or not right(1):
-        return None
-    low = _last_where(right, 1, rows)
+    if whole is None or whole.right or not right(2):
+        return None  # right for a single row alone: rows are mixed, whatever the length
+    low = _last_where(right, 2, rows)
     high = low + 1
     if _of_shorter_batch(s, high) is None:  # not wrong: it cannot be run
         return None
-    words = f"right for batches of up to {low} row{'s' * (low > 1)}, wrong from {high} on"
+    words = f"right for batches of up to {low} rows, wrong from {high} on"
     step = f"look at what the backward of {s.layer} does differently from {high} rows on"
     return Pattern("batch length", words, step, high)
+
+
+def _tile(s: Suspect, found: list[tuple[int, int]], count: int) -> str:
+    """``: the last tile`` where a batch that ends before it has wrong rows at its end as well."""
+    words = tile(found, count)
+    if not words.endswith("the last tile"):
+        return ""
+    shorter = _of_shorter_batch(s, found[0][0])
+    return words if shorter is not None and not shorter.right else ""
 
 
 def contribution(s: Suspect, start: int, stop: int) -> Suspect | None:
