@@ -25,6 +25,7 @@ from manualbp.parity.arms.parameters import borrowed, check_parameters
 from manualbp.parity.arms.runs import RUN_KINDS
 from manualbp.parity.arms.subject import move, subject
 from manualbp.parity.diagnosis.diagnose import diagnose
+from manualbp.parity.diagnosis.further import diagnose_further
 from manualbp.parity.diagnosis.gather import gather
 from manualbp.parity.judge.comparison import Comparison
 from manualbp.parity.judge.in_situations import judge_situations, layout_at_fault
@@ -83,7 +84,7 @@ def compare_gradients(
             output's structure of them); random by default, which shows a backward that forgets
             its grad_output.
         seeds: of the cotangents, the twins and any random layer: one check each.
-        also: further derivatives: ``second_order``, ``forward_mode``, ``vmap``.
+        also: further runs: ``second_order``, ``forward_mode``, ``vmap``, ``autocast``.
         exact: ask for the reference's bits.
         power: plant standard faults into the candidate's gradients and refuse to agree where one
             of them is not seen.
@@ -129,6 +130,7 @@ def compare_gradients(
             )  # fmt: skip
             checks.append(Check(kind, seed, comparison.with_oracle(oracle or {})))
             if kind != "backward":
+                findings = findings or diagnose_further(comparison)
                 continue
             if power and comparison.ours.tensors and (measured is None or measured.missing):
                 again = measure_power(comparison)

@@ -78,7 +78,7 @@ def without_numbers(name: str, reason: str, present: Tensor | None = None) -> Te
 
 @dataclass(frozen=True)
 class Check:
-    """One run of both arms: ``backward``, ``second_order``, ``forward_mode`` or ``vmap``."""
+    """One run of both arms; ``kind`` is one of ``RUN_KINDS`` of arms/runs.py."""
 
     kind: str
     seed: int

@@ -4,6 +4,7 @@ r"""Run one arm once: every tensor that can be compared, by name.
     second_order   d/d(x, w) of sum_i <u_i, dC/dw_i>, u random (create_graph=True)
     forward_mode   the derivative along random tangents of x and w (a jvp)
     vmap           forward and backward of a stack of inputs under torch.func.vmap
+    autocast       backward, with forward and loss under torch.autocast
 
 A run leaves its arm as it was: inputs are cloned, buffers restored.
 """
@@ -11,7 +12,8 @@ A run leaves its arm as it was: inputs are cloned, buffers restored.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -112,8 +114,35 @@ def vmap(s: Subject, call: Call, directions: Directions, hook: Hook | None = Non
     return ArmRun({f"vmap {name}": value.detach() for name, value in found.items()})
 
 
+def autocast(s: Subject, call: Call, directions: Directions, hook: Hook | None = None) -> ArmRun:
+    """``backward`` with forward and loss under autocast, in the dtype of ``autocast_dtype``."""
+    device, dtype = device_of(s, call), autocast_dtype(device_of(s, call))
+
+    def within(function: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            with torch.autocast(device, dtype):
+                return function(*args, **kwargs)
+
+        return run
+
+    inside = replace(call, loss=None if call.loss is None else within(call.loss))
+    found = backward(replace(s, call=within(s.call)), inside, directions, hook)
+    return replace(found, tensors={f"autocast {n}": t for n, t in found.tensors.items()})
+
+
+def device_of(s: Subject, call: Call) -> str:
+    """The kind of device that an arm runs on."""
+    found = (t.device.type for t in (*s.parameters.values(), *call.leaves.values()))
+    return next(found, "cpu")
+
+
+def autocast_dtype(device: str) -> torch.dtype:
+    """What autocast rounds products to by default: bfloat16 on CPUs, float16 on GPUs."""
+    return torch.get_autocast_dtype(device)
+
+
 RUN_KINDS: dict[str, Callable[..., ArmRun]] = {
-    run.__name__: run for run in (backward, second_order, forward_mode, vmap)
+    run.__name__: run for run in (backward, second_order, forward_mode, vmap, autocast)
 }
 
 

@@ -87,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     gradients.add_argument("--target", metavar="SPEC", help="what the loss compares outputs with")
     derivative = options.one_of([kind for kind in RUN_KINDS if kind != "backward"], "a derivative")
     gradients.add_argument("--also", type=options.list_of(derivative), metavar="KIND,...",
-                           help="second_order, forward_mode, vmap")  # fmt: skip
+                           help="second_order, forward_mode, vmap, autocast")  # fmt: skip
     gradients.add_argument("--no-power", action="store_true",
                            help="agree although a fault might not show")  # fmt: skip
     gradients.add_argument("--no-situations", action="store_true",

@@ -28,11 +28,8 @@ def layout_at_fault(comparison: Comparison) -> Situation | None:
     wrong = next((r for r in comparison.reports if r.verdict == DIFFER), None)
     if wrong is None:
         return None
-    own, drawn, leaves = (
-        comparison.candidate_call,
-        comparison.directions.drawn,
-        comparison.call.leaves,
-    )
+    own, leaves = comparison.candidate_call, comparison.call.leaves
+    drawn = comparison.directions.drawn
     dense = {n: d.contiguous() for n, d in drawn.items()}
     inputs = own.with_leaves({n: x.contiguous() for n, x in leaves.items()})
     for kind, strided, call, cotangents in (
@@ -41,9 +38,8 @@ def layout_at_fault(comparison: Comparison) -> Situation | None:
         if all(t.is_contiguous() for t in strided.values()):
             continue
         try:
-            found = reruns.plain(
-                comparison.candidate, call, Directions(call.seed, dict(cotangents))
-            )
+            directions = Directions(call.seed, dict(cotangents))
+            found = reruns.plain(comparison.candidate, call, directions)
         except Exception:  # it does not run on dense ones either
             continue
         if not _by_yardstick(comparison, None, found)[1]:

@@ -73,11 +73,12 @@ class Limits:
     @staticmethod
     def of(
         reference: Tensor, o: Tensor, sums: Tensor | None = None, noise: Tensor | None = None,
-        lowered: torch.dtype | None = None,
+        lowered: torch.dtype | None = None, eps: float = 0.0,
     ) -> Limits:  # fmt: skip
         """The limits for candidates of the reference's shape and dtype."""
         r, info = to_double(reference), torch.finfo(reference.dtype)
-        eps = info.eps if lowered is None else max(info.eps, torch.finfo(lowered).eps)
+        own_eps = max(info.eps, eps)
+        eps = own_eps if lowered is None else max(own_eps, torch.finfo(lowered).eps)
         skipped = ~(r.isfinite() & o.isfinite())
         if not skipped.any():
             broken, hidden = 0, None
@@ -94,7 +95,7 @@ class Limits:
         size, own = rms(s), rms(e)
         limit = e.mul_(FACTOR).add_(s, alpha=eps * ELEMENT_FLOOR)
         limit += eps * LINE_FLOOR * _of_lines(s)
-        unjudged = _unjudged(broken, r.numel(), own, size, lowered if eps > info.eps else None)
+        unjudged = _unjudged(broken, r.numel(), own, size, lowered if eps > own_eps else None)
         return Limits(
             reference, o, hidden, limit, FACTOR * own + RMS_FLOOR * eps * size, error,
             own > REFERENCE_LIMIT * size, unjudged,

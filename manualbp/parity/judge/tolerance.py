@@ -27,6 +27,7 @@ def compare_tensors(
     noise: Tensor | None = None,
     exact: bool = False,
     lowered: torch.dtype | None = None,
+    eps: float = 0.0,
 ) -> TensorReport:
     """Hold ``candidate`` against ``reference``, both judged by their distance to ``oracle``.
 
@@ -34,7 +35,8 @@ def compare_tensors(
     size, the rms, stands for the whole tensor: right for the large elements, but blind to a fault
     in elements far smaller. ``exact`` asks for the reference's bits. Tensors that are not
     floating point must always be equal. ``lowered`` is the dtype that the oracle went through, if
-    it is no float64 throughout: what is finer than that dtype cannot be judged.
+    it is no float64 throughout: what is finer than that dtype cannot be judged. ``eps`` is the
+    rounding inside of the run, where that is coarser than the dtype's (autocast).
 
     Raises:
         ValueError: the oracle is missing or of another shape than the reference.
@@ -54,7 +56,7 @@ def compare_tensors(
         same_bits = bit_identical(candidate, reference)
         reason = "" if same_bits else unequal(candidate, reference)
         return without_numbers(name, reason, reference)
-    limits = Limits.of(reference, to_double(oracle), sums, noise, lowered)
+    limits = Limits.of(reference, to_double(oracle), sums, noise, lowered, eps)
     return limits.report(name, candidate, exact)
 
 

@@ -25,7 +25,7 @@ from torch import Tensor
 from manualbp.parity.arms.calls import Call, Directions, cast_loss, moved
 from manualbp.parity.arms.forward import Hook, Tensors
 from manualbp.parity.arms.rounding import Lowered, Rounded, nudged
-from manualbp.parity.arms.runs import ArmRun
+from manualbp.parity.arms.runs import ArmRun, autocast, autocast_dtype, device_of
 from manualbp.parity.arms.subject import Subject
 from manualbp.parity.bits import to_double
 from manualbp.parity.judge.limits import Limits
@@ -81,7 +81,9 @@ class Yardstick:
         self._twins = twins or Twins.of(reference)
         floats = [*reference.parameters.values(), *call.leaves.values()]
         self.dtype = next((t.dtype for t in floats if t.is_floating_point()), torch.float32)
-        self.eps = torch.finfo(self.dtype).eps
+        # Under autocast another implementation may round to its dtype at other places.
+        inside = autocast_dtype(device_of(reference, call)) if run is autocast else self.dtype
+        self.eps = max(torch.finfo(dtype).eps for dtype in (self.dtype, inside))
         self._generator = torch.Generator().manual_seed(call.seed + 1)
         self.count = 0
         self._twins.double.load(reference)
@@ -96,6 +98,11 @@ class Yardstick:
         """s by name; |o| alone before the first twin."""
         return {name: self.sums_of(name) for name in self.exact}
 
+    @property
+    def least_eps(self) -> float:
+        """The rounding inside a run where it is coarser than the dtype's; 0 elsewhere."""
+        return self.eps if self.eps > torch.finfo(self.dtype).eps else 0.0
+
     def sums_of(self, name: str) -> Tensor:
         """s of one tensor."""
         return self.exact[name].abs() + self._moved[name] / self.eps
@@ -108,14 +115,15 @@ class Yardstick:
         return compare_tensors(
             name, candidate, reference, self.exact.get(name),
             sums=self.sums_of(name) if known else None, noise=self.noise.get(name), exact=exact,
-            lowered=self.lowered,
+            lowered=self.lowered, eps=self.least_eps,
         )  # fmt: skip
 
     def limits(self, name: str, reference: Tensor) -> Limits:
         """What is allowed for one tensor, by the twins that are drawn."""
         return Limits.of(
-            reference, self.exact[name], self.sums_of(name), self.noise[name], self.lowered
-        )
+            reference, self.exact[name], self.sums_of(name), self.noise[name], self.lowered,
+            self.least_eps,
+        )  # fmt: skip
 
     def extend(self, count: int) -> Yardstick:
         """Draw twins until there are ``count`` pairs."""

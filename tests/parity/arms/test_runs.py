@@ -11,7 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from manualbp.parity.arms.calls import Call, Directions, random_cotangent
-from manualbp.parity.arms.runs import RUN_KINDS, ArmRun, backward, forward_mode, second_order, vmap
+from manualbp.parity.arms.runs import (
+    RUN_KINDS,
+    ArmRun,
+    autocast,
+    backward,
+    forward_mode,
+    second_order,
+    vmap,
+)
 from manualbp.parity.arms.subject import subject
 
 
@@ -164,3 +172,17 @@ def test_random_layers_draw_the_same_by_seed(kind: str) -> None:
     same = [n for n, t in first.items() if t is not None and torch.equal(t, other[n])]  # type: ignore[arg-type]
     assert all(torch.equal(t, again[n]) for n, t in first.items() if t is not None)  # type: ignore[arg-type]
     assert len(same) < len(first)
+
+
+def test_autocast_is_autocast() -> None:
+    """Bit-exact: forward and loss in it, backward outside, as PyTorch advises."""
+    net, x = model().float(), X.float().requires_grad_()
+    run = autocast(subject(net), of(X.float(), nn.MSELoss(), Y.float()), Directions(5))
+    with torch.autocast("cpu", torch.bfloat16):
+        output = net(x)
+        loss = nn.functional.mse_loss(output, Y.float())
+    loss.backward(random_cotangent(loss.shape, loss.dtype, 5))
+    assert torch.equal(run.tensors["autocast input.grad"], x.grad)  # type: ignore[arg-type]
+    assert run.tensors["autocast output"].dtype is torch.bfloat16  # type: ignore[union-attr]
+    double = autocast(subject(net.double()), of(X), Directions(5)).tensors["autocast output"]
+    assert double.dtype is torch.float64  # type: ignore[union-attr]  # the oracle is untouched
