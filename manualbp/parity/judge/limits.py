@@ -52,6 +52,12 @@ LINE_FLOOR = 1.0
 REFERENCE_LIMIT = 0.25
 
 
+RANDOM = (
+    "the reference draws random numbers of its own, so another run of it is another number; draw "
+    "from the global generators, which are seeded for each run"
+)
+
+
 @dataclass(frozen=True)
 class Limits:
     """What the rule allows, from the reference's runs alone: any candidate is held against it.
@@ -73,7 +79,7 @@ class Limits:
     @staticmethod
     def of(
         reference: Tensor, o: Tensor, sums: Tensor | None = None, noise: Tensor | None = None,
-        lowered: torch.dtype | None = None, eps: float = 0.0,
+        lowered: torch.dtype | None = None, eps: float = 0.0, random: bool = False,
     ) -> Limits:  # fmt: skip
         """The limits for candidates of the reference's shape and dtype."""
         r, info = to_double(reference), torch.finfo(reference.dtype)
@@ -95,10 +101,11 @@ class Limits:
         size, own = rms(s), rms(e)
         limit = e.mul_(FACTOR).add_(s, alpha=eps * ELEMENT_FLOOR)
         limit += eps * LINE_FLOOR * _of_lines(s)
-        unjudged = _unjudged(broken, r.numel(), own, size, lowered if eps > own_eps else None)
+        coarse = lowered if eps > own_eps else None
+        unjudged = RANDOM if random else _unjudged(broken, r.numel(), own, size, coarse)
         return Limits(
             reference, o, hidden, limit, FACTOR * own + RMS_FLOOR * eps * size, error,
-            own > REFERENCE_LIMIT * size, unjudged,
+            random or own > REFERENCE_LIMIT * size, unjudged,
         )  # fmt: skip
 
     def differs(self, candidate: Tensor) -> bool:

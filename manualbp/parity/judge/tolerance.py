@@ -28,6 +28,7 @@ def compare_tensors(
     exact: bool = False,
     lowered: torch.dtype | None = None,
     eps: float = 0.0,
+    random: bool = False,
 ) -> TensorReport:
     """Hold ``candidate`` against ``reference``, both judged by their distance to ``oracle``.
 
@@ -36,7 +37,8 @@ def compare_tensors(
     in elements far smaller. ``exact`` asks for the reference's bits. Tensors that are not
     floating point must always be equal. ``lowered`` is the dtype that the oracle went through, if
     it is no float64 throughout: what is finer than that dtype cannot be judged. ``eps`` is the
-    rounding inside of the run, where that is coarser than the dtype's (autocast).
+    rounding inside of the run, where that is coarser than the dtype's (autocast). ``random`` says
+    that another run of the reference is another number.
 
     Raises:
         ValueError: the oracle is missing or of another shape than the reference.
@@ -56,7 +58,7 @@ def compare_tensors(
         same_bits = bit_identical(candidate, reference)
         reason = "" if same_bits else unequal(candidate, reference)
         return without_numbers(name, reason, reference)
-    limits = Limits.of(reference, to_double(oracle), sums, noise, lowered, eps)
+    limits = Limits.of(reference, to_double(oracle), sums, noise, lowered, eps, random)
     return limits.report(name, candidate, exact)
 
 

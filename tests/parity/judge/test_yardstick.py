@@ -8,11 +8,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from manualbp.parity import compare_gradients
 from manualbp.parity.arms.calls import Call, Directions
 from manualbp.parity.arms.rounding import Rounded, nudged
 from manualbp.parity.arms.runs import RUN_KINDS
 from manualbp.parity.arms.subject import subject
 from manualbp.parity.judge.yardstick import TWINS, Yardstick, judge_tensors
+from manualbp.parity.record import NOT_JUDGED
 
 EPS = 2.0**-23
 
@@ -136,3 +138,24 @@ def test_a_twin_that_overflows_says_nothing() -> None:
     found = yardstick_of(torch.exp, x.reshape(1)).extend(TWINS)
     assert (x * (1 + EPS)).exp().isinf()
     assert all(v.isfinite().all() for v in (*found.sums.values(), *found.noise.values()))
+
+
+def test_a_reference_with_random_numbers_of_its_own_is_no_judge() -> None:
+    own = torch.Generator().manual_seed(0)
+
+    def noisy(x: Tensor) -> Tensor:
+        return x * torch.rand(x.shape, generator=own, dtype=x.dtype)
+
+    def seeded(x: Tensor) -> Tensor:
+        return x * torch.rand(x.shape, dtype=x.dtype)
+
+    x = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
+    report = compare_gradients(noisy, noisy, x)
+    assert report.verdict == NOT_JUDGED and "random numbers of its own" in report.tensors[0].reason
+    assert compare_gradients(seeded, seeded, x).agrees
+
+
+def test_a_candidate_that_is_not_defined_for_other_inputs_is_measured_all_the_same() -> None:
+    """Power and situations change the inputs, and a Cholesky factor may not exist there."""
+    x = torch.randn(4, 4, generator=torch.Generator().manual_seed(0))
+    assert compare_gradients(torch.linalg.cholesky, torch.linalg.cholesky, x @ x.T + 4).agrees
