@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 
 # The ULP distance to a NaN.
 UNREACHABLE = torch.iinfo(torch.int64).max
+PART = 2**18  # elements that are looked at together: they stay in a cache
 _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -62,8 +64,24 @@ def to_double(values: Tensor | NDArray[Any]) -> Tensor:
 
 def rms(values: Tensor) -> float:
     """sqrt(mean(values^2)), scaled by the largest so that squares neither vanish nor overflow."""
-    top = largest(values.abs())
-    return top * math.sqrt(float((values / top).square().mean())) if top != 0 else 0.0
+    top = largest_of(Tensor.abs, values)
+    if top == 0:
+        return 0.0
+    total = sum(float((part / top).square_().sum()) for part in _parts(values))
+    return top * math.sqrt(total / values.numel())
+
+
+def largest_of(function: Callable[..., Tensor], *tensors: Tensor) -> Any:
+    """The largest value of an elementwise function, part by part so that memory stays small.
+
+    NaN where there is one; 0 of empty tensors.
+    """
+    found = [function(*parts).max().item() for parts in zip(*map(_parts, tensors), strict=True)]
+    return math.nan if any(map(math.isnan, found)) else max(found, default=0)
+
+
+def _parts(values: Tensor) -> tuple[Tensor, ...]:
+    return torch.split(values.reshape(-1), PART) if values.numel() else ()
 
 
 def largest(values: Tensor) -> float:

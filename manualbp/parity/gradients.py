@@ -123,7 +123,9 @@ def compare_gradients(
         others: tuple[Situation, ...] = ()
         measured: PowerReport | None = None
         setup: dict[str, str] = {}
-        for seed, kind in product(seeds, kinds):  # one at a time: each holds many copies
+        comparison = None
+        for seed, kind in product(seeds, kinds):
+            del comparison  # each holds many copies
             comparison = Comparison(
                 kind, ours, theirs, Call.of(inputs, loss, target, seed).to(dtype, device),
                 candidate_loss=candidate_loss, cotangent=cotangent, exact=exact, twins=twins,

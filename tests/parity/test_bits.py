@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
+from torch import Tensor
 
-from manualbp.parity import bit_identical, ulp_distance
+from manualbp.parity import bit_identical, bits, ulp_distance
+from manualbp.parity.bits import UNREACHABLE, largest_of, rms
 
 FLOATS = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 
@@ -38,3 +42,16 @@ def test_bit_identical() -> None:
 def test_ulp_distance_does_not_overflow() -> None:
     huge = torch.tensor([1.7e308]).double()
     assert ulp_distance(huge, -huge).item() == 2**63 - 2
+
+
+def test_part_by_part_is_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = torch.randn(7, 11, generator=torch.Generator().manual_seed(0)).double()
+    whole, top = rms(values), largest_of(Tensor.abs, values)
+    monkeypatch.setattr(bits, "PART", 10)
+    assert rms(values) == pytest.approx(whole, rel=1e-14)  # another order of the sum
+    assert largest_of(Tensor.abs, values) == top == float(values.abs().max())
+    assert largest_of(ulp_distance, values.t(), values.t() + 0) == 0
+    values[6, 10] = torch.nan
+    assert math.isnan(largest_of(Tensor.abs, values))
+    assert largest_of(ulp_distance, values, values) == UNREACHABLE  # to the last of 63 bits
+    assert largest_of(Tensor.abs, torch.zeros(0)) == 0 and rms(torch.zeros(0)) == 0

@@ -12,7 +12,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Site:
-    """One gradient g of the candidate, in float64, and what faults are made of.
+    """One gradient g of the candidate, in float64, and what faults are made of, in its own dtype.
 
     ``sums`` are the sizes of its sums. ``others`` are its other gradients. ``stale`` is the same
     gradient for the inputs of another row, ``dropped`` without one row of the batch. ``unit`` is

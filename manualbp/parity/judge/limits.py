@@ -32,7 +32,7 @@ from manualbp.parity.bits import (
     UNREACHABLE,
     bit_identical,
     differing_bits,
-    largest,
+    largest_of,
     rms,
     to_double,
     ulp_distance,
@@ -122,7 +122,7 @@ class Limits:
         """The verdict on a candidate in numbers and words."""
         c, r = to_double(candidate), to_double(self.reference)
         same_bits = bit_identical(candidate, self.reference)
-        ulp = int(ulp_distance(candidate, self.reference).max()) if c.numel() else 0
+        ulp = int(largest_of(ulp_distance, candidate, self.reference))
         only_one = self._only_one(c)
         if only_one:
             known = None if ulp == UNREACHABLE else ulp
@@ -141,11 +141,10 @@ class Limits:
             wrong = "" if self.far else _reason(error, self.allowed, count, worst)
         if self.skipped is not None:
             c, r = c.masked_fill(self.skipped, 0.0), r.masked_fill(self.skipped, 0.0)
-        apart, size = (c - r).abs(), torch.maximum(c.abs(), r.abs())
-        relative = torch.where(size > 0, apart / size, 0.0)
         return TensorReport(
             name=name, shape=tuple(c.shape), dtype=self.reference.dtype,
-            max_abs=largest(apart), max_rel=largest(relative), ulp=ulp,
+            max_abs=largest_of(lambda a, b: (a - b).abs_(), c, r),
+            max_rel=largest_of(_relative, c, r), ulp=ulp,
             candidate_error=rms(error), reference_error=self.error, allowed=self.allowed,
             bit_identical=same_bits, agrees=not (wrong or unjudged), reason=wrong or unjudged,
             differing=count, worst=worst, unjudged=bool(unjudged) and not wrong,
@@ -224,6 +223,11 @@ def unequal(candidate: Tensor, reference: Tensor) -> str:
         f"other bits in {int(differ.sum())} of {differ.numel()} elements; first {index}: "
         f"got {got!r}, expected {expected!r}"
     )
+
+
+def _relative(c: Tensor, r: Tensor) -> Tensor:
+    size = torch.maximum(c.abs(), r.abs())
+    return torch.where(size > 0, (c - r).abs_() / size, 0.0)
 
 
 def _not_finite(tensors: dict[str, Tensor], alike: Tensor) -> str:

@@ -47,7 +47,7 @@ Judge = Callable[[Tensor], bool]  # whether a gradient differs
 def measure_power(comparison: Comparison) -> PowerReport:
     """Plant every standard fault into every gradient of a ``backward`` comparison."""
     ours = {n: g for n, g in comparison.ours.tensors.items() if n.endswith(".grad")}
-    present = {n: to_double(g) for n, g in ours.items() if g is not None and g.isfinite().all()}
+    present = {n: g for n, g in ours.items() if g is not None and g.isfinite().all()}
     generator = torch.Generator().manual_seed(0)
     # Its gradients for the inputs of another row, without a row, and for other inputs.
     reruns = {
@@ -98,14 +98,13 @@ def _site(
     comparison: Comparison, name: str, present: Mapping[str, Tensor], reruns: Mapping[str, Tensors]
 ) -> Site:
     """One gradient; its unit is 0 where there is nothing to measure a fault by."""
-    g, s = present[name], comparison.yardstick.sums_of(name)
+    g, s = to_double(present[name]), comparison.yardstick.sums_of(name)
     sums = rms(s)
     eps = torch.finfo(comparison.dtype(name)).eps
-    again = {how: None if (t := found.get(name)) is None else to_double(t)
-             for how, found in reruns.items()}  # fmt: skip
+    again = {how: found.get(name) for how, found in reruns.items()}
     other = again.pop("elsewhere")
     cancels = rms(comparison.yardstick.exact[name]) < CANCELS * sums and (
-        other is None or rms(other) < math.sqrt(eps) * sums
+        other is None or rms(to_double(other)) < math.sqrt(eps) * sums
     )
     return Site(
         name, g, s, tuple(other for n, other in present.items() if n != name), **again,
