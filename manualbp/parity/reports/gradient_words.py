@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 from manualbp.parity.record import AGREE, Check, Finding, GradientReport, Situation, TensorReport
@@ -48,8 +49,7 @@ def sections(report: GradientReport, *, verbose: bool = False) -> list[Section]:
         heading = f"{number}. {wrong_in_words(tensor, finding)}"
         found.append(Section(heading, (*seen, *next_lines(finding))))
     if report.situations:
-        lines = tuple(_situation(situation) for situation in report.situations)
-        found.append(Section("Situations", lines))
+        found.append(Section("Situations", _situations(report.situations)))
     if report.power:
         wrong = {tensor.name for tensor in report.differing}
         right = {n: d for n, d in report.power.smallest.items() if n not in wrong}
@@ -92,9 +92,11 @@ def _wrong_tensors(report: GradientReport) -> list[tuple[TensorReport | None, Fi
     return [*found, *((tensor, None) for name, tensor in differing.items() if name not in named)]
 
 
-def _situation(situation: Situation) -> str:
-    said = f"{situation.name}: {situation.verdict}"
-    return said if situation.verdict == AGREE else f"{said}, {situation.words}"
+def _situations(situations: Sequence[Situation]) -> tuple[str, ...]:
+    """Those that agree in one line, each other one with its words."""
+    right = [s.name for s in situations if s.verdict == AGREE]
+    others = [f"{s.name}: {s.verdict}, {s.words}" for s in situations if s.verdict != AGREE]
+    return (*([f"agree: {', '.join(right)}"] if right else []), *others)
 
 
 def _seed(report: GradientReport, tensor: TensorReport) -> str:
