@@ -29,8 +29,9 @@ LARGEST_INVERSE = 64
 class Base:
     """Everything that the terms of one gradient may be made of, in one run."""
 
-    def __init__(self, view: View, name: str, groups: int = 0) -> None:
+    def __init__(self, view: View, name: str, groups: int = 0, borrowed: bool = False) -> None:
         self.view, self.groups = view, groups
+        self._known = view.seen.values | (view.seen.borrowed if borrowed else {})
         pair = view.pair(name)
         assert pair is not None
         self._whole = pair[0].shape
@@ -50,7 +51,7 @@ class Base:
     @cached_property
     def factors(self) -> dict[str, Tensor]:
         """Inputs, outputs, saved tensors and parameters by name; an index as 0 and 1."""
-        found = {name: self._grouped(x) for name, x in self.view.seen.values.items()}
+        found = {name: self._grouped(x) for name, x in self._known.items()}
         classes = self.o.shape[-1] if self.o.dim() else 0
         for name, index in self.view.seen.indices.items():
             if index.numel() and int(index.min()) >= 0 and int(index.max()) < classes:

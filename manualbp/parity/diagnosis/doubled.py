@@ -62,7 +62,7 @@ class Doubled:
     def __init__(self, comparison: Comparison) -> None:
         self._comparison, self._call = comparison, comparison.call
         self._shorter: dict[int, View | None] = {}
-        self.bases: dict[tuple[str, bool], Any] = {}  # what the kinds have made of the runs
+        self.bases: dict[tuple[str, bool, bool], Any] = {}  # what the kinds have made of the runs
         drawn = comparison.directions.drawn
         self._drawn = {name: to_double(value) for name, value in drawn.items()}
 
@@ -152,8 +152,9 @@ class Doubled:
             if changed is not None:
                 _change_parameters(ours, double, changed)
             directions = Directions(call.seed, dict(drawn))
-            exact = RUN_KINDS["backward"](double, in_float64(call), directions)
-            seen = Seen(asked=asked)
+            theirs_seen, seen = Seen(), Seen(asked=asked)
+            watched = replace(double, call=watching(double, theirs_seen))
+            exact = RUN_KINDS["backward"](watched, in_float64(call), directions)
             watched = replace(ours, call=watching(ours, seen))
             own = in_float64(replace(call, loss=comparison.candidate_call.loss))
             got = RUN_KINDS["backward"](watched, own, directions)
@@ -169,6 +170,7 @@ class Doubled:
         rows = lengths.pop() if len(lengths) == 1 else None
         length = next((len(x) for x in call.leaves.values() if x.dim()), 1)
         dims = {(n, i): size for n, x in call.leaves.items() for i, size in enumerate(x.shape)}
+        seen.borrow(theirs_seen)
         return View(found, theirs, seen, rows, length, dims)
 
 

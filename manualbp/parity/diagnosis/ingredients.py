@@ -15,6 +15,7 @@ from manualbp.parity.arms.subject import Subject
 from manualbp.parity.bits import to_double
 
 SAVED, NODES = 12, 400  # saved tensors that are kept, and nodes of the graph that are looked at
+BORROWED = 4  # of the reference's
 
 
 @dataclass
@@ -27,6 +28,7 @@ class Seen:
             already have no second name.
         indices: inputs of whole numbers.
         returned: gradients as a Function's backward returned them, where it was ``asked``.
+        borrowed: what the reference's graph saved, and this arm has not.
         numbers: tensors that a Function made in forward and saved without their graph.
     """
 
@@ -36,6 +38,7 @@ class Seen:
     returned: dict[str, Tensor] = field(default_factory=dict)
     numbers: list[str] = field(default_factory=list)
     asked: bool = False
+    borrowed: dict[str, Tensor] = field(default_factory=dict)
 
     def keep(self, name: str, value: Tensor) -> bool:
         """Add a tensor; False where its numbers are known already, or cannot be used."""
@@ -51,6 +54,15 @@ class Seen:
         ):
             self.values[name] = value
         return True
+
+    def borrow(self, reference: Seen) -> None:
+        """What the reference's graph saved and the candidate did not, a few of them."""
+        new = {n: t for n, t in reference.values.items() if "Backward" in n}
+        theirs = Seen(values=dict(self.values))
+        for name, value in new.items():
+            if len(theirs.values) < len(self.values) + BORROWED:
+                theirs.keep(f"reference.{name.replace('Backward0', '').lower()}", value)
+        self.borrowed = {n: t for n, t in theirs.values.items() if n not in self.values}
 
 
 def watching(subject: Subject, seen: Seen) -> Callable[..., Any]:

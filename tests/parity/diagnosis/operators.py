@@ -110,7 +110,19 @@ def without_group_mean(d: Tensor, h: Tensor, r: Tensor) -> Tensor:
 
 
 FIVE, ROWS = ((5, 6),), ((5, 6), (5, 6))
+
+
+def scale(x: Tensor) -> Tensor:
+    return (mean(x * x) + 1e-6).rsqrt()
+
+
 OPERATORS: dict[str, Operator] = {
+    "RMSNorm, input saved": Operator(lambda x, w: x * scale(x) * w, same, ((6, 5), (5,)), {
+        "no mean": Fault(lambda d, x, w: (d * w * scale(x), (d * x * scale(x)).sum(0)), "missing term",
+                         r"lacks -mean\(g \* reference\.mul\.self, 1\) \* reference\.mul\.self"),
+        "no r": Fault(lambda d, x, w: (d * w * scale(x) - x * scale(x)**3 * mean(d * w * x), (d * x).sum(0)), "formula",
+                      r"should be grad_output \* reference\.mul\.self", 1),
+    }),
     "softmax": Operator(lambda x: x.softmax(-1), lambda x: (x.softmax(-1),), FIVE, {
         "no sum": Fault(lambda d, y: d * y, "missing term", r"lacks -sum\(g, 1\) \* output"),
         "no y": Fault(lambda d, y: d - total(d * y), "missing factor", "lacks the factor output"),

@@ -11,7 +11,12 @@ from collections.abc import Callable
 from manualbp.parity.diagnosis.evidence import Pattern, Suspect
 from manualbp.parity.diagnosis.kinds.cotangents import other_rows, twice, unused
 from manualbp.parity.diagnosis.kinds.factors import factor
-from manualbp.parity.diagnosis.kinds.formula import missing_factor, missing_term, other_formula
+from manualbp.parity.diagnosis.kinds.formula import (
+    missing_factor,
+    missing_term,
+    other_formula,
+    with_the_references,
+)
 from manualbp.parity.diagnosis.kinds.indices import once_per_row, repeated_index
 from manualbp.parity.diagnosis.kinds.places import element, lines, reordered, swapped, transposed
 from manualbp.parity.diagnosis.kinds.rows import long_batches, scaled_rows, wrong_rows
@@ -31,6 +36,6 @@ RECOGNIZERS: tuple[Callable[[Suspect], Pattern | None], ...] = (
     mask, derivative, scaled_rows,
     missing_factor, missing_term,
     element, lines, other_formula, offset,
-    wrong_rows, long_batches,
+    wrong_rows, long_batches, with_the_references,
     rounding, unknown,
 )  # fmt: skip

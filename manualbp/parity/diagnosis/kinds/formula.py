@@ -53,9 +53,14 @@ def other_formula(s: Suspect) -> Pattern | None:
     return _fitted(s, True)
 
 
-def _fitted(s: Suspect, whole: bool) -> Pattern | None:
+def with_the_references(s: Suspect) -> Pattern | None:
+    """As the two above, also of what only the reference's graph saved."""
+    return _fitted(s, False, borrowed=True) or _fitted(s, True, borrowed=True)
+
+
+def _fitted(s: Suspect, whole: bool, borrowed: bool = False) -> Pattern | None:
     """What is missing, or else the whole gradient, in words."""
-    for bases in (_bases(s), _bases(s, grouped=True)):
+    for bases in (_bases(s, borrowed=borrowed), _bases(s, grouped=True, borrowed=borrowed)):
         fits = (find(kind, bases, whole) for kind in KINDS if bases)
         fit = next((fit for fit in fits if fit is not None), None)
         if fit is not None and (whole or fit.own is None):
@@ -71,6 +76,8 @@ def _said(s: Suspect, fit: Fit, groups: int) -> Pattern:
         [f"everything in {groups} groups of channels, as (N, {groups}, rest)"] if groups else []
     )
     where = f" ({'; '.join(notes)})" if notes else ""
+    if "reference." in words:
+        notes.append("reference.* is what the reference's graph saved")
     verb = "should be" if should else "lacks"
     step = f"add {words} in the backward of {s.layer}, or mend the term it should be part of"
     if should:
@@ -79,23 +86,24 @@ def _said(s: Suspect, fit: Fit, groups: int) -> Pattern:
     return Pattern(kind, f"{s.name} {verb} {words}{where}{EXACT}", step, words)
 
 
-def _bases(s: Suspect, grouped: bool = False) -> list[Base]:
+def _bases(s: Suspect, grouped: bool = False, borrowed: bool = False) -> list[Base]:
     """This gradient in all runs; none where the candidate's float64 run has another fault."""
     runs = s.evidence.doubled
     if runs is None or not s.name.endswith(".grad") or s.o.numel() > LARGEST:
         return []
     if not runs.same_fault(s.name, s.c, s.o):
         return []
-    if (s.name, grouped) not in runs.bases:
-        if len({name for name, _ in runs.bases} - {s.name}) >= TENSORS:
+    key = s.name, grouped, borrowed
+    if key not in runs.bases:
+        if len({name for name, *_ in runs.bases} - {s.name}) >= TENSORS:
             return []
         views = [view for view in (*runs.changed, runs.given) if view is not None]
         pairs = [(view, view.pair(s.name)) for view in views]
         groups = _groups(s, views[0]) if grouped else 0
-        found = [Base(view, s.name, groups) for view, pair in pairs
+        found = [Base(view, s.name, groups, borrowed) for view, pair in pairs
                  if pair and not torch.equal(*pair) and grouped == bool(groups)]  # fmt: skip
-        runs.bases[s.name, grouped] = found if len(found) > 1 else []
-    return runs.bases[s.name, grouped]
+        runs.bases[key] = found if len(found) > 1 else []
+    return runs.bases[key]
 
 
 def _groups(s: Suspect, view: View) -> int:
