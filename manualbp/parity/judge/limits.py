@@ -63,8 +63,9 @@ class Limits:
     """What the rule allows, from the reference's runs alone: any candidate is held against it.
 
     ``o`` is the oracle, ``skipped`` where the reference or the oracle is not finite (o is 0 there),
-    ``limit`` that of each element, ``allowed`` that of the tensor, ``error`` and ``e`` the rms of
-    the reference's own error and of e. ``unjudged`` says why the reference is no judge.
+    ``limit`` that of each element, ``allowed`` that of the tensor, ``error`` the rms of the
+    reference's own. ``unjudged`` says why the reference is no judge, with ``broken`` of nobody,
+    with ``far`` of no candidate that has other bits.
     """
 
     reference: Tensor
@@ -73,6 +74,7 @@ class Limits:
     limit: Tensor
     allowed: float
     error: float
+    broken: bool
     far: bool
     unjudged: str
 
@@ -104,7 +106,7 @@ class Limits:
         coarse = lowered if eps > own_eps else None
         unjudged = RANDOM if random else _unjudged(broken, r.numel(), own, size, coarse)
         return Limits(
-            reference, o, hidden, limit, FACTOR * own + RMS_FLOOR * eps * size, error,
+            reference, o, hidden, limit, FACTOR * own + RMS_FLOOR * eps * size, error, broken > 0,
             random or own > REFERENCE_LIMIT * size, unjudged,
         )  # fmt: skip
 
@@ -134,11 +136,10 @@ class Limits:
         wrong, unjudged = "", ""
         if exact:
             wrong = "" if same_bits else unequal(candidate, self.reference)
-        elif same_bits:  # but where the reference is NaN
-            unjudged = self.unjudged if self.skipped is not None else ""
         else:
-            unjudged = self.unjudged
-            wrong = "" if self.far else _reason(error, self.allowed, count, worst)
+            unjudged = self.unjudged if self.broken or not same_bits else ""
+            if not (same_bits or self.far):
+                wrong = _reason(error, self.allowed, count, worst)
         if self.skipped is not None:
             c, r = c.masked_fill(self.skipped, 0.0), r.masked_fill(self.skipped, 0.0)
         return TensorReport(
@@ -209,7 +210,7 @@ def _reason(error: Tensor, allowed: float, count: int, worst: WorstElement | Non
 
 def _worst(c: Tensor, o: Tensor, error: Tensor, limit: Tensor) -> WorstElement:
     """The element whose error is the largest multiple of its limit."""
-    worst = int((error / limit).argmax())
+    worst = int((error / limit).nan_to_num(nan=0.0).argmax())  # 0 of 0 where none is finite
     index = tuple(int(i) for i in np.unravel_index(worst, tuple(c.shape)))
     return WorstElement(index, *(float(values.flatten()[worst]) for values in (c, o, limit)))
 

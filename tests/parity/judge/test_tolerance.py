@@ -74,7 +74,8 @@ def test_a_fault_beside_a_nan_of_both_is_seen() -> None:
     reference[0, 0] = torch.nan
     wrong = reference.clone()
     wrong[3, 4] *= 1.01
-    assert compare_tensors("w", wrong, reference, oracle).verdict == DIFFER
+    report = compare_tensors("w", wrong, reference, oracle)
+    assert report.verdict == DIFFER and report.worst is not None and report.worst.index == (3, 4)
     wrong = reference.clone()
     wrong[0, 0] = torch.inf
     assert compare_tensors("w", wrong, reference, oracle).verdict == DIFFER
@@ -85,6 +86,7 @@ def test_an_oracle_that_is_no_float64() -> None:
     oracle = rounded(torch.float64)[1]
     oracle = oracle.float().double()
     reference = oracle.clone()
+    reference[0, 0] = oracle[0, 0] = -torch.inf  # as a mask has it
     for factor, verdict in ((1 + 1e-9, NOT_JUDGED), (1.01, DIFFER), (1.0, AGREE)):
         report = compare_tensors("w", factor * reference, reference, oracle, lowered=torch.float32)
         assert report.verdict == verdict
