@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -25,20 +27,40 @@ def write(path: PathLike, save: Callable[[BinaryIO], object]) -> None:
     A link stays a link to what it names; a pipe or a terminal (``/dev/stdout``) is written to.
 
     Raises:
-        OSError: it cannot be written there.
+        OSError: it cannot be written there; the message names the file.
     """
-    path = Path(path)
-    if path.is_fifo() or path.is_char_device():
-        with open(path, "wb") as file:
-            save(file)
-        return
-    path = path.resolve()
-    beside = path.parent / f".{path.name}.{os.getpid()}"
+    with _named(path):
+        given = Path(path)
+        if given.is_fifo() or given.is_char_device():
+            with open(given, "wb") as file:
+                save(file)
+            return
+        if given.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        target = Path(os.path.realpath(path))
+        if target.is_symlink():
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+        beside = target.parent / f".{target.name}.{os.getpid()}"
+        try:
+            with open(beside, "wb") as file:
+                save(file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(beside, target)
+        finally:
+            beside.unlink(missing_ok=True)
+
+
+@contextmanager
+def _named(path: PathLike) -> Iterator[None]:
+    """Errors of the system say which file, and what to do."""
     try:
-        with open(beside, "wb") as file:
-            save(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        said = type(error)(
+            f"cannot write {os.path.abspath(path)}: {reason}; nothing was changed; give a file in "
+            "a folder that exists, may be written and has room"
+        )
+        said.strerror = reason  # the system's words alone, for who says the rest
+        raise said from error

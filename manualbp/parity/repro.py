@@ -57,7 +57,9 @@ def save_repro(
     body = _pickled(parts)
     # The body is pickled by itself: what it needs may be importable only after the specs.
     whole = {"format": FORMAT, "versions": _versions(), "specs": places, "body": body}
-    files.write(path, lambda file: torch.save(whole, file))
+    found = io.BytesIO()  # torch.save into a full disk names no file
+    torch.save(whole, found)
+    files.write(path, lambda file: file.write(found.getbuffer()))
 
 
 def read_repro(path: str | os.PathLike[str], load_arm: Callable[[str], Any]) -> dict[str, Any]:

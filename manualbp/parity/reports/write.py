@@ -5,10 +5,7 @@ Every function raises TypeError for what is no report, and OSError as ``write_te
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from manualbp.parity import files
-from manualbp.parity.files import PathLike
+from manualbp.parity.files import PathLike, write_text
 from manualbp.parity.reports.json_format import to_json
 from manualbp.parity.reports.junit import junit
 from manualbp.parity.reports.page import markdown_report
@@ -28,18 +25,3 @@ def write_junit(report: Report, path: PathLike) -> None:
 def write_markdown(report: Report, path: PathLike) -> None:
     """``markdown_report`` as a file."""
     write_text(path, markdown_report(report))
-
-
-def write_text(path: PathLike, text: str) -> None:
-    """``files.write_text``, and what to do where that fails.
-
-    Raises:
-        OSError: it cannot be written there; what stood there is unchanged.
-    """
-    try:
-        files.write_text(path, text)
-    except OSError as error:
-        raise type(error)(
-            f"cannot write {Path(path).resolve()}: {error.strerror or error}; nothing was changed; "
-            "give a file in a folder that exists and may be written"
-        ) from error

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from manualbp.parity.reports.page import markdown_report
 from manualbp.parity.reports.write import write_json, write_junit, write_markdown, write_text
+from manualbp.parity.repro import save_repro
 from tests.parity.samples import sample_gradient_report
 
 
@@ -67,6 +69,22 @@ def test_links_and_pipes_stay(tmp_path: Path) -> None:
     write_text(tmp_path / "pipe", "new")
     assert os.read(reader, 9) == b"new" and (tmp_path / "pipe").is_fifo()
     os.close(reader)
+    (tmp_path / "one").symlink_to(tmp_path / "other")
+    (tmp_path / "other").symlink_to(tmp_path / "one")
+    with pytest.raises(OSError, match=r"cannot write .*one: Too many levels of symbolic links"):
+        write_text(tmp_path / "one", "new")
+    assert (tmp_path / "one").is_symlink()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+def test_a_full_disk_names_the_file() -> None:
+    """Of every kind of file that is written."""
+    for write in (
+        lambda: write_json(sample_gradient_report(), "/dev/full"),
+        lambda: save_repro("/dev/full", torch.tanh, torch.tanh, torch.ones(2), {}),
+    ):
+        with pytest.raises(OSError, match="cannot write /dev/full: No space left on device"):
+            write()
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
