@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, TypeVar
 
+from manualbp.parity.reports.terminal import width_of
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -74,4 +76,5 @@ def _rich() -> tuple[ModuleType, Console]:
         raise ImportError(
             'progress bars need rich; install it with: pip install "manualbp[parity]"'
         ) from error
-    return progress, Console(stderr=True)
+    console = Console(stderr=True)
+    return progress, Console(stderr=True, width=width_of(console))

@@ -14,11 +14,19 @@ from typing import Any, get_args, get_origin, get_type_hints
 import torch
 
 from manualbp.parity.record import GradientReport
-from manualbp.parity.training_record import Report, TrainingReport, check_report
+from manualbp.parity.training_record import (
+    Curve,
+    Histogram,
+    Report,
+    TrainingReport,
+    check_report,
+)
 from manualbp.parity.versions import versions
 
 SCHEMA = "manualbp.parity.report"
 SCHEMA_VERSION = 1
+_DTYPES = {str(d).removeprefix("torch."): d for d in vars(torch).values()
+           if isinstance(d, torch.dtype)}  # fmt: skip
 _KINDS = {kind.__name__: kind for kind in (GradientReport, TrainingReport)}
 
 
@@ -99,7 +107,7 @@ def _decode(value: Any, kind: Any, where: str) -> Any:
         pairs = enumerate(zip(value, kinds, strict=True))
         return origin(_decode(item, k, f"{where}[{i}]") for i, (item, k) in pairs)
     if kind is torch.dtype:
-        found = getattr(torch, value, None) if isinstance(value, str) else None
+        found = _DTYPES.get(value) if isinstance(value, str) else None
         _check(found, torch.dtype, where, value)
         return found
     if kind is float:
@@ -131,7 +139,12 @@ def _decode_fields(value: Any, kind: Any, where: str) -> Any:
     ]  # fmt: skip
     if missing:
         raise ValueError(f"{where} has no {', '.join(missing)}; was it cut off or edited?")
-    return kind(**{name: _decode(v, hints[name], f"{where}.{name}") for name, v in value.items()})
+    found = kind(**{name: _decode(v, hints[name], f"{where}.{name}") for name, v in value.items()})
+    if isinstance(found, Curve) and len(found.steps) != len(found.values):
+        raise ValueError(f"{where} has steps without values; was the file edited?")
+    if isinstance(found, Histogram) and len(found.edges) != len(found.counts) + 1:
+        raise ValueError(f"{where} has bins without edges; was the file edited?")
+    return found
 
 
 def _check(value: Any, kind: Any, where: str, shown: Any = None) -> None:
@@ -143,5 +156,8 @@ def _check(value: Any, kind: Any, where: str, shown: Any = None) -> None:
 
 
 def _short(value: Any) -> str:
-    shown = repr(value)
+    try:
+        shown = repr(value)
+    except RecursionError:  # nested just less deeply than json refuses
+        shown = f"a {type(value).__name__} nested very deeply"
     return shown if len(shown) <= 200 else f"{shown[:200]}..."

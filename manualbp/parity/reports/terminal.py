@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -63,9 +65,18 @@ def default_console() -> Console:
             'tables on a terminal need rich; install it with: pip install "manualbp[parity]"'
         ) from error
     console = Console(highlight=False)
-    if not console.is_terminal and "COLUMNS" not in console._environ:
-        console = Console(highlight=False, width=PIPE_WIDTH, file=sys.stdout)
-    return console
+    width = width_of(console)
+    return console if width is None else Console(highlight=False, width=width, file=sys.stdout)
+
+
+def width_of(console: Console) -> int | None:
+    """How wide to make it; None where rich knows: a terminal, or a useful ``COLUMNS``."""
+    columns = os.environ.get("COLUMNS")
+    useful = columns is not None and columns.isdecimal() and int(columns) > 0
+    if useful or (console.is_terminal and columns is None):
+        return None
+    # COLUMNS=0, as some programs set it, would leave room for nothing.
+    return shutil.get_terminal_size().columns if console.is_terminal else PIPE_WIDTH
 
 
 def print_table(
@@ -92,7 +103,7 @@ def print_table(
     from rich.text import Text
 
     console.print(Text(title, style="bold"), soft_wrap=True)  # its own width, not the table's
-    widths = _widths(columns, rows, console.width)
+    widths = _widths(columns, rows, numeric, console.width)
     if widths is None:
         for row in rows:
             pairs = zip(columns, row, strict=True)
@@ -111,15 +122,20 @@ def print_table(
 
 
 def _widths(
-    columns: Sequence[str], rows: Sequence[Sequence[str]], width: int
+    columns: Sequence[str], rows: Sequence[Sequence[str]], numeric: Sequence[bool], width: int
 ) -> list[int | None] | None:
-    """Each column's width, None where it may fold; None instead where there is no room at all."""
+    """Each column's width, None where it may fold; None instead where there is no room at all.
+
+    Numbers, and words as short as a verdict, never fold.
+    """
     heads = [max(map(len, column.split("\n"))) for column in columns]
     cells = [max((len(row[index]) for row in rows), default=0) for index in range(len(columns))]
     both = list(zip(cells, heads, strict=True))
     if sum(map(max, both)) + 3 * len(both) <= width:
         return [None] * len(both)
     tight = [max(cell, min(head, NARROW)) for cell, head in both]
-    if sum(min(size, SHORT) for size in tight) + len(tight) + 1 > width:
+    whole = [number or size <= SHORT for number, size in zip(numeric, tight, strict=True)]
+    least = [size if kept else SHORT for size, kept in zip(tight, whole, strict=True)]
+    if sum(least) + len(least) + 1 > width:
         return None
-    return [size if size <= SHORT else None for size in tight]
+    return [size if kept else None for size, kept in zip(tight, whole, strict=True)]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import json
 import math
+import random
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -70,6 +72,51 @@ def edited(change: Any) -> str:
     return json.dumps(content)
 
 
+def uneven(kind: str, tag: str, field: str) -> str:
+    content = json.loads(to_json(sample_training_report()))
+    content["report"]["runs"][0][kind][tag][field].pop()
+    return json.dumps(content)
+
+
+def test_damaged_json_is_refused_or_shown() -> None:
+    """Other values in 400 places, and 400 flipped bits: a ValueError, or a report like any."""
+    draw, odd = random.Random(0), [None, True, -1, 1.5, "", "inf", [], {}, [[]], 10**400, "\ud800"]
+    for whole in (sample_gradient_report(), sample_training_report(steps=5)):
+        text = to_json(whole)
+        for _ in range(400):
+            content = json.loads(text)
+            place, key = draw.choice(list(places(content)))
+            place[key] = draw.choice(odd)
+            read(json.dumps(content))
+            flipped = bytearray(text.encode())
+            flipped[draw.randrange(len(flipped))] ^= 1 << draw.randrange(8)
+            read(bytes(flipped))
+
+
+def places(content: Any) -> Iterator[tuple[Any, Any]]:
+    if isinstance(content, dict | list):
+        for key in content if isinstance(content, dict) else range(len(content)):
+            yield content, key
+            yield from places(content[key])
+
+
+def read(text: Any) -> None:
+    try:
+        report = from_json(text)
+    except ValueError:
+        return
+    assert explain(report) and to_json(report)
+
+
+@pytest.mark.parametrize("depth", range(900, 1010))
+def test_what_is_nested_too_deeply_is_refused(depth: int) -> None:
+    """About where Python's recursion ends: before, in and after reading."""
+    head = '{"schema": "manualbp.parity.report", "schema_version": 1, "kind": "GradientReport", '
+    for text in ("%s", '{"schema": %s}', head + '"report": {"candidate": %s, "checks": []}}'):
+        with pytest.raises(ValueError):
+            from_json(text % ("[" * depth + "]" * depth))
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -94,6 +141,10 @@ def edited(change: Any) -> str:
          r"tensors\[0\].max_abs is no number of float64"),
         (edited(lambda c: c.update(kind=[])), "kind GradientReport or TrainingReport, got"),
         (to_json(sample_training_report())[:-200], "expected JSON that to_json wrote"),
+        (edited(lambda c: c["report"]["checks"][0]["tensors"][0].update(dtype="_dynamo")),
+         r"expected dtype in report.checks\[0\].tensors\[0\].dtype, got '_dynamo'"),
+        (uneven("curves", "loss/candidate", "values"), "loss/candidate has steps without values"),
+        (uneven("histograms", "differences/0.bias", "edges"), "has bins without edges"),
         ("[" * 100_000, "expected JSON that to_json wrote"),
         (b"\xff", "expected JSON that to_json wrote"),
         (None, "expected JSON that to_json wrote"),

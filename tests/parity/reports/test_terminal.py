@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import builtins
 import io
+import os
 import re
+import shutil
 from collections import Counter
 from dataclasses import replace
 from typing import Any
@@ -15,7 +17,7 @@ from rich.console import Console
 from manualbp.parity.cli.progress import TrainingProgress
 from manualbp.parity.record import Check, Finding, GradientReport
 from manualbp.parity.reports.page import page
-from manualbp.parity.reports.terminal import print_report, print_table
+from manualbp.parity.reports.terminal import default_console, print_report, print_table, width_of
 from manualbp.parity.reports.words import scientific
 from manualbp.parity.training_record import TrainingReport
 from tests.parity.samples import sample_gradient_report, sample_training_report, tensor
@@ -94,6 +96,50 @@ def test_nothing_is_cut_off_on_a_narrow_terminal(report: Any, width: int) -> Non
     for blank in " \n":
         del letters[blank], found[blank]
     assert found == letters
+
+
+@pytest.mark.parametrize("width", range(40, 133, 4))
+def test_no_number_and_no_verdict_is_broken(width: int) -> None:
+    """The longest there are: an ULP distance of int64, ``NOT JUDGED``."""
+    name = "encoder.layers.0.self_attn.in_proj_weight.grad"
+    odd = replace(tensor(name, (1024, 1024), 2.0), ulp=2**63 - 1, differing=1048576, unjudged=True)
+    report = GradientReport("a", "b", (Check("backward", 4294967295, (odd,)),))
+    text = io.StringIO()
+    print_report(report, console=Console(file=text, width=width))
+    for cell in ("9223372036854775807", "1048576", "4294967295", "NOT JUDGED"):
+        assert cell in text.getvalue(), cell
+
+
+@pytest.mark.parametrize(
+    ("columns", "width"), [(None, 132), ("0", 132), ("-3", 132), ("wide", 132), ("90", 90)]
+)
+def test_a_width_of_nothing_is_none(
+    columns: str | None, width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``COLUMNS=0``, which some programs set: as if it were not set."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+    if columns is not None:
+        monkeypatch.setenv("COLUMNS", columns)
+    assert default_console().width == width
+
+
+def test_a_terminal_says_how_wide_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Screen(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    for columns, width in ((None, None), ("70", None), ("0", 64)):
+        monkeypatch.delenv("COLUMNS", raising=False)
+        if columns:
+            monkeypatch.setenv("COLUMNS", columns)
+        monkeypatch.setattr(shutil, "get_terminal_size", lambda: os.terminal_size((64, 9)))
+        assert width_of(Console(file=Screen(), force_terminal=True)) == width
+
+
+def test_progress_with_no_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "0")
+    with TrainingProgress(1, shown=False) as bar:
+        bar.step(0.5)
 
 
 def test_markup_in_names_is_printed_as_it_is() -> None:
