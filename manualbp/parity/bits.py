@@ -90,4 +90,7 @@ def largest(values: Tensor) -> float:
 
 
 def _bits(values: Tensor) -> Tensor:
-    return values.detach().cpu().contiguous().view(_INTEGERS[values.element_size()])
+    plain = values.detach().to_dense()  # buffers may be sparse, and may be complex
+    if plain.is_complex():
+        plain = torch.view_as_real(plain.resolve_conj())
+    return plain.cpu().contiguous().view(_INTEGERS[plain.element_size()])

@@ -13,14 +13,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
 import torch
 from numpy.typing import NDArray
 from torch import nn
+from torch.utils import _pytree as pytree
 
-from manualbp.parity.arms.calls import Call, Loss
+from manualbp.parity.arms.calls import Call, Loss, named
+from manualbp.parity.arms.checks import check_dtype, check_loss, check_seeds
 from manualbp.parity.arms.parameters import borrowed, check_parameters
 from manualbp.parity.arms.runs import RUN_KINDS
 from manualbp.parity.arms.subject import move, subject
@@ -39,6 +42,7 @@ from manualbp.parity.record import (
     GradientReport,
     PowerReport,
     Situation,
+    TensorReport,
 )
 from manualbp.parity.reports.page import explain
 from manualbp.parity.repro import save_repro
@@ -97,13 +101,13 @@ def compare_gradients(
 
     Raises:
         ValueError: the parameters of the two modules differ before anything is run, the reference
-            cannot be run (also in float64), a name or option is unknown, or an arm cannot be
-            written to ``repro``.
-        TypeError: an arm or an input is nothing that can be compared.
+            cannot be run (also in float64), a name or option is unknown, no input has a row, or an
+            arm cannot be written to ``repro``.
+        TypeError: an arm, an input, a loss, a seed or a dtype is nothing that can be compared with.
+        OSError: ``repro`` cannot be written.
     """
-    kinds = ("backward", *_known(also))
-    if not seeds:
-        raise ValueError("expected at least one seed, got none")
+    kinds, seeds = ("backward", *_known(also)), check_seeds(seeds)
+    _check_options(loss, target, candidate_loss, dtype)
     ours, theirs = subject(candidate, parameters), subject(reference)
     check_parameters(ours, theirs)
     if repro is not None:
@@ -130,7 +134,8 @@ def compare_gradients(
                 kind, ours, theirs, Call.of(inputs, loss, target, seed).to(dtype, device),
                 candidate_loss=candidate_loss, cotangent=cotangent, exact=exact, twins=twins,
             )  # fmt: skip
-            checks.append(Check(kind, seed, comparison.with_oracle(oracle or {})))
+            reports = comparison.with_oracle(oracle or {})
+            checks.append(Check(kind, seed, _with_nan_named(reports, comparison)))
             if kind != "backward":
                 findings = findings or diagnose_further(comparison)
                 continue
@@ -170,6 +175,28 @@ def _known(also: Collection[str]) -> tuple[str, ...]:
         if name not in RUN_KINDS:
             raise ValueError(f"expected also out of {', '.join(RUN_KINDS)}, got {name!r}")
     return tuple(name for name in RUN_KINDS if name in names and name != "backward")
+
+
+def _check_options(loss: Any, target: Any, candidate_loss: Any, dtype: Any) -> None:
+    for what, given in (("loss", loss), ("candidate_loss", candidate_loss)):
+        if given is not None:
+            check_loss(what, given)
+    for what, given in (("target", target), ("candidate_loss", candidate_loss)):
+        if given is not None and loss is None:
+            raise ValueError(f"expected a loss with {what}, got none; pass loss=")
+    if dtype is not None:
+        check_dtype("dtype", dtype)
+
+
+def _with_nan_named(
+    reports: tuple[TensorReport, ...], comparison: Comparison
+) -> tuple[TensorReport, ...]:
+    """What does not agree, with what the arms were given that is NaN already."""
+    call, parameters = comparison.call, comparison.reference.parameters
+    target = named(call.target, lambda path: "target" + pytree.keystr(path))
+    counts = {n: int(x.isnan().sum()) for n, x in {**call.leaves, **target, **parameters}.items()}
+    said = "".join(f"; {name} has {count} NaN" for name, count in counts.items() if count)
+    return tuple(r if r.agrees or not said else replace(r, reason=r.reason + said) for r in reports)
 
 
 def _finding(situation: Situation) -> Finding:

@@ -20,12 +20,14 @@ from torch import nn
 
 from manualbp.parity.arms.batches import Batches
 from manualbp.parity.arms.calls import Loss
+from manualbp.parity.arms.checks import check_seeds, check_whole
 from manualbp.parity.arms.parameters import borrowed
 from manualbp.parity.arms.trainee import MakeOptimizer
 from manualbp.parity.training_record import TrainingReport, Trajectory
 from manualbp.parity.trajectories.checkpoint import Checkpoint, module_hash
 from manualbp.parity.trajectories.one_training import OneTraining
-from manualbp.parity.trajectories.plan import OptimizerPair, Plan, check_least, pairs_of
+from manualbp.parity.trajectories.plan import OptimizerPair, Plan, pairs_of
+from manualbp.parity.trajectories.signals import Held, held
 from manualbp.parity.versions import versions
 
 OnStep = Callable[[Trajectory], None]
@@ -48,6 +50,7 @@ def compare_training(
     exact: bool = False,
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_every: int = 100,
+    checkpoint_seconds: float = 60.0,
     on_step: OnStep | None = None,
 ) -> TrainingReport:
     """Train both modules, once for each optimizer, dtype and seed, and judge every step.
@@ -74,31 +77,40 @@ def compare_training(
             one that an undisturbed call would have given, to the bit. Of a module the file holds
             parameters and buffers, nothing else.
         checkpoint_every: steps between two writes of that file.
+        checkpoint_seconds: after which it is written as well, however few steps there were; no
+            number of the report depends on it.
         on_step: called with the Trajectory after each step.
 
-    Ctrl-C ends it: the report of what was done is returned, with ``interrupted`` set. Whatever
+    Ctrl-C ends it: the report of what was done is returned, with ``interrupted`` set. With a
+    checkpoint, Ctrl-C and SIGTERM wait for the end of the step and write it first; then SIGTERM
+    does what it did before, by default it ends the process. A second one does not wait. Whatever
     happens, neither module is changed: no parameter, ``.grad``, buffer, mode or random state.
 
     Raises:
         ValueError: parameters differ or are shared, a name, number or batch is of no use, or the
-            checkpoint is of another call.
-        TypeError: an arm is no module, or data or loss are nothing to train with.
+            checkpoint is damaged or of another call.
+        TypeError: an arm is no module, data or loss are nothing to train with, or a number or dtype
+            is none.
+        OSError: the checkpoint cannot be written.
     """
     plan = Plan(
         candidate=candidate, reference=reference, data=data, loss=loss,
-        candidate_loss=candidate_loss or loss, optimizers=pairs_of(optimizers), steps=steps,
-        seeds=seeds, dtypes=dtypes, parameters=parameters, twins=twins,
+        candidate_loss=loss if candidate_loss is None else candidate_loss,
+        optimizers=pairs_of(optimizers), steps=check_whole("steps", steps, 1),
+        seeds=check_seeds(seeds), dtypes=dtypes, parameters=parameters, twins=twins,
         teacher_forced=teacher_forced, exact=exact,
     )  # fmt: skip
     ours, theirs = plan.check()
-    check_least("checkpoint_every", checkpoint_every, 1)
+    check_whole("checkpoint_every", checkpoint_every, 1)
+    if not checkpoint_seconds >= 0:  # NaN, too
+        raise ValueError(f"expected checkpoint_seconds to be at least 0, got {checkpoint_seconds}")
     setup, hashes = plan.setup(ours, theirs) | versions(), plan.data_hashes()
     report, file = TrainingReport(ours.name, theirs.name, setup=setup), None
     if checkpoint is not None:
         hashes["the candidate's parameters"] = module_hash(candidate)
         hashes["the reference's parameters"] = module_hash(reference)
-        file = Checkpoint(checkpoint, setup | hashes, checkpoint_every)
-    saved = file.read() if file else None
+        file = Checkpoint(checkpoint, setup | hashes, checkpoint_every, checkpoint_seconds)
+    saved = file.read(plan) if file else None
     return _train_all(plan, *(saved or (report, None)), file, on_step)
 
 
@@ -119,23 +131,33 @@ def _train_all(
         else:
             record = report.runs[-1]
         try:
-            with borrowed(plan.candidate, plan.reference):
-                training = OneTraining(plan, record, dtype)
-                if state is not None:
-                    training.load(state)
-                    state = None
-                _train(training, Batches(plan.data, seed), report, file, on_step)
+            with held(file is not None) as signals:
+                with borrowed(plan.candidate, plan.reference):
+                    training = OneTraining(plan, record, dtype)
+                    if state is not None:
+                        _load(training, state, file)
+                        state = None
+                    _train(training, Batches(plan.data, seed), report, file, on_step, signals)
+                if file is not None:
+                    file.write(report, None)
         except KeyboardInterrupt:
             report.interrupted = True
             return report
-        if file is not None:
-            file.write(report, None)
     return report
+
+
+def _load(training: OneTraining, state: dict[str, Any], file: Checkpoint | None) -> None:
+    """Go on from a checkpoint's state."""
+    assert file is not None
+    try:
+        training.load(state)
+    except Exception as error:  # keys and shapes are whatever the file says
+        raise file.refused(f"{type(error).__name__} in the state of a training") from error
 
 
 def _train(
     training: OneTraining, batches: Batches, report: TrainingReport, file: Checkpoint | None,
-    on_step: OnStep | None,
+    on_step: OnStep | None, signals: Held,
 ) -> None:  # fmt: skip
     """Step until the planned number is reached; the last step's histograms also after Ctrl-C."""
     record = training.record
@@ -143,8 +165,11 @@ def _train(
     try:
         while record.steps < record.planned and not training.over:
             training.step(next(stream))
-            if file is not None and record.steps % file.every == 0:
+            more = record.steps < record.planned and not training.over
+            if file and more and (signals.waiting or file.due(record.steps)):
                 file.write(report, training.state())
+            if more:  # else when the training is written as a whole
+                signals.deliver()
             if on_step is not None:
                 on_step(record)
         if record.power is None:

@@ -152,11 +152,11 @@ def test_bad_input_is_refused() -> None:
         (
             candidate,
             {"data": holed},
-            "batch 3: expected finite inputs, got 4 NaN or infinite of 32",
+            "batch 3: expected finite inputs, got 4 NaN of 32; drop or fill",
         ),
         (candidate, {"data": [(data[0][0][:0], data[0][1][:0])]}, "at least one row"),
         (candidate, {"steps": 0}, "steps to be at least 1, got 0"),
-        (candidate, {"seeds": ()}, "seeds to be at least 1, got 0"),
+        (candidate, {"seeds": ()}, "at least one seed, got none"),
         (candidate, {"seeds": (1, 1)}, "seeds that differ"),
         (candidate, {"twins": 2}, "twins to be at least 3, got 2"),
         (candidate, {"optimizers": ("adamm",)}, "did you mean 'adam'"),

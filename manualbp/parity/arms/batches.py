@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from manualbp.parity.arms.calls import named, seed_all
+from manualbp.parity.arms.checks import check_tensor
 
 Batch = tuple[Any, Any]
 
@@ -90,22 +91,29 @@ def check_batch(number: int, batch: Any) -> None:
 
     Raises:
         ValueError: a NaN, an infinity, or no row.
-        TypeError: no pair.
+        TypeError: no pair, or a tensor of a kind that check_tensor refuses.
     """
     if not isinstance(batch, tuple | list) or len(batch) != 2:
         raise TypeError(
             f"batch {number}: expected a pair (inputs, target), got {type(batch).__name__}"
         )
     for what, part in zip(("inputs", "targets"), batch, strict=True):
-        for value in named(part, pytree.keystr).values():
+        for name, value in named(part, pytree.keystr).items():
+            check_tensor(f"{what}{name} of batch {number}", value)
             if value.numel() == 0:
                 raise ValueError(f"batch {number}: expected at least one row in the {what}, got 0")
-            wrong = int((~torch.isfinite(value)).sum())
+            wrong = not_finite(value)
             if wrong:
                 raise ValueError(
-                    f"batch {number}: expected finite {what}, got {wrong} NaN or infinite of "
-                    f"{value.numel()}; drop or fill them first"
+                    f"batch {number}: expected finite {what}, got {wrong} of {value.numel()}; "
+                    "drop or fill them first"
                 )
+
+
+def not_finite(values: Tensor) -> str:
+    """``3 NaN and 1 infinite``; empty where every number is finite."""
+    counts = {"NaN": int(values.isnan().sum()), "infinite": int(values.isinf().sum())}
+    return " and ".join(f"{count} {what}" for what, count in counts.items() if count)
 
 
 def rows(batch: Batch) -> int:
@@ -115,7 +123,7 @@ def rows(batch: Batch) -> int:
 
 def tensor_hash(values: Tensor) -> str:
     """SHA-256 of shape, dtype and bits."""
-    flat = values.detach().cpu().contiguous().reshape(-1)
+    flat = values.detach().to_dense().cpu().contiguous().reshape(-1)
     digest = hashlib.sha256(f"{tuple(values.shape)} {values.dtype}".encode())
     digest.update(flat.view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

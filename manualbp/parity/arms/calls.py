@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from manualbp.parity.arms.checks import check_tensor
 from manualbp.parity.arms.layouts import copy_as_laid
+from manualbp.parity.arms.trees import leaves, mapped
 
 Loss = Callable[..., Tensor]
 Device = torch.device | str
@@ -33,7 +35,8 @@ class Call:
         """Inputs are one tensor, a sequence of arguments, a dict of them, or made by a function.
 
         Raises:
-            TypeError: they are none of these, or a tensor is complex.
+            TypeError: they are none of these, or a tensor is complex, sparse or nested.
+            ValueError: there are tensors, and none of them has a row.
         """
         if callable(inputs) and not isinstance(inputs, Tensor):
             inputs = inputs(seed)
@@ -46,10 +49,18 @@ class Call:
         else:
             raise TypeError(
                 "expected inputs to be a tensor, a tuple of arguments, a dict of keyword arguments "
-                f"or a function of the seed, got {type(inputs).__name__}"
+                f"or a function of the seed, got {type(inputs).__name__}; "
+                "put another single argument into a tuple: (argument,)"
             )
-        for name, leaf in call.leaves.items():
-            refuse_complex(name, leaf)
+        given = call.leaves
+        for name, leaf in given.items():
+            check_tensor(name, leaf)
+        if given and not any(leaf.numel() for leaf in given.values()):
+            shown = ", ".join(f"{name} of shape {tuple(x.shape)}" for name, x in given.items())
+            raise ValueError(
+                f"expected inputs with at least one row, got {shown}: nothing can be judged there; "
+                "pass a batch with rows"
+            )
         return call
 
     @property
@@ -59,9 +70,11 @@ class Call:
 
     def with_leaves(self, values: Mapping[str, Tensor]) -> Call:
         """The same with other tensors among the arguments, by the names of ``leaves``."""
-        pairs, spec = pytree.tree_flatten_with_path((self.args, self.kwargs))
-        leaves = [values.get(self._prefix(path), leaf) for path, leaf in pairs]
-        args, kwargs = pytree.tree_unflatten(leaves, spec)
+
+        def other(path: Any, leaf: Any) -> Any:
+            return values.get(self._prefix(path), leaf) if isinstance(leaf, Tensor) else leaf
+
+        args, kwargs = mapped(other, (self.args, self.kwargs))
         return replace(self, args=args, kwargs=kwargs)
 
     def to(self, dtype: torch.dtype | None = None, device: Device | None = None) -> Call:
@@ -135,15 +148,14 @@ def random_cotangent(shape: Sequence[int], dtype: torch.dtype, seed: int) -> Ten
 
 
 def named(tree: Any, prefix: Callable[[Any], str]) -> dict[str, Tensor]:
-    """The tensors in nested tuples, lists, dicts and named tuples, named by their path."""
-    leaves, _ = pytree.tree_flatten_with_path(tree)
-    return {prefix(path): leaf for path, leaf in leaves if isinstance(leaf, Tensor)}
+    """The tensors in nested values, also in dataclasses and objects, named by their path."""
+    return {prefix(path): leaf for path, leaf in leaves(tree) if isinstance(leaf, Tensor)}
 
 
 def moved(tree: Any, dtype: torch.dtype | None = None, device: Device | None = None) -> Any:
     """Nested values with floating-point tensors in that dtype and all tensors on that device."""
 
-    def move(leaf: Any) -> Any:
+    def move(_path: Any, leaf: Any) -> Any:
         if not isinstance(leaf, Tensor):
             return leaf
         wanted = dtype if leaf.is_floating_point() else None
@@ -151,7 +163,7 @@ def moved(tree: Any, dtype: torch.dtype | None = None, device: Device | None = N
             return leaf
         return copy_as_laid(leaf, lambda x: x.to(device, wanted))
 
-    return pytree.tree_map(move, tree)
+    return mapped(move, tree)
 
 
 def cast_loss(loss: L, dtype: torch.dtype | None) -> L:
@@ -159,15 +171,3 @@ def cast_loss(loss: L, dtype: torch.dtype | None) -> L:
     if not isinstance(loss, nn.Module) or dtype is None:
         return loss
     return copy.deepcopy(loss).to(dtype)
-
-
-def refuse_complex(name: str, value: Tensor) -> None:
-    """There is no rule for complex numbers yet.
-
-    Raises:
-        TypeError: the tensor is complex.
-    """
-    if value.is_complex():
-        raise TypeError(
-            f"expected real tensors, got {name} of {value.dtype}; compare torch.view_as_real of it"
-        )

@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from manualbp.parity.arms.calls import Call, named, refuse_complex, seed_all
+from manualbp.parity.arms.calls import Call, named, seed_all
+from manualbp.parity.arms.checks import check_tensor
 from manualbp.parity.arms.layouts import clone_as_laid, copy_as_laid
-from manualbp.parity.arms.subject import AFTER, Subject
+from manualbp.parity.arms.subject import AFTER, Subject, kept_running
+from manualbp.parity.arms.trees import structure
 from manualbp.parity.bits import bit_identical
 
 Hook = Callable[[Tensor], Tensor]
@@ -32,6 +34,7 @@ class Forward(NamedTuple):
     roots: dict[str, Tensor]  # where the backward starts: the loss, or every output
 
 
+@kept_running()
 def forward(
     s: Subject,
     call: Call,
@@ -67,7 +70,7 @@ def forward(
         roots = outputs if call.loss is None else {LOSS: _loss(call, output)}
     live = outputs | roots
     found = {name: value.detach().clone() for name, value in live.items()}
-    return Forward(found, live, _structure(output), dict(leaves), given, roots)
+    return Forward(found, live, structure(output), dict(leaves), given, roots)
 
 
 def on_gradient(value: Tensor, hook: Hook) -> None:
@@ -124,7 +127,7 @@ def _outputs(output: Any) -> dict[str, Tensor]:
             "let the arm return what it computes"
         )
     for name, value in outputs.items():
-        refuse_complex(name, value)
+        check_tensor(name, value)
     return outputs
 
 
@@ -136,20 +139,6 @@ def _loss(call: Call, output: Any) -> Tensor:
             "return the tensor itself, not its item()"
         )
     return value
-
-
-def _structure(output: Any) -> str:
-    """The nesting and every leaf that is no tensor: ``(tensor, {'n': 3})``."""
-    shown = pytree.tree_map(lambda leaf: _Shown("tensor") if isinstance(leaf, Tensor) else leaf,
-                            output)  # fmt: skip
-    return repr(shown)
-
-
-class _Shown(str):
-    __slots__ = ()
-
-    def __repr__(self) -> str:
-        return str(self)
 
 
 def _leaf(values: Tensor, trained: bool) -> Tensor:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from manualbp.parity.arms.calls import Call, Directions
 from manualbp.parity.arms.forward import Hook, Tensors, as_function, buffers_restored, forward
-from manualbp.parity.arms.subject import Subject
+from manualbp.parity.arms.subject import Subject, kept_running
 from manualbp.parity.bits import bit_identical
 
 VMAP_SIZES = (1.0, -0.5, 1.5)
@@ -40,6 +40,7 @@ class ArmRun:
     sparse: tuple[str, ...] = ()
 
 
+@kept_running()
 def backward(s: Subject, call: Call, directions: Directions, hook: Hook | None = None) -> ArmRun:
     """One forward and one backward. ``hook`` sees the gradient of every output.
 
@@ -64,6 +65,7 @@ def backward(s: Subject, call: Call, directions: Directions, hook: Hook | None =
     return ArmRun(found, made.structure, tuple(edited), tuple(sparse))
 
 
+@kept_running()
 def second_order(
     s: Subject, call: Call, directions: Directions, hook: Hook | None = None
 ) -> ArmRun:
@@ -78,6 +80,7 @@ def second_order(
     return ArmRun({f"second_order {name}": g for name, g in second.items()}, made.structure)
 
 
+@kept_running()
 def forward_mode(
     s: Subject, call: Call, directions: Directions, hook: Hook | None = None
 ) -> ArmRun:
@@ -90,6 +93,7 @@ def forward_mode(
     return ArmRun({f"forward_mode {n}": t.detach() for n, t in found[1].items()})
 
 
+@kept_running()
 def vmap(s: Subject, call: Call, directions: Directions, hook: Hook | None = None) -> ArmRun:
     """Outputs and gradients of a stack of inputs, the given ones times each of ``VMAP_SIZES``.
 
@@ -151,6 +155,7 @@ def cotangents_of(roots: Mapping[str, Tensor], directions: Directions) -> dict[s
     return {n: directions.of(n, r.detach()) for n, r in roots.items() if r.is_floating_point()}
 
 
+@kept_running()
 def gradients_of(
     roots: Mapping[str, Tensor],
     cotangents: Mapping[str, Tensor],

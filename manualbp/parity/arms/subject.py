@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -15,6 +16,24 @@ from manualbp.parity.arms.layouts import copy_as_laid, laid_as
 
 COMPILED = "_orig_mod."  # what torch.compile puts into the names of a module's parameters
 AFTER = " (after)"  # ends the name of a buffer as a run has left it
+
+
+class Exited(RuntimeError):
+    """An arm called ``sys.exit``: here it is an error like any other."""
+
+
+@contextmanager
+def kept_running() -> Iterator[None]:
+    """What is run inside cannot end the program.
+
+    Raises:
+        Exited: it wanted to.
+    """
+    try:
+        yield
+    except SystemExit as error:
+        left = Exited(f"SystemExit({'' if error.code is None else repr(error.code)})")
+        raise left.with_traceback(error.__traceback__) from error
 
 
 @dataclass(frozen=True)
@@ -65,15 +84,24 @@ class Subject:
                 parameter.copy_(other.parameters[name])
             for mine, theirs in zip(self.module.buffers(), other.module.buffers(), strict=True):
                 mine.copy_(theirs)
-        self.module.train(other.module.training)
+        for child, twin in zip(self.module.modules(), other.module.modules(), strict=True):
+            child.training = twin.training
 
 
 def move(
     module: nn.Module, dtype: torch.dtype | None = None, device: torch.device | str | None = None
 ) -> None:
-    """``module.to``; the parameters keep their layouts."""
+    """``module.to``; the parameters keep their layouts, complex buffers their imaginary parts."""
     before = [p.data for p in module.parameters()]
+    own = ((child, *named) for child in module.modules()
+           for named in child.named_buffers(recurse=False))  # fmt: skip
+    held = [(child, name, buffer) for child, name, buffer in own if buffer.is_complex()]
+    for child, name, _ in held:
+        setattr(child, name, None)
     module.to(device=device, dtype=dtype)
+    for child, name, buffer in held:
+        wanted = buffer.dtype if dtype is None else torch.promote_types(dtype, torch.complex64)
+        setattr(child, name, buffer.to(device, wanted))
     for p, old in zip(module.parameters(), before, strict=True):
         if p.stride() != old.stride():
             laid = copy_as_laid(old, partial(Tensor.to, device=p.device, dtype=p.dtype))

@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.utils import _pytree as pytree
 
 from manualbp.parity.arms.calls import Call, seed_all
 from manualbp.parity.arms.forward import LOSS, Tensors, on_gradient
 from manualbp.parity.arms.layouts import copy_as_laid
 from manualbp.parity.arms.rounding import Nudge
-from manualbp.parity.arms.subject import Subject
+from manualbp.parity.arms.subject import Subject, kept_running
+from manualbp.parity.arms.trees import mapped
 
 MakeOptimizer = Callable[[Iterable[Any]], Optimizer]
 
@@ -57,6 +57,7 @@ class Trainee:
                 child.register_forward_hook(lambda _module, _args, output: twin._off(output))
         return twin
 
+    @kept_running()
     def gradients(self, call: Call, nudge: Nudge | None = None) -> Tensors:
         """``loss`` and every ``T.grad`` of one forward and backward; parameters stay as they are.
 
@@ -81,24 +82,30 @@ class Trainee:
                 for parameter, values in zip(self.parameters.values(), before, strict=True):
                     parameter.copy_(values)
 
+    @kept_running()
     def update(self) -> Tensors:
-        """The optimizer's step; then parameters, floating-point buffers and optimizer state."""
+        """The optimizer's step; then parameters, buffers and the tensors of its state."""
         self.optimizer.step()
         found: Tensors = {name: p.detach() for name, p in self.parameters.items()}
-        buffers = self.subject.buffers
-        found |= {n: b.detach() for n, b in buffers.items() if b.is_floating_point()}
+        found |= {n: _plain(b) for n, b in self.subject.buffers.items()}
         for name, parameter in self.trained.items():
             for key, value in self.optimizer.state.get(parameter, {}).items():
-                if isinstance(value, Tensor) and value.is_floating_point():
-                    found[f"{name}.{key}"] = value.detach()
+                if isinstance(value, Tensor):
+                    found[f"{name}.{key}"] = _plain(value)
         return found
+
+    def numbers(self) -> dict[str, Any]:
+        """A copy of parameters and buffers, for ``load(..., optimizer=False)`` of any arm."""
+        return {
+            "parameters": {n: p.detach().clone() for n, p in self.parameters.items()},
+            "buffers": {n: b.detach().clone() for n, b in self.subject.buffers.items()},
+        }
 
     def state(self) -> dict[str, Any]:
         """A copy of all that a step changes, for ``load`` of this or another arm."""
         states = self.optimizer.state
         return {
-            "parameters": {n: p.detach().clone() for n, p in self.parameters.items()},
-            "buffers": {n: b.detach().clone() for n, b in self.subject.buffers.items()},
+            **self.numbers(),
             "optimizer": {
                 n: {k: _copy(v) for k, v in states[p].items()}
                 for n, p in self.trained.items() if p in states
@@ -150,7 +157,7 @@ class Trainee:
         """An output as another implementation may round it; its gradient will be rounded too."""
         nudge = self._nudge
 
-        def off(value: Any) -> Any:
+        def off(_path: Any, value: Any) -> Any:
             if nudge is None or not isinstance(value, Tensor) or not value.is_floating_point():
                 return value
             exact = value.detach()
@@ -158,7 +165,13 @@ class Trainee:
             on_gradient(moved, nudge)
             return moved
 
-        return pytree.tree_map(off, output)
+        return mapped(off, output)
+
+
+def _plain(values: Tensor) -> Tensor:
+    """Dense and real, to be measured: a sparse buffer, or complex ones as pairs of numbers."""
+    dense = values.detach().to_dense()
+    return torch.view_as_real(dense.resolve_conj()) if dense.is_complex() else dense
 
 
 def _copy(value: Any) -> Any:

@@ -16,7 +16,8 @@ PROGRAM = "python -m manualbp.parity"
 EXIT_CODES = """\
 exit codes: 0 they agree; 1 they differ, or NO POWER: nothing differs, but a fault would not show,
             or NOT JUDGED: the reference cannot judge;
-            2 bad usage, or something that cannot be run; 130 interrupted
+            2 bad usage, or something that cannot be run;
+            130 interrupted, 143 terminated; of a training the report and --checkpoint are written
 """
 SPECS = """\
 CANDIDATE, REFERENCE and every SPEC are package.module:name or path/to/file.py:name, dotted names
@@ -37,10 +38,10 @@ LOSSES = {
     "mse": nn.MSELoss, "l1": nn.L1Loss, "huber": nn.HuberLoss, "smooth_l1": nn.SmoothL1Loss,
     "cross_entropy": nn.CrossEntropyLoss, "bce_with_logits": nn.BCEWithLogitsLoss,
 }  # fmt: skip
-OPTIMIZERS, STEPS = ("sgd", "adam"), 100
+OPTIMIZERS, STEPS, SECONDS = ("sgd", "adam"), 100, 60.0
 # Options that only one of the two comparisons has.
 OF_GRADIENTS = ("target", "also", "no_power", "no_situations", "repro")
-OF_TRAINING = ("steps", "optimizers", "checkpoint")
+OF_TRAINING = ("steps", "optimizers", "checkpoint", "checkpoint_every")
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -102,6 +103,9 @@ def _parser() -> argparse.ArgumentParser:
                           f"(default: {','.join(OPTIMIZERS)})")  # fmt: skip
     training.add_argument("--checkpoint", type=options.new_file("--checkpoint"), metavar="FILE",
                           help="go on from here, where there is such a file")  # fmt: skip
+    training.add_argument("--checkpoint-every", type=options.positive_float, metavar="SECONDS",
+                          help="write it this often, at the end of a step "
+                          f"(default: {SECONDS:.0f})")  # fmt: skip
     _add_outputs(parser)
     return parser
 
@@ -143,14 +147,17 @@ def _pairs(text: str) -> dict[str, str]:
 
 def _check_kind(args: argparse.Namespace) -> None:
     """Every option belongs to the comparison that was asked for."""
-    asked, other = ("--inputs", "--data") if args.inputs else ("--data", "--inputs")
-    for name in OF_TRAINING if args.inputs else OF_GRADIENTS:
+    gradients = args.inputs is not None
+    asked, other = ("--inputs", "--data") if gradients else ("--data", "--inputs")
+    for name in OF_TRAINING if gradients else OF_GRADIENTS:
         if getattr(args, name):
             option = f"--{name.replace('_', '-')}"
             raise UsageError(f"expected {option} with {other}, got it with {asked}; leave one out")
-    if args.data and not args.loss:
+    if not gradients and args.loss is None:
         raise UsageError("expected --loss with --data, got none; training needs one")
-    if args.target and not args.loss:
+    if args.checkpoint_every and not args.checkpoint:
+        raise UsageError("expected --checkpoint with --checkpoint-every, got none; name the file")
+    if args.target is not None and args.loss is None:
         raise UsageError("expected --loss with --target, got none; add it or leave --target out")
 
 

@@ -6,8 +6,11 @@ import argparse
 import dataclasses
 import math
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -15,8 +18,9 @@ from torch import nn
 
 from manualbp.parity.arms.calls import moved
 from manualbp.parity.arms.parameters import load_parameters
+from manualbp.parity.arms.subject import kept_running
 from manualbp.parity.cli import options
-from manualbp.parity.cli.arguments import LOSSES, OPTIMIZERS, STEPS, parse
+from manualbp.parity.cli.arguments import LOSSES, OPTIMIZERS, SECONDS, STEPS, parse
 from manualbp.parity.cli.options import UsageError
 from manualbp.parity.cli.progress import TrainingProgress
 from manualbp.parity.cli.specs import explain, importable_here, is_refusal, load_arm, load_value
@@ -32,23 +36,47 @@ from manualbp.parity.training_record import Report, TrainingReport, Trajectory
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one comparison, print and write its report, and return the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    with importable_here(), torch.random.fork_rng(devices=[]):
+    stopped = [signal.SIGINT]
+    with importable_here(), torch.random.fork_rng(devices=[]), _stopped_by_sigterm(stopped):
         try:
             args = parse(arguments)
-            report = compare(args)
+            with kept_running():  # inputs and data may call sys.exit as well
+                report = compare(args)
             show(report, args)
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
-            return 130
+            return 128 + stopped[-1]
         except Exception as error:  # a refusal, or raised by what the user wrote
             words = options.one_line(error) if is_refusal(error) else explain(error)
             print(f"error: {words}", file=sys.stderr)
             return 2
     if isinstance(report, TrainingReport) and report.interrupted:
-        onwards = f"; the same command goes on from {args.checkpoint}" if args.checkpoint else ""
+        there = args.checkpoint and args.checkpoint.exists()
+        onwards = f"; the same command goes on from {args.checkpoint}" if there else ""
         print(f"interrupted{onwards}", file=sys.stderr)
-        return 130
+        return 128 + stopped[-1]
     return 0 if report.agrees else 1
+
+
+@contextmanager
+def _stopped_by_sigterm(stopped: list[signal.Signals]) -> Iterator[None]:
+    """SIGTERM stops as Ctrl-C does, with the report of what was done; ``stopped`` gets it."""
+
+    def stop(*_: object) -> None:
+        stopped.append(signal.SIGTERM)
+        raise KeyboardInterrupt
+
+    # Only the main thread has signals; and whoever called main may want this one for himself.
+    ours = threading.current_thread() is threading.main_thread() and (
+        signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    )
+    if ours:
+        signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        if ours:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def compare(args: argparse.Namespace) -> Report:
@@ -66,7 +94,7 @@ def compare(args: argparse.Namespace) -> Report:
     candidate, reference = load_arm(args.candidate, seed), load_arm(args.reference, seed)
     if isinstance(candidate, nn.Module) and isinstance(reference, nn.Module):
         load_parameters(candidate, reference, args.parameters)
-    if args.data:
+    if args.data is not None:
         return _training(args, candidate, reference, seed)
     return _gradients(args, candidate, reference, seed)
 
@@ -112,7 +140,7 @@ def _gradients(args: argparse.Namespace, candidate: Any, reference: Any, seed: i
     inputs = load_value(args.inputs, seed, by_seed=True)
     settings: dict[str, Any] = dict(
         loss=_loss(args.loss, seed), parameters=args.parameters, seeds=args.seeds,
-        target=load_value(args.target, seed) if args.target else None, also=args.also,
+        target=None if args.target is None else load_value(args.target, seed), also=args.also,
         exact=args.exact, power=not args.no_power, situations=not args.no_situations,
         dtype=args.dtype, device=args.device,
     )  # fmt: skip
@@ -152,6 +180,7 @@ def _training(args: argparse.Namespace, candidate: Any, reference: Any, seed: in
             candidate, reference, data, _loss(args.loss, seed), optimizers, steps, seeds,
             dtypes=dtypes, parameters=args.parameters, exact=args.exact,
             checkpoint=args.checkpoint, on_step=on_step,
+            checkpoint_seconds=args.checkpoint_every or SECONDS,
         )  # fmt: skip
 
 

@@ -126,6 +126,10 @@ def folder(option: str) -> Callable[[str], Path]:
 
     def parse(text: str) -> Path:
         path = Path(text)
+        if not text.strip():  # a variable of the shell that is not set
+            raise argparse.ArgumentTypeError(
+                f"expected a folder, got {text!r}; name one, or leave {option} out"
+            )
         existing = next(p for p in (path, *path.absolute().parents) if p.exists())
         if not (existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)):
             raise argparse.ArgumentTypeError(
@@ -146,7 +150,11 @@ def new_file(option: str) -> Callable[[str], Path]:
 
     def parse(text: str) -> Path:
         path = Path(text)
-        if path.is_dir() or not path.name:
+        if not text.strip():
+            why = "names nothing"
+        elif (path.is_fifo() or path.is_char_device()) and os.access(path, os.W_OK):
+            return path  # a pipe or /dev/stdout, in a folder where nothing can be made
+        elif path.is_dir() or not path.name:
             why = "is a folder"
         elif not path.parent.is_dir():
             why = "stands in no folder that is there"

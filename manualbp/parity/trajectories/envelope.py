@@ -8,7 +8,7 @@ gradient, a parameter, a buffer, a tensor of the optimizer) and the reference's 
     d_k(t) = rms(q of twin k - q)         at step t
     D_k(t) = max of d_k over steps 1...t
     E(t) = max_k D_k(t)                   M(t) = median_k D_k(t)
-    floor(t) = FLOOR * eps * rms(q)       eps of q's dtype
+    floor(t) = FLOOR * eps * rms(q)       eps of q's dtype; nothing for whole numbers
 
     limit(t) = FACTOR * E * max(1, E / max(M, floor)) + floor
 
@@ -47,9 +47,10 @@ class PackedStep:
         self.sizes = np.array([t.numel() for t in present.values()])
         self._starts = np.concatenate([[0], np.cumsum(self.sizes)[:-1]]).astype(np.intp)
         self.values = self.pack(reference)
-        finfo = [torch.finfo(t.dtype) for t in present.values()]
-        self._eps = np.array([info.eps for info in finfo])
-        self._smallest = np.array([info.smallest_normal for info in finfo])
+        # Whole numbers are not rounded: only what the twins do is allowed.
+        finfo = [torch.finfo(t.dtype) if t.is_floating_point() else None for t in present.values()]
+        self._eps = np.array([info.eps if info else 0.0 for info in finfo])
+        self._smallest = np.array([info.smallest_normal if info else 0.0 for info in finfo])
         # Divided by the largest of its tensor, so that no square vanishes or overflows.
         largest = np.maximum.reduceat(np.abs(self.values), self._starts)
         self._scale = np.where((largest > 0) & np.isfinite(largest), largest, 1.0)
@@ -66,7 +67,7 @@ class PackedStep:
         return torch.cat(parts).cpu().numpy()
 
     def floor(self) -> Array:
-        """FLOOR * eps * rms(q), never below the step of the denormals."""
+        """FLOOR * eps * rms(q), never below the step of the denormals; 0 for whole numbers."""
         return FLOOR * self._eps * np.maximum(self.rms, self._smallest)
 
     def distance(self, other: Array) -> Array:
@@ -131,8 +132,10 @@ class Envelope:
 def limits(farthest: Array, floor: Array) -> Array:
     """FACTOR * E * max(1, E / max(M, floor)) + floor, for D_k of shape (K, ...)."""
     most, middle = farthest.max(0), np.median(farthest, axis=0)
-    with np.errstate(over="ignore", invalid="ignore"):
-        spread = np.maximum(1.0, most / np.maximum(middle, floor))
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        usual = np.maximum(middle, floor)
+        # Whole numbers that most twins do not move have no floor, and no spread to speak of.
+        spread = np.maximum(1.0, np.where(usual > 0, most / usual, 1.0))
         found = FACTOR * most * spread + floor
     return np.where(np.isnan(found), np.inf, found)
 

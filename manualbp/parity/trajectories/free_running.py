@@ -66,7 +66,7 @@ class Drift:
             other = self._there & ~self._same_bits
             reasons |= {n: "other bits" for n, differs in zip(names, other, strict=True)
                         if differs and n not in reasons}  # fmt: skip
-        with np.errstate(invalid="ignore"):
+        with np.errstate(invalid="ignore", divide="ignore"):  # nothing may be allowed
             beyond = self._there & (self._apart > self._limit)
             shares = np.where(beyond, self._apart / self._limit, 0.0)
         far = [n for n in worst_first(names, shares) if n not in reasons]

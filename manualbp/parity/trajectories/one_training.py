@@ -65,7 +65,7 @@ class OneTraining:
         """Take one batch; ``over`` says that nothing can follow."""
         number = self.record.steps + 1
         call, own_call = self._calls(number, batch)
-        state = self._reference.state()
+        state = self._reference.numbers()
         if number == 1 and self._lowered(call, state):
             return
         ours = self._tried(number, lambda: self._candidate_step(own_call))
@@ -151,7 +151,7 @@ class OneTraining:
             return False
         with Lowered() as seen:  # type: ignore[no-untyped-call]
             self._reference.gradients(call)
-        self._reference.load(state)
+        self._reference.load(state, optimizer=False)
         if seen.dtype is None:
             return False
         name = str(seen.dtype).removeprefix("torch.")

@@ -13,6 +13,7 @@ from torch import nn
 
 from manualbp.parity.arms.batches import Batches
 from manualbp.parity.arms.calls import Loss
+from manualbp.parity.arms.checks import check_dtype, check_loss, check_whole
 from manualbp.parity.arms.parameters import borrowed, check_apart, check_parameters
 from manualbp.parity.arms.subject import Subject, move, subject
 from manualbp.parity.arms.trainee import MakeOptimizer
@@ -57,7 +58,15 @@ class Plan:
 
     @cached_property
     def all_dtypes(self) -> tuple[torch.dtype, ...]:
-        """The dtypes to train in, each once."""
+        """The dtypes to train in, each once.
+
+        Raises:
+            TypeError: they are no sequence.
+        """
+        if isinstance(self.dtypes, str | torch.dtype):
+            raise TypeError(
+                f"expected several dtypes, got {self.dtypes!r}; pass dtypes=(torch.float64,)"
+            )
         asked = self.dtypes if self.dtypes is not None else (self.working, torch.float64)
         return tuple(dict.fromkeys(asked))
 
@@ -66,7 +75,7 @@ class Plan:
 
         Raises:
             ValueError: a mode, number, name, dtype or parameter is of no use.
-            TypeError: an arm is no module.
+            TypeError: an arm is no module, or a number, dtype or loss is none.
         """
         for what, arm in (("candidate", self.candidate), ("reference", self.reference)):
             if not isinstance(arm, nn.Module):
@@ -78,14 +87,15 @@ class Plan:
             raise ValueError(
                 "expected both modules in the same mode, got one in train() and one in eval()"
             )
-        check_least("steps", self.steps, 1)
-        check_least("seeds", len(self.seeds), 1)
-        check_least("twins", self.twins, 0 if self.exact else MIN_TWINS)
+        check_loss("loss", self.loss)
+        check_loss("candidate_loss", self.candidate_loss)
+        check_whole("twins", self.twins, 0 if self.exact else MIN_TWINS)
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"expected seeds that differ, got {list(self.seeds)}")
-        floating = [isinstance(d, torch.dtype) and d.is_floating_point for d in self.all_dtypes]
-        if not floating or not all(floating):
-            raise ValueError(f"expected floating-point dtypes to train in, got {self.dtypes!r}")
+        if not self.all_dtypes:
+            raise ValueError("expected at least one dtype to train in, got none; leave dtypes out")
+        for dtype in self.all_dtypes:
+            check_dtype("dtypes", dtype)
         ours, theirs = subject(self.candidate, self.parameters), subject(self.reference)
         check_parameters(ours, theirs)
         check_apart(ours.parameters, theirs.parameters)
@@ -131,13 +141,19 @@ def pairs_of(
 
     Raises:
         ValueError: none is given, or a name is unknown.
+        TypeError: they are no names, or what should make an optimizer cannot be called.
     """
     if isinstance(optimizers, str):
         optimizers = (optimizers,)
+    if not isinstance(optimizers, Collection):
+        raise TypeError(
+            f"expected names of optimizers, or a dict of a name and a function of the parameters, "
+            f"got {type(optimizers).__name__}; pass optimizers=('sgd',)"
+        )
     if not optimizers:
         raise ValueError("expected at least one optimizer, got none")
     if isinstance(optimizers, Mapping):
-        return {n: m if isinstance(m, tuple) else (m, m) for n, m in optimizers.items()}
+        return {str(name): _pair(name, make) for name, make in optimizers.items()}
     for name in optimizers:
         if name not in OPTIMIZERS:
             near = difflib.get_close_matches(str(name).lower(), OPTIMIZERS, 1, 0.4)
@@ -149,17 +165,21 @@ def pairs_of(
     return {name: (OPTIMIZERS[name], OPTIMIZERS[name]) for name in optimizers}
 
 
+def _pair(name: Any, make: Any) -> OptimizerPair:
+    pair = make if isinstance(make, tuple) else (make, make)
+    if len(pair) != 2 or not all(map(callable, pair)):
+        raise TypeError(
+            f"expected a function of the parameters, or two, that make the optimizer {name!r}, got "
+            f"{type(make).__name__}; pass lambda parameters: torch.optim.SGD(parameters, lr=0.1)"
+        )
+    return pair
+
+
 def described(make: MakeOptimizer) -> str:
     """``SGD(lr=0.01)``: the class and what is not at its default."""
     optimizer = make([torch.nn.Parameter(torch.zeros(1))])
     given = {k: v for k, v in optimizer.defaults.items() if v not in (None, False, 0)}
     return f"{type(optimizer).__name__}({', '.join(f'{k}={v}' for k, v in given.items())})"
-
-
-def check_least(what: str, got: int, least: int) -> None:
-    """ValueError where a number is too small."""
-    if got < least:
-        raise ValueError(f"expected {what} to be at least {least}, got {got}")
 
 
 def _move(ours: Subject, theirs: Subject, seed: int) -> None:

@@ -69,13 +69,14 @@ def train_side_by_side(candidate: Arm, reference: Arm, batches: Iterable[Batch])
 
 @torch.no_grad()
 def evaluate(arm: Arm, x: Tensor, y: Tensor) -> dict[str, float]:
-    """The arm's metrics on held-out data, in eval mode; the module's mode is put back."""
-    training = arm.module.training
+    """The arm's metrics on held-out data, in eval mode; every child's mode is put back."""
+    modes = [(child, child.training) for child in arm.module.modules()]
     arm.module.eval()
     try:
         return _metrics(arm, output := arm.module(x), y, arm.loss(output, y))
     finally:
-        arm.module.train(training)
+        for child, training in modes:
+            child.training = training
 
 
 def _step(arm: Arm, x: Tensor, y: Tensor) -> ArmStep:
@@ -109,7 +110,7 @@ def _gradient_norms(module: nn.Module) -> dict[str, float]:
 
 
 def _divergence(candidate: Arm, reference: Arm, ours: ArmStep, theirs: ArmStep) -> dict[str, float]:
-    losses = (torch.tensor(done.metrics[LOSS]).double() for done in (ours, theirs))
+    losses = (torch.tensor(done.metrics[LOSS], dtype=torch.float64) for done in (ours, theirs))
     found = {LOSS: _apart(*losses)}
     twins = dict(reference.module.named_parameters())
     for name, parameter in candidate.module.named_parameters():

@@ -40,7 +40,7 @@ class TeacherForced:
 
     def run(self, state: dict[str, Any], call: Call) -> Tensors:
         """The candidate's loss and gradients with the reference's parameters and buffers."""
-        own = self._candidate.state()
+        own = self._candidate.numbers()
         self._candidate.load(state, optimizer=False)
         try:
             return self._candidate.gradients(call)
@@ -61,7 +61,7 @@ class TeacherForced:
         """
         if ours.keys() == theirs.keys() and all(both_identical(ours[n], theirs[n]) for n in ours):
             return tuple(without_numbers(n, "", t) for n, t in theirs.items() if t is not None)
-        after = self._reference.state()  # buffers have moved; parameters not yet
+        after = self._reference.numbers()  # buffers have moved; parameters not yet
         self._reference.load(state, optimizer=False)
         try:
             # A loss is taken back with dC/dC = 1, as in any training.

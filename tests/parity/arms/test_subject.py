@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from manualbp.parity import compare_gradients
 from manualbp.parity.arms.subject import subject
 
 
@@ -120,3 +122,25 @@ def test_a_module_that_cannot_be_copied() -> None:
     module.kept = module(X)  # inside a graph
     with pytest.raises(ValueError, match="expected a reference that can be copied, got Linear"):
         subject(module).copy()
+
+
+def test_a_complex_buffer_keeps_its_imaginary_part() -> None:
+    """``module.to(float64)`` would drop it: a rotary embedding would be none."""
+
+    class Rotary(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("turn", torch.polar(torch.ones(2), torch.tensor([0.5, 1.0])))
+            self.weight = nn.Parameter(torch.ones(4))
+
+        def forward(self, x: Tensor) -> Tensor:
+            pairs = torch.view_as_complex((x * self.weight).reshape(-1, 2, 2))
+            return torch.view_as_real(pairs * self.turn).flatten(1)
+
+    module = Rotary()
+    turn = module.turn
+    for dtype, expected in ((torch.float64, torch.complex128), (torch.bfloat16, torch.complex64)):
+        copied = subject(module).copy(dtype).buffers["turn"]
+        assert copied.dtype == expected and torch.equal(copied.to(turn.dtype), turn)
+    assert module.turn is turn
+    assert compare_gradients(copy.deepcopy(module), module, torch.randn(3, 4)).agrees

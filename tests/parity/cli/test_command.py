@@ -16,6 +16,7 @@ from manualbp.parity.cli import main
 from manualbp.parity.record import GradientReport
 from manualbp.parity.reports import json_format, write
 from manualbp.parity.training_record import TrainingReport
+from manualbp.parity.trajectories.checkpoint import Checkpoint
 from tests.parity.cli.user_files import PAIR
 from tests.parity.samples import AFFINE
 
@@ -116,18 +117,47 @@ def test_training(here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert "bias.grad" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("data", "code"), [("stopping", 130), ("terminated", 143)])
 def test_training_is_interrupted_and_goes_on(
-    here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    data: str, code: int, here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """Ctrl-C and SIGTERM wait for the end of the third step, which is in the file then."""
     json, checkpoint = tmp_path / "t.json", tmp_path / "t.checkpoint"
-    line = TRAINING.format("Right", "stopping") + f" --json {json} --checkpoint {checkpoint}"
-    assert run(line) == 130
+    line = TRAINING.format("Right", data) + f" --json {json} --checkpoint {checkpoint}"
+    assert run(line) == code
     printed = capsys.readouterr()
     assert printed.err == f"interrupted; the same command goes on from {checkpoint}\n"
-    assert "2 of 5" in printed.out
+    assert "3 of 5" in printed.out
     report = json_format.from_json(json.read_text())
     assert isinstance(report, TrainingReport) and report.interrupted
     assert run(line) == 0
+
+
+def test_without_a_checkpoint_nothing_is_promised(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(TRAINING.format("Right", "stopped")) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_a_checkpoint_is_written_by_time(
+    here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every 100 steps none of 5 would be written."""
+    written: list[int] = []
+    write = Checkpoint.write
+    monkeypatch.setattr(Checkpoint, "write", lambda self, report, training: (
+        written.append(report.runs[-1].steps), write(self, report, training)))  # fmt: skip
+    line = TRAINING.format("Right", "batches") + f" --checkpoint {tmp_path / 'c'} --dtype float64"
+    assert run(f"{line} --checkpoint-every 1e-9") == 0
+    assert written == [1, 2, 3, 4, 5]
+
+
+def test_an_arm_that_leaves_does_not_end_the_program(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("pair:Leaves pair:Reference --inputs pair:inputs --seeds 0") == 1
+    assert "the candidate raised Exited: SystemExit(3)" in capsys.readouterr().out
 
 
 def test_ctrl_c_is_no_traceback(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

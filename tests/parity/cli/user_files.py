@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 PAIR = '''
+import signal
+import sys
 
 
 class Reference(nn.Linear):
@@ -91,19 +93,30 @@ batches = [(draw(k, 8, 4), draw(k + 9, 8, 3)) for k in range(4)]
 
 
 class Stopping:
-    """Ctrl-C before the third batch, once."""
+    """Ctrl-C, or another signal, in front of the third batch, once."""
 
-    stopped = False
+    def __init__(self, sent):
+        self.sent = sent
 
     def __iter__(self):
         for number, batch in enumerate(batches):
-            if number == 2 and not Stopping.stopped:
-                Stopping.stopped = True
-                raise KeyboardInterrupt
+            if number == 2 and self.sent:
+                sent, self.sent = self.sent, None
+                signal.raise_signal(sent)
             yield batch
 
 
-stopping = Stopping()
+stopping, stopped = Stopping(signal.SIGINT), Stopping(signal.SIGINT)
+terminated = Stopping(signal.SIGTERM)
+
+
+def leaves(seed):
+    sys.exit("no data")
+
+
+class Leaves(Reference):
+    def forward(self, x):
+        sys.exit(3)
 '''
 BROKEN = {
     "divides": "import os\n\nx = 1 / 0\n",

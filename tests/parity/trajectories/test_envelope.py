@@ -47,6 +47,15 @@ def test_a_median_of_zero_is_no_spread_without_end() -> None:
     assert limits(farthest, np.array([2.0])).tolist() == [2 * 4 * (4 / 2) + 2]
 
 
+def test_whole_numbers_have_no_floor() -> None:
+    """Where no twin moves a count, nothing is allowed; where one does, twice its distance."""
+    found = PackedStep({"count": torch.tensor(3), "mask": torch.tensor([True, False])})
+    assert found.floor().tolist() == [0.0, 0.0]
+    assert limits(np.zeros((5, 1)), np.array([0.0])).tolist() == [0.0]
+    farthest = np.array([[0.0], [0.0], [0.0], [0.0], [4.0]])
+    assert limits(farthest, np.array([0.0])).tolist() == [8.0]
+
+
 def test_a_twin_that_left_for_infinity_allows_everything() -> None:
     assert limits(np.array([[1.0], [1.0], [np.inf]]), np.array([0.0])).tolist() == [np.inf]
 

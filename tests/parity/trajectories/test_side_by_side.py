@@ -140,6 +140,9 @@ def test_evaluate_leaves_no_trace() -> None:
     candidate.module.eval()
     evaluate(candidate, x, y)
     assert not candidate.module.training
+    next(candidate.module.children()).train()  # one alone
+    evaluate(candidate, x, y)
+    assert [child.training for child in candidate.module.children()].count(True) == 1
     assert all(p.grad is None for p in candidate.module.parameters())
 
 
@@ -156,7 +159,7 @@ def test_bad_input_changes_nothing() -> None:
         ([], "at least one batch, got none"),
         ([(x[:0], y[:0])], "at least one, got 0 and 0"),
         ([(x, y[:2])], "got 6 and 2"),
-        ([(holed, y)], r"batch 1: expected finite inputs, got 4 NaN or infinite of 24"),
+        ([(holed, y)], r"batch 1: expected finite inputs, got 4 NaN of 24"),
         ([(x, y / 0)], "expected finite targets, got 12"),
     ]:
         with pytest.raises(ValueError, match=message):
