@@ -76,7 +76,7 @@ def compare_gradients(
         reference: what it should equal; its parameter names are the ones reported.
         inputs: one tensor, a tuple of arguments (tuples, lists, dicts and tensors in any nesting),
             a dict of keyword arguments, or a function of the seed that makes them; floating-point
-            tensors get a gradient.
+            tensors get a gradient. Dataclasses and other objects are opened, in outputs too.
         loss: ``loss(output)``, or ``loss(output, target)`` where a target is given; a scalar or any
             shape. None: each output has a random cotangent of its own.
         target: passed to the loss as it is (in float64 for the float64 run).
@@ -101,8 +101,8 @@ def compare_gradients(
 
     Raises:
         ValueError: the parameters of the two modules differ before anything is run, the reference
-            cannot be run (also in float64), a name or option is unknown, no input has a row, or an
-            arm cannot be written to ``repro``.
+            cannot be run (also in float64), a name or option is unknown, or an arm cannot be
+            written to ``repro``.
         TypeError: an arm, an input, a loss, a seed or a dtype is nothing that can be compared with.
         OSError: ``repro`` cannot be written.
     """
@@ -135,7 +135,7 @@ def compare_gradients(
                 candidate_loss=candidate_loss, cotangent=cotangent, exact=exact, twins=twins,
             )  # fmt: skip
             reports = comparison.with_oracle(oracle or {})
-            checks.append(Check(kind, seed, _with_nan_named(reports, comparison)))
+            checks.append(Check(kind, seed, _with_inputs_named(reports, comparison)))
             if kind != "backward":
                 findings = findings or diagnose_further(comparison)
                 continue
@@ -188,13 +188,19 @@ def _check_options(loss: Any, target: Any, candidate_loss: Any, dtype: Any) -> N
         check_dtype("dtype", dtype)
 
 
-def _with_nan_named(
+def _with_inputs_named(
     reports: tuple[TensorReport, ...], comparison: Comparison
 ) -> tuple[TensorReport, ...]:
-    """What does not agree, with what the arms were given that is NaN already."""
-    call, parameters = comparison.call, comparison.reference.parameters
-    target = named(call.target, lambda path: "target" + pytree.keystr(path))
-    counts = {n: int(x.isnan().sum()) for n, x in {**call.leaves, **target, **parameters}.items()}
+    """The reports, where the inputs say why: they have no row, or what was given is NaN already."""
+    given = comparison.call.leaves
+    if given and not any(x.numel() for x in given.values()):
+        shown = ", ".join(f"{name} {tuple(x.shape)}" for name, x in given.items())
+        why = f"the inputs have no row ({shown}), so nothing can be judged; pass some with rows"
+        return tuple(replace(r, agrees=False, unjudged=True, reason=why) if r.agrees else r
+                     for r in reports)  # fmt: skip
+    parameters = comparison.reference.parameters
+    target = named(comparison.call.target, lambda path: "target" + pytree.keystr(path))
+    counts = {n: int(x.isnan().sum()) for n, x in {**given, **target, **parameters}.items()}
     said = "".join(f"; {name} has {count} NaN" for name, count in counts.items() if count)
     return tuple(r if r.agrees or not said else replace(r, reason=r.reason + said) for r in reports)
 

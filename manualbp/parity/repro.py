@@ -8,6 +8,7 @@ The file holds both arms, the inputs, every setting, and the versions it was mad
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import io
 import os
@@ -22,7 +23,7 @@ from torch import nn
 from manualbp.parity import files
 from manualbp.parity.versions import versions
 
-FORMAT = "manualbp repro 1"
+FORMAT = "manualbp repro 2"
 ARMS = ("candidate", "reference")
 
 
@@ -57,6 +58,7 @@ def save_repro(
     body = _pickled(parts)
     # The body is pickled by itself: what it needs may be importable only after the specs.
     whole = {"format": FORMAT, "versions": _versions(), "specs": places, "body": body}
+    whole["digest"] = _digest(whole)
     found = io.BytesIO()  # torch.save into a full disk names no file
     torch.save(whole, found)
     files.write(path, lambda file: file.write(found.getbuffer()))
@@ -69,7 +71,7 @@ def read_repro(path: str | os.PathLike[str], load_arm: Callable[[str], Any]) -> 
     machine or the number of threads is not what it was written with.
 
     Raises:
-        ValueError: the file is no repro file, or what it needs cannot be imported.
+        ValueError: the file is no repro file or damaged, or what it needs cannot be imported.
         OSError: the file is not there or cannot be read.
     """
     if not Path(path).is_file():
@@ -82,6 +84,11 @@ def read_repro(path: str | os.PathLike[str], load_arm: Callable[[str], Any]) -> 
     if not isinstance(whole, dict) or whole.get("format") != FORMAT:
         found = whole.get("format") if isinstance(whole, dict) else type(whole).__name__
         raise ValueError(f"expected a file of format {FORMAT!r}, got {found!r}; write it anew")
+    if not _undamaged(whole):
+        raise ValueError(
+            f"expected a repro file, got {os.fspath(path)}, whose checksum differs: it is damaged "
+            "or was edited; write it anew"
+        )
     now = _versions()
     changed = [f"{name} {was}, now {now.get(name, 'none')}"
                for name, was in whole["versions"].items() if now.get(name) != was]  # fmt: skip
@@ -169,6 +176,19 @@ def _unpickled(file: Any, path: str | os.PathLike[str]) -> Any:
         raise ValueError(
             f"expected a repro file, got {os.fspath(path)}: {type(error).__name__}"
         ) from error
+
+
+def _undamaged(whole: Mapping[str, Any]) -> bool:
+    try:
+        return bool(whole["digest"] == _digest(whole))
+    except (KeyError, TypeError, AttributeError):  # something else in the right form
+        return False
+
+
+def _digest(whole: Mapping[str, Any]) -> str:
+    """SHA-256 of all that a file holds."""
+    words = repr([whole["format"], sorted(whole["versions"].items()), whole["specs"]])
+    return hashlib.sha256(words.encode() + whole["body"]).hexdigest()
 
 
 def _versions() -> dict[str, str]:

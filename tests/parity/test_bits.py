@@ -55,3 +55,15 @@ def test_part_by_part_is_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     assert math.isnan(largest_of(Tensor.abs, values))
     assert largest_of(ulp_distance, values, values) == UNREACHABLE  # to the last of 63 bits
     assert largest_of(Tensor.abs, torch.zeros(0)) == 0 and rms(torch.zeros(0)) == 0
+
+
+def test_sparse_and_complex_numbers_have_bits_too() -> None:
+    """As buffers have them; another imaginary part, or another sign of zero, is another number."""
+    eye = torch.eye(3)
+    assert bit_identical(eye.to_sparse(), eye.to_sparse())
+    assert not bit_identical(eye.to_sparse(), (2 * eye).to_sparse())
+    turn = torch.polar(torch.ones(2, dtype=torch.float64), torch.tensor([0.5, 1.0]).double())
+    assert bit_identical(turn, turn.clone())
+    assert not bit_identical(turn, turn.conj())
+    assert not bit_identical(torch.complex(torch.zeros(1), torch.zeros(1)),
+                             torch.complex(torch.zeros(1), -torch.zeros(1)))  # fmt: skip

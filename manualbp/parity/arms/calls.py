@@ -36,7 +36,6 @@ class Call:
 
         Raises:
             TypeError: they are none of these, or a tensor is complex, sparse or nested.
-            ValueError: there are tensors, and none of them has a row.
         """
         if callable(inputs) and not isinstance(inputs, Tensor):
             inputs = inputs(seed)
@@ -52,15 +51,8 @@ class Call:
                 f"or a function of the seed, got {type(inputs).__name__}; "
                 "put another single argument into a tuple: (argument,)"
             )
-        given = call.leaves
-        for name, leaf in given.items():
+        for name, leaf in call.leaves.items():
             check_tensor(name, leaf)
-        if given and not any(leaf.numel() for leaf in given.values()):
-            shown = ", ".join(f"{name} of shape {tuple(x.shape)}" for name, x in given.items())
-            raise ValueError(
-                f"expected inputs with at least one row, got {shown}: nothing can be judged there; "
-                "pass a batch with rows"
-            )
         return call
 
     @property

@@ -15,6 +15,7 @@ from torch import nn
 from manualbp.parity import assert_gradients_match, compare_gradients, compare_training
 from manualbp.parity.arms.checks import SEEDS, check_dtype, check_loss, check_seeds, check_whole
 from manualbp.parity.reports.json_format import from_json, to_json
+from manualbp.parity.reports.page import verdict_sentence
 
 X, Y = torch.randn(4, 3, generator=torch.Generator().manual_seed(1)), torch.ones(4, 2)
 SPARSE = X.to_sparse()
@@ -62,7 +63,6 @@ GRADIENTS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"seeds": 3}, TypeError, "pass (3,)"),
     ({"seeds": (-1,)}, ValueError, "at least 0, got -1"),
     ({"inputs": SPARSE}, TypeError, "expected dense tensors, got input of layout torch.sparse_coo"),
-    ({"inputs": X[:0]}, ValueError, "at least one row, got input of shape (0, 3): nothing can be"),
     ({"inputs": NESTED}, TypeError, "got input nested"),
     ({"inputs": X.to("meta")}, TypeError, "got input on the meta device"),
     ({"repro": "."}, OSError, "Is a directory; nothing was changed; give a file"),
@@ -138,6 +138,18 @@ def test_what_is_nan_already_is_said() -> None:
         reference.bias[0] = torch.nan
     report = compare_gradients(copy.deepcopy(reference), reference, X, seeds=(0,))
     assert report.unjudged[0].reason.endswith("; bias has 1 NaN")
+
+
+def test_inputs_without_a_row_judge_nothing() -> None:
+    """Said of every tensor, with and without power; what differs before any number still does."""
+    words = "the inputs have no row (input (0, 3)), so nothing can be judged; pass some with rows"
+    reference = nn.Linear(3, 2)
+    for power in (True, False):
+        report = compare_gradients(copy.deepcopy(reference), reference, X[:0], power=power)
+        assert report.verdict == "NOT JUDGED" and {t.reason for t in report.tensors} == {words}
+        assert words in verdict_sentence(report)
+    assert compare_gradients(lambda x: x.t(), lambda x: x, X[:0]).verdict == "DIFFER"
+    assert compare_gradients(torch.add, torch.add, (X, X[:1, :0].sum(1))).agrees  # one has rows
 
 
 def test_numpys_numbers_are_written_as_plain_ones() -> None:
