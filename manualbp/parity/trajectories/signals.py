@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ class Held:
 
     def __init__(self) -> None:
         self.waiting: list[int] = []
+        self._process = os.getpid()
         self._before: dict[int, Any] = {}
 
     def hold(self) -> None:
@@ -42,7 +44,8 @@ class Held:
 
     def _arrived(self, number: int, _frame: object) -> None:
         self.waiting.append(number)
-        if len(self.waiting) > 1:  # asked twice: at once
+        forked = os.getpid() != self._process  # a child, such as a reader of data, has no steps
+        if forked or len(self.waiting) > 1:  # asked twice: at once
             self.deliver()
 
 

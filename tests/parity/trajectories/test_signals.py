@@ -125,6 +125,14 @@ def test_what_is_ignored_stays_ignored() -> None:
         signal.signal(signal.SIGTERM, before)
 
 
+def test_a_child_process_is_not_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would never deliver what waits: readers of data could not be ended."""
+    with pytest.raises(KeyboardInterrupt), held(True):
+        monkeypatch.setattr(os, "getpid", lambda: 0)  # as after a fork
+        signal.raise_signal(signal.SIGINT)
+        raise AssertionError("not reached")
+
+
 def test_without_a_file_or_in_another_thread_nothing_is_held() -> None:
     before, seen = handlers(), []
 
