@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--family", type=options.one_of((*FAMILIES, SITUATIONS), "a family"),
         help=f"of this alone: {', '.join((*FAMILIES, SITUATIONS))} (default: all)")  # fmt: skip
     add("--quick", action="store_true",
-        help=f"half a minute instead of three: every {QUICK_STRIDE}th fault, {QUICK_PAIRS} pairs, "
+        help=f"a minute instead of ten: every {QUICK_STRIDE}th fault, {QUICK_PAIRS} pairs, "
         "no torch.compile")  # fmt: skip
     add("--seed", type=options.seed, default=0, help="of parameters, data and pairs (default: 0)")
     add("--out", type=options.folder("--out"), metavar="FOLDER",
@@ -164,17 +164,17 @@ def alarms(results: Results) -> Table:
 def verdict(results: Results) -> str:
     """The last line, of which the exit code is the short form."""
     count, situated = len(results.outcomes), len(results.situated)
-    strengths = [f"{results.caught(OURS, s)} {s}" for s in REQUIRED]
+    as_it_is, percent = (results.caught(OURS, s) for s in REQUIRED)
     small = [s for s in STRENGTHS if s not in REQUIRED]
     missed = sum(s in o.missed for o in results.outcomes for s in small)
     rest = (
         f"; not caught: {missed} of {len(small) * count} smaller ones, each below what rounding "
-        "may do there, so that is no failure" if missed else ""
+        "may do there, which is no failure" if missed else ""
     )  # fmt: skip
     return (
-        f"{'passes' if results.passes else 'FAILS'}: of {count} faults {' and '.join(strengths)} "
-        f"caught, {results.shown(OURS)} of {situated} in situations, "
-        f"{results.alarms[OURS] / results.pairs:.2%} false alarms; expected all of these and under "
+        f"{'passes' if results.passes else 'FAILS'}: {as_it_is} of {count} faults caught as "
+        f"they are, {percent} at 1 %, {results.shown(OURS)} of {situated} in situations, "
+        f"{results.alarms[OURS] / results.pairs:.2%} false alarms; expected all of them and under "
         f"{FALSE_ALARMS:.0%} false alarms{rest}"
     )
 

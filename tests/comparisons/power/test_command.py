@@ -54,8 +54,8 @@ def test_a_fault_in_a_situation_counts_for_every_judge_that_saw_it() -> None:
 def test_the_last_line_says_why_what_is_not_caught_is_no_failure() -> None:
     found = Results([outcome(True, True, False)] * 3, 500, {"ours": 0})
     line = command.verdict(found)
-    assert line.startswith("passes: of 3 faults 3 gross and 3 1 % caught")
-    assert line.endswith("6 of 6 smaller ones, each below what rounding may do there, so that is "
+    assert line.startswith("passes: 3 of 3 faults caught as they are, 3 at 1 %, 0 of 0 in")
+    assert line.endswith("6 of 6 smaller ones, each below what rounding may do there, which is "
                          "no failure")  # fmt: skip
     assert "not caught" not in command.verdict(Results([outcome(True, True, True)], 1, {"ours": 0}))
 
