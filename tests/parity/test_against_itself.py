@@ -17,16 +17,8 @@ import manualbp
 from comparisons.power.equivalences import EQUIVALENCES
 from manualbp.parity import GradientReport, TrainingReport, compare_gradients, compare_training
 from manualbp.parity.record import AGREE, DIFFER, NOT_JUDGED
-from tests.parity.themselves import (
-    MET,
-    OURS,
-    OwnGenerator,
-    RMSNormInFloat32,
-    Subject,
-    equivalence,
-    normal,
-    seeded,
-)
+from tests.parity.met import MET, OwnGenerator, RMSNormInFloat32
+from tests.parity.themselves import OURS, Subject, equivalence, normal, seeded
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 EVERY_THIRD = 3  # of what is the project's own, in one dtype each; the rest is slow
