@@ -1,4 +1,4 @@
-"""The examples of the README and of docs/parity.md print what is said that they print."""
+"""The examples of the README and of the pages in docs print what is said that they print."""
 
 from __future__ import annotations
 
@@ -44,26 +44,28 @@ def without_numbers(text: str) -> list[list[str]]:
 
 
 @pytest.mark.slow
-def test_parity_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("page", "written"), [("parity", "test_norm.py"),
+                                               ("what-tests-miss", "test_kernel.py")])  # fmt: skip
+def test_page(page: str, written: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its blocks in their order, in one folder; those that name a file are written there."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("COLUMNS", "132")  # of its tables
     space: dict[str, Any] = {"__name__": "page"}
-    for kind, code, printed in STEP.findall((ROOT / "docs" / "parity.md").read_text()):
+    for kind, code, printed in STEP.findall((ROOT / "docs" / f"{page}.md").read_text()):
         if file := FILE.match(code):
-            with open(file[1], "a") as written:
-                written.write(f"{code}\n\n")
+            with open(file[1], "a") as opened:
+                opened.write(f"{code}\n\n")
             monkeypatch.delitem(sys.modules, Path(file[1]).stem, raising=False)
             continue
         if kind == "console":
             command = [sys.executable, *shlex.split(code.removeprefix("$ "))[1:]]
             got = subprocess.run(command, capture_output=True, text=True).stdout
         else:
-            got = printed_by(code, "<parity>", space)
+            got = printed_by(code, "<page>", space)
         assert without_numbers(got) == without_numbers(printed), f"{code}\nprints\n{got}"
-    test = subprocess.run([sys.executable, "-m", "pytest", "-q", "test_norm.py"],
+    test = subprocess.run([sys.executable, "-m", "pytest", "-q", written],
                           capture_output=True, text=True)  # fmt: skip
     assert test.returncode == 0, test.stdout
 

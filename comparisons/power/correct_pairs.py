@@ -16,8 +16,10 @@ from torch import Tensor, nn
 import manualbp
 from comparisons.counterparts import WithLoss, in_fast_mode
 from comparisons.power.equivalences import EQUIVALENCES, SHAPES, Equivalence, Function
-from comparisons.power.judges import Pair
 from comparisons.power.networks import NETWORKS, by_hand
+from comparisons.power.pair import Pair
+from comparisons.power.situations.cases import RIGHT, layer_pair
+from comparisons.power.situations.layer import Kernel
 
 SCALES = {
     torch.float64: (1.0, 1e3, 1e-6),
@@ -125,6 +127,11 @@ def network(name: str, case: PairCase) -> Pair:
     return Pair(by_hand(reference), reference, pair.loss, ((cast, target.to(case.dtype)),))
 
 
+def situated(kernel: Kernel, case: PairCase) -> Pair:
+    """A kernel of situations/right.py against PyTorch's operators."""
+    return layer_pair(kernel, case.seed, case.dtype)
+
+
 class Kind(NamedTuple):
     """How pairs of one kind are made, and for which rows and dtypes."""
 
@@ -143,6 +150,7 @@ KINDS: dict[str, Kind] = {
     ),
     "manualbp.FusedLoss": Kind(one_pass),
     **{f"{n}, by hand": Kind(partial(network, n), rows=(0,), scaled=False) for n in NETWORKS},
+    **{f"{k.__name__}, kernel": Kind(partial(situated, k), rows=(0,), scaled=False) for k in RIGHT},
     **{
         # one shape and dtype each, since each takes seconds to compile
         e.name: Kind(partial(functional, e), (33,), (torch.float32,), compiled=True)

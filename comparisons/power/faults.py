@@ -16,12 +16,12 @@ from types import SimpleNamespace as Values
 import torch
 from torch import Tensor
 
-from comparisons.power.judges import Pair
 from comparisons.power.networks import by_hand
 from comparisons.power.operations import linear, norms, sums
 from comparisons.power.operations.attention import ATTENTION_FAULTS
 from comparisons.power.operations.convolution import CONVOLUTION_FAULTS, SQUARE_CONVOLUTION_FAULTS
 from comparisons.power.operations.operation import Change, Gradients
+from comparisons.power.pair import Pair
 
 STRENGTHS: dict[str, float | None] = {"gross": None, "1 %": 1e-2, "1e-4": 1e-4, "1e-6": 1e-6}
 

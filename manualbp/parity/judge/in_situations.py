@@ -22,6 +22,9 @@ from manualbp.parity.judge.situations import GRAD_OUTPUT, INPUTS, SITUATIONS, Ki
 from manualbp.parity.judge.yardstick import TWINS, Yardstick
 from manualbp.parity.record import AGREE, DIFFER, NOT_JUDGED, Situation
 
+# torch.compile frees what it saved at the first backward, and says so instead of being wrong.
+DONATED, REFUSED = "donated buffer", "torch.compile refuses a second backward"
+
 
 def layout_at_fault(comparison: Comparison) -> Situation | None:
     """A candidate that differs, but not for the same numbers without gaps; None for any other."""
@@ -63,7 +66,7 @@ def _judge(comparison: Comparison, kind: Kind) -> Situation | None:
         if not wrong:
             continue
         where = f" ({case.detail})" if case.detail else ""
-        excuse = _excuse(comparison, case, tensor)
+        excuse = REFUSED if DONATED in wrong else _excuse(comparison, case, tensor)
         if excuse:
             verdict = Situation(kind.name, NOT_JUDGED, f"{excuse}{where}")
             continue

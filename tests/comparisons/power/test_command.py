@@ -15,6 +15,7 @@ from comparisons.power import command, results
 from comparisons.power.faults import FAULTS, STRENGTHS, Fault
 from comparisons.power.judges import JUDGES, Judge
 from comparisons.power.results import Alarm, Outcome, Results
+from comparisons.power.situations.cases import SITUATED
 from manualbp.parity.cli.options import UsageError
 
 
@@ -36,6 +37,27 @@ def test_the_numbers_come_from_the_judges() -> None:
     assert command.family(found, "Functions").rows[0][-2:] == [". . . .", "x x x x"]
     why = command.missed(found).rows
     assert len(why) == 4 and "may be rounding" in why[0][3]
+
+
+def test_a_fault_in_a_situation_counts_for_every_judge_that_saw_it() -> None:
+    chosen = [f for f in SITUATED if f.name == "eats what it saved"]
+    shown = results.judged_situations(chosen, fake({"ours": True, "blind": False}), 0)
+    found = Results(pairs=1, alarms={"ours": 0}, situated=shown)
+    assert (found.shown("ours"), found.shown("blind")) == (1, 0) and found.passes
+    assert command.situations(found).rows[0][-2:] == ["x", "."]
+    assert "second backward" in shown[0].words
+    assert [row[-2] for row in command.summary(found).rows] == ["1", "0"]
+    asleep = results.judged_situations(chosen, fake({"ours": False}), 0)
+    assert not Results(pairs=1, alarms={"ours": 0}, situated=asleep).passes
+
+
+def test_the_last_line_says_why_what_is_not_caught_is_no_failure() -> None:
+    found = Results([outcome(True, True, False)] * 3, 500, {"ours": 0})
+    line = command.verdict(found)
+    assert line.startswith("passes: 3 of 3 faults caught as they are, 3 at 1 %, 0 of 0 in")
+    assert line.endswith("6 of 6 smaller ones, each below what rounding may do there, which is "
+                         "no failure")  # fmt: skip
+    assert "not caught" not in command.verdict(Results([outcome(True, True, True)], 1, {"ours": 0}))
 
 
 def test_of_many_that_were_missed_the_first_are_listed() -> None:
@@ -76,6 +98,7 @@ def test_what_passes(
     found = Results([outcome(*seen)], 500, {"ours": alarms}, false)
     assert found.passes is passes and command.verdict(found).startswith("passes") is passes
     monkeypatch.setattr(results, "judged_faults", lambda *_: found.outcomes)
+    monkeypatch.setattr(results, "judged_situations", lambda *_: [])
     monkeypatch.setattr(results, "judged_pairs", lambda *_: found)
     assert main(["power", "--quick"]) == (0 if passes else 1)
 
@@ -92,7 +115,7 @@ def test_quick_runs_to_its_end_and_writes_what_it_prints(
     assert record["passes"] and record["pairs"] == 5 and len(record["outcomes"]) == 4
     for text in (printed, page):
         assert "eps forgotten in rstd" in text and "false alarms" in text and "passes:" in text
-    assert re.search(r"\| ours \| 4 \| 4 \| 4 \| \d \| 0 \|", page)
+    assert re.search(r"\| ours \| 4 \| 4 \| 4 \| \d \| 0 \| 0 \|", page)
 
 
 @pytest.mark.parametrize(

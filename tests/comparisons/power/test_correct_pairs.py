@@ -7,14 +7,15 @@ import torch
 from torch import nn
 
 from comparisons.power import command, correct_pairs
+from comparisons.power.close import CLOSE
 from comparisons.power.correct_pairs import KINDS, SCALES, Kind, PairCase, make, pair_cases
-from comparisons.power.judges import Pair
+from comparisons.power.pair import Pair
 from comparisons.power.results import Results, judged_pairs
 
 
 def test_pairs_differ_from_one_another_and_come_from_the_seed_alone() -> None:
-    cases = pair_cases(500, 0)
-    assert len(set(cases)) == 500 and cases == pair_cases(500, 0) != pair_cases(500, 1)
+    cases = pair_cases(600, 0)
+    assert len(set(cases)) == 600 and cases == pair_cases(600, 0) != pair_cases(600, 1)
     drawn = [(c.kind, c.dtype, make(c).batches[0][0][0]) for c in cases
              if not KINDS[c.kind].compiled]  # fmt: skip
     for i, (kind, dtype, x) in enumerate(drawn):
@@ -52,6 +53,6 @@ def test_a_false_alarm_is_counted_and_named(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(correct_pairs, "KINDS", {"doubled": Kind(wrong)})
     found = judged_pairs([PairCase("doubled", torch.float32, 4, 1.0, 0)], Results())
-    assert found.alarms == {"ours": 1, "assert_close": 1} and not found.passes
+    assert found.alarms == dict.fromkeys(("ours", *CLOSE), 1) and not found.passes
     assert "doubled, float32, 4 rows" in found.false[0].pair
     assert "weight.grad" in command.alarms(found).rows[0][1]

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from comparisons.power import judges
 from comparisons.power.correct_pairs import correct_pair
 from comparisons.power.faults import FAMILIES, FAULTS, STRENGTHS, blended, effect, rms
-from comparisons.power.judges import JUDGES, Pair
+from comparisons.power.judges import JUDGES
 from comparisons.power.networks import NETWORKS
+from comparisons.power.pair import Pair, gradients
 from comparisons.power.results import planted
 
 ALL = {f"{f.subject}: {f.name}": f for f in FAULTS}
@@ -63,7 +63,7 @@ def test_a_gross_fault_reaches_the_gradient_as_it_is_and_a_blended_one_in_part()
     fault = ALL["convolution: dW: in and out channels swapped"]
     pair = correct_pair(fault.subject, 0)
     pairs = (pair, *(planted(pair, fault, strength) for strength in STRENGTHS.values()))
-    right, *changed = (judges.gradients(p, p.candidate) for p in pairs)
+    right, *changed = (gradients(p, p.candidate) for p in pairs)
     names = ["x", *dict(pair.reference.named_parameters())]
     for found, strength in zip(changed, STRENGTHS.values(), strict=True):
         apart = dict(zip(names, map(relative, found, right), strict=True))

@@ -222,6 +222,21 @@ def test_a_module_agrees_with_its_copy_in_every_situation() -> None:
     assert all(p.grad is None for p in candidate.parameters())
 
 
+def test_a_compiler_that_refuses_a_second_backward_is_not_wrong() -> None:
+    class Donates(Frees):
+        @staticmethod
+        def backward(ctx: Any, d: Tensor) -> Any:
+            try:
+                return Frees.backward(ctx, d)
+            except RuntimeError:
+                raise RuntimeError("compiled with non-empty donated buffers") from None
+
+    report = compare_gradients(Donates, tanh, X, **ONCE)
+    verdicts = {s.name: s for s in report.situations}
+    assert report.agrees and verdicts["second backward"].verdict == NOT_JUDGED
+    assert "refuses a second backward" in verdicts["second backward"].words
+
+
 def test_where_the_reference_fails_as_well_nothing_is_judged() -> None:
     report = compare_gradients(Eats, Eats, X, **ONCE)
     assert report.agrees
