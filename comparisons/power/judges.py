@@ -32,7 +32,12 @@ def compared(pair: Pair) -> GradientReport:
     """Our report on the first batch."""
     inputs, target = pair.batches[0]
     return compare_gradients(
-        pair.candidate, pair.reference, inputs, pair.loss, target=target, power=False
+        pair.candidate,
+        pair.reference,
+        inputs,
+        pair.loss,
+        target=target if pair.loss else None,
+        power=False,
     )
 
 

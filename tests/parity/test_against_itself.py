@@ -61,14 +61,14 @@ def test_in_every_dtype(name: str, dtype: torch.dtype) -> None:
         assert refused(report) == []
 
 
-@pytest.mark.parametrize("name", ["infinity comes in", "norm at 0", "overflow", "empty batch",
+@pytest.mark.parametrize("name", ["infinity comes in", "norm at 0", "overflow",
                                   "some labels ignored", "float32 inside"])  # fmt: skip
 def test_what_can_be_judged_agrees(name: str) -> None:
     assert with_itself(MET[name], torch.float32, seeds=(0,), power=False).verdict == AGREE
 
 
 @pytest.mark.parametrize("name", ["NaN comes in", "all labels ignored", "softmax of nothing",
-                                  "0 / 0", "empty mean"])  # fmt: skip
+                                  "0 / 0", "empty mean", "empty batch"])  # fmt: skip
 def test_what_is_nan_is_not_judged(name: str) -> None:
     assert with_itself(MET[name], torch.float32, seeds=(0,), power=False).verdict == NOT_JUDGED
 
@@ -162,7 +162,6 @@ def test_a_training_with_float32_inside(dtype: torch.dtype) -> None:
 
 
 def test_a_training_with_its_own_generator() -> None:
-    """The candidate's draws are not the reference's, since it is run more often."""
+    """The candidate's draws are not the reference's: nothing can be judged by them."""
     report = trained(OwnGenerator, 0.1, torch.float32)
-    if report.verdict == DIFFER:
-        pytest.xfail("an arm with a torch.Generator of its own differs from itself in training")
+    assert report.verdict == NOT_JUDGED and "random numbers of its own" in report.runs[0].broken

@@ -1,8 +1,9 @@
 """What is known about a gradient that differs, and when a guess explains it.
 
-    |guess - c|_i <= eps (ELEMENT s_i + 2 rms(s))    and    rms(guess - c) <= TENSOR eps rms(s)
+    |guess - c|_i <= eps (ELEMENT s_i + 2 l_i)    and    rms(guess - c) <= TENSOR eps rms(s)
 
-c is the candidate's tensor, o its float64 value, s the size of the sums behind each element.
+c is the candidate's tensor, o its float64 value, s the size of the sums behind each element, l as
+in limits.py.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from torch import Tensor
 from manualbp.parity.arms.forward import Tensors
 from manualbp.parity.bits import rms, to_double
 from manualbp.parity.diagnosis.doubled import Doubled
+from manualbp.parity.judge.limits import of_lines
 from manualbp.parity.record import TensorReport
 
 # Looser than the verdict's own floors: a guess has to tell kinds of wrong apart, not right from
@@ -156,7 +158,7 @@ def explains(guess: Tensor, got: Tensor, sums: Tensor, eps: float) -> bool:
 
 def limit(sums: Tensor, eps: float) -> Tensor:
     """What rounding may do to each element."""
-    return eps * (ELEMENT * sums + 2 * rms(sums))
+    return eps * (ELEMENT * sums + 2 * of_lines(sums))
 
 
 def factor_of(c: Tensor, o: Tensor) -> float:

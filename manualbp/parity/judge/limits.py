@@ -102,7 +102,7 @@ class Limits:
             e, s = e.masked_fill_(hidden, 0.0), s.masked_fill(hidden, 0.0)
         size, own = rms(s), rms(e)
         limit = e.mul_(FACTOR).add_(s, alpha=eps * ELEMENT_FLOOR)
-        limit += eps * LINE_FLOOR * _of_lines(s)
+        limit += eps * LINE_FLOOR * of_lines(s)
         coarse = lowered if eps > own_eps else None
         unjudged = RANDOM if random else _unjudged(broken, r.numel(), own, size, coarse)
         return Limits(
@@ -170,7 +170,7 @@ def _sizes(o: Tensor, sums: Tensor | None, info: torch.finfo) -> Tensor:
     return given.clamp(min=info.smallest_normal)  # smallest_normal * eps is the denormals' step
 
 
-def _of_lines(s: Tensor) -> Tensor | float:
+def of_lines(s: Tensor) -> Tensor | float:
     """l: for each element the smallest of the rms of s over its slices, one for each dimension."""
     if s.dim() < 2 or not s.numel():
         return s

@@ -23,6 +23,8 @@ from manualbp.parity.arms.rounding import Lowered, Nudge
 from manualbp.parity.arms.trainee import Trainee
 from manualbp.parity.diagnosis.across_steps import GradientHistory
 from manualbp.parity.judge.comparison import raised
+from manualbp.parity.judge.limits import RANDOM
+from manualbp.parity.judge.yardstick import another
 from manualbp.parity.training_record import First, Trajectory
 from manualbp.parity.trajectories.envelope import Array, Envelope, PackedStep
 from manualbp.parity.trajectories.free_running import Drift, gradient_histograms, shortened
@@ -66,7 +68,7 @@ class OneTraining:
         number = self.record.steps + 1
         call, own_call = self._calls(number, batch)
         state = self._reference.numbers()
-        if number == 1 and self._lowered(call, state):
+        if number == 1 and self._no_judge(call, state):
             return
         ours = self._tried(number, lambda: self._candidate_step(own_call))
         forced = None
@@ -145,22 +147,24 @@ class OneTraining:
             self.record.bit_identical, self.over = False, True
             return None
 
-    def _lowered(self, call: Call, state: dict[str, Any]) -> bool:
-        """Whether the reference rounds to another dtype inside; then float64 is no float64."""
-        if self._eps > torch.finfo(torch.float64).eps:
-            return False
+    def _no_judge(self, call: Call, state: dict[str, Any]) -> bool:
+        """Whether the reference is random, or rounds to another dtype inside in float64."""
         with Lowered() as seen:  # type: ignore[no-untyped-call]
-            self._reference.gradients(call)
+            once = self._reference.gradients(call)
         self._reference.load(state, optimizer=False)
-        if seen.dtype is None:
-            return False
-        name = str(seen.dtype).removeprefix("torch.")
-        self.record.broken = (
-            f"the reference computes in {name} inside, so its float64 training is none; "
-            "what is said of the other dtypes stands"
-        )
-        self.record.lowered = self.over = True
-        return True
+        again = self._reference.gradients(call)
+        self._reference.load(state, optimizer=False)
+        if any(g is not None and another(g, again[n]) for n, g in once.items()):
+            self.record.broken = RANDOM
+        elif seen.dtype is not None and self._eps == torch.finfo(torch.float64).eps:
+            name = str(seen.dtype).removeprefix("torch.")
+            self.record.broken = (
+                f"the reference computes in {name} inside, so its float64 training is none; "
+                "what is said of the other dtypes stands"
+            )
+            self.record.lowered = True
+        self.over = bool(self.record.broken)
+        return self.over
 
     def _finite(self, number: int, theirs: Tensors) -> bool:
         """Whether the reference can judge; where not, the training is over."""

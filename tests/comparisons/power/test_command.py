@@ -103,6 +103,7 @@ def test_what_passes(
     assert main(["power", "--quick"]) == (0 if passes else 1)
 
 
+@pytest.mark.slow
 def test_quick_runs_to_its_end_and_writes_what_it_prints(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

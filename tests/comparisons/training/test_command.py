@@ -143,6 +143,7 @@ def test_a_diverged_training_says_so(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "bit-identical" in printed and "training diverged, lower --lr" in printed
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_a_table_and_closed_files(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "comparisons", "training", "--epochs", "200"]
     command += ["--log-dir", str(tmp_path), "--run-name", "long"]

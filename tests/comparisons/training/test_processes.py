@@ -94,6 +94,7 @@ def curve(folder: Path, tag: str) -> list[float]:
     return [event.tensor_proto.float_val[0] for event in events.Tensors(tag)]
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Arms bit-exact. Against one process: float64 sums in another order, logged as float32.
 
@@ -121,6 +122,7 @@ def test_two_processes_train_as_one(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "| processes | 2 |" in page
 
 
+@pytest.mark.slow
 def test_wrong_gradient_in_one_process_turns_all_red(tmp_path: Path) -> None:
     out, codes = faulty(tmp_path, GRADIENT_FAULT)
     assert "DIFFER from step 1 on, first in 0.weight.grad" in out and codes == ["1", "1"]

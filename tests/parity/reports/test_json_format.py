@@ -78,6 +78,7 @@ def uneven(kind: str, tag: str, field: str) -> str:
     return json.dumps(content)
 
 
+@pytest.mark.slow
 def test_damaged_json_is_refused_or_shown() -> None:
     """Other values in 400 places, and 400 flipped bits: a ValueError, or a report like any."""
     draw, odd = random.Random(0), [None, True, -1, 1.5, "", "inf", [], {}, [[]], 10**400, "\ud800"]

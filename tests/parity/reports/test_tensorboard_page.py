@@ -53,6 +53,7 @@ def test_a_real_tensorboard_serves_the_report(tmp_path: Path) -> None:
         assert "<strong>DIFFER: 1 of 4 trainings" in text["text"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(browser.CHROMIUM is None, reason="no chromium or google-chrome on the PATH")
 def test_the_page_shows_the_report(tmp_path: Path) -> None:
     """What a reader sees in the browser: charts with matches, the table of trainings, words."""

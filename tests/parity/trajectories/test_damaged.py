@@ -83,6 +83,7 @@ WRONG: dict[str, Callable[[Any], Any]] = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", WRONG.values(), ids=WRONG.keys())
 def test_wrong_contents_in_the_right_form_are_refused(
     change: Callable[[Any], Any], tmp_path: Path

@@ -53,6 +53,7 @@ def process_at_step_7(file: Path) -> subprocess.Popen[str]:
     return process
 
 
+@pytest.mark.slow
 def test_a_killed_process_goes_on(tmp_path: Path, undisturbed: str) -> None:
     file = tmp_path / "run.ckpt"
     process = process_at_step_7(file)
@@ -63,6 +64,7 @@ def test_a_killed_process_goes_on(tmp_path: Path, undisturbed: str) -> None:
     assert to_json(compare(file)) == undisturbed
 
 
+@pytest.mark.slow
 def test_sigterm_writes_the_step_and_ends_the_process(tmp_path: Path, undisturbed: str) -> None:
     """The second training to its end, whose last steps would have been lost."""
     file = tmp_path / "run.ckpt"
