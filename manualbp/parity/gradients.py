@@ -12,7 +12,7 @@ equal. Then comes the rule of limits.py, for several random cotangents.
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from itertools import product
 from typing import Any
@@ -68,6 +68,7 @@ def compare_gradients(
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
     repro: str | os.PathLike[str] | None = None,
+    on_check: Callable[[Check], None] | None = None,
 ) -> GradientReport:
     """Compare outputs, losses and all gradients of two arms that compute the same.
 
@@ -96,6 +97,7 @@ def compare_gradients(
         dtype: of both modules and the inputs, for the comparison.
         device: of both modules and the inputs, for the comparison.
         repro: a file to write first, which ``python -m manualbp.parity replay FILE`` runs again.
+        on_check: called with each check when it is done, one for each seed and kind of run.
 
     Neither module is changed: no parameter, ``.grad``, buffer, mode or global random state.
 
@@ -136,6 +138,8 @@ def compare_gradients(
             )  # fmt: skip
             reports = comparison.with_oracle(oracle or {})
             checks.append(Check(kind, seed, _with_inputs_named(reports, comparison)))
+            if on_check is not None:
+                on_check(checks[-1])
             if kind != "backward":
                 findings = findings or diagnose_further(comparison)
                 continue

@@ -22,7 +22,7 @@ from manualbp.parity.arms.subject import kept_running
 from manualbp.parity.cli import options
 from manualbp.parity.cli.arguments import LOSSES, OPTIMIZERS, SECONDS, STEPS, parse
 from manualbp.parity.cli.options import UsageError
-from manualbp.parity.cli.progress import TrainingProgress
+from manualbp.parity.cli.progress import TrainingProgress, checking
 from manualbp.parity.cli.specs import explain, importable_here, is_refusal, load_arm, load_value
 from manualbp.parity.gradients import compare_gradients
 from manualbp.parity.record import GradientReport
@@ -148,7 +148,9 @@ def _gradients(args: argparse.Namespace, candidate: Any, reference: Any, seed: i
     if args.repro:
         specs = args.candidate, args.reference
         save_repro(args.repro, candidate, reference, inputs, settings, specs)
-    report = compare_gradients(candidate, reference, inputs, **settings)
+    count = len(settings.get("seeds", (0, 1, 2))) * (1 + len(settings.get("also", ())))
+    with checking(count, sys.stderr.isatty()) as done:
+        report = compare_gradients(candidate, reference, inputs, on_check=done, **settings)
     return dataclasses.replace(report, repro=str(args.repro)) if args.repro else report
 
 

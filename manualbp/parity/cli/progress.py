@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from types import ModuleType
 from typing import TYPE_CHECKING, TypeVar
 
@@ -23,6 +24,23 @@ def track(items: Sequence[T], what: str) -> Iterable[T]:
     progress, console = _rich()
     found: Iterable[T] = progress.track(items, what, console=console, transient=True)
     return found
+
+
+@contextmanager
+def checking(checks: int, shown: bool = True) -> Iterator[Callable[[object], None]]:
+    """A bar for a comparison of gradients; what it yields is called when a check is done.
+
+    Raises:
+        ImportError: rich is not installed.
+    """
+    progress, console = _rich()
+    columns = (
+        progress.SpinnerColumn(), progress.TextColumn("{task.description}"),
+        progress.BarColumn(), progress.MofNCompleteColumn(), progress.TimeElapsedColumn(),
+    )  # fmt: skip
+    with progress.Progress(*columns, console=console, transient=True, disable=not shown) as bars:
+        task = bars.add_task("checks", total=checks)
+        yield lambda _check: bars.advance(task)
 
 
 class TrainingProgress:
