@@ -19,7 +19,7 @@ from manualbp.parity.reports.words import (
 
 COLUMNS = (
     "tensor", "shape", "candidate\nerror", "reference\nerror", "allowed", "beyond\nlimit",
-    "ULP", "bit-equal", "verdict", "worst\nseed",
+    "ULP", "equal\nbits", "verdict", "worst\nseed",
 )  # fmt: skip
 
 

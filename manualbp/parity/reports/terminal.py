@@ -133,6 +133,8 @@ def _widths(
     both = list(zip(cells, heads, strict=True))
     if sum(map(max, both)) + 3 * len(both) <= width:
         return [None] * len(both)
+    if sum(map(max, both)) + len(both) + 1 <= width:  # without room around the cells
+        return [max(pair) for pair in both]
     tight = [max(cell, min(head, NARROW)) for cell, head in both]
     whole = [number or size <= SHORT for number, size in zip(numeric, tight, strict=True)]
     least = [size if kept else SHORT for size, kept in zip(tight, whole, strict=True)]
