@@ -158,6 +158,7 @@ def test_tiles_fit_the_cache() -> None:
             assert pieces[-1].stop - count < len(pieces)
 
 
+@pytest.mark.slow
 def test_a_sum_of_many_tiles_keeps_its_digits() -> None:
     """fp32, 20,000 terms one after the other would be off by 1e-6 and more: relative 2e-7."""
     net, x, y = model(), torch.randn(20000, 16), torch.randn(20000, 5)

@@ -227,6 +227,7 @@ def norms() -> tuple[ByHand, nn.LayerNorm]:
     return candidate, reference
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(7, 6), (2, 5, 6)], ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_layer_norm_as_a_module(shape: tuple[int, ...], dtype: torch.dtype) -> None:

@@ -151,6 +151,7 @@ def refused(where: Path, *options: str) -> str:
     return line
 
 
+@pytest.mark.slow
 def test_bad_usage_is_said_once(tmp_path: Path) -> None:
     line = refused(tmp_path, "--batch-size", "1")
     assert "expected --batch-size of at least 2, a row for each process, got 1" in line

@@ -73,6 +73,7 @@ def pair(arms: Any) -> tuple[nn.Module, nn.Module]:
     return mine, theirs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("specs", [None, ("repro_arms:Mine", "repro_arms:theirs")])
 def test_another_process_finds_the_same_bits(
     specs: tuple[str, str] | None, tmp_path: Path, arms: Any

@@ -105,6 +105,7 @@ def moved() -> nn.Module:
     return candidate
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
