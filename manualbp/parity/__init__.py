@@ -8,7 +8,7 @@ here knows the hand-written MLP. The rooms; each may import the ones above it:
     record.py training_record.py        what was found, as data
     repro.py                            a comparison in one file, to be run again
     arms/                               one side: what is called, with what, and what one run gives
-    judge/                              the rule, the yardstick, planted faults (power), the oracle
+    judge/                              the rule, the yardstick, situations, planted faults (power)
     diagnosis/                          what kind of wrong it is, and where to look for it
     trajectories/                       trainings step by step: free-running, teacher-forced, a plan
     reports/                            words, terminal, Markdown, JSON, JUnit, TensorBoard
