@@ -123,6 +123,11 @@ def test_a_wrong_arm_is_reported_in_words(wrong: Any, name: str, words: str) -> 
     assert words in found[name], found
 
 
+def test_a_grad_output_that_a_loss_sends_is_read_only_as_well() -> None:
+    found = reasons(EditsItsCotangent, double, normal(4, 3), loss=lambda o: o.square().sum())
+    assert "written over by the candidate" in found["the gradient of the output (read only)"]
+
+
 def test_what_is_no_tensor_is_compared_as_well() -> None:
     def noted(x: Tensor) -> dict[str, Any]:
         return {"o": x * 2, "rows": len(x)}

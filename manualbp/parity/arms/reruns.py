@@ -20,7 +20,7 @@ from manualbp.parity.arms.runs import (
     own_copies,
     wanted_of,
 )
-from manualbp.parity.arms.subject import Subject
+from manualbp.parity.arms.subject import Subject, kept_running
 
 Rerun = Callable[[Subject, Call, Directions], Tensors]
 Layout = Callable[[Tensor], Tensor]
@@ -129,7 +129,8 @@ def _add_up(made: Forward, directions: Directions, factor: float = 1.0) -> None:
     cotangents = cotangents_of(made.roots, directions)
     live = {n: factor * g for n, g in cotangents.items() if made.roots[n].requires_grad}
     if live:
-        torch.autograd.backward([made.roots[n] for n in live], list(live.values()))
+        with kept_running():
+            torch.autograd.backward([made.roots[n] for n in live], list(live.values()))
 
 
 @contextmanager

@@ -48,8 +48,14 @@ def backward(s: Subject, call: Call, directions: Directions, hook: Hook | None =
         TypeError: the loss is no tensor, or there is no tensor in the output.
     """
     parameters = {n: p.detach().clone() for n, p in s.parameters.items()}
+    arrived: list[tuple[Tensor, Tensor]] = []  # what a loss sends back, and a copy
+
+    def sees(gradient: Tensor) -> Tensor:
+        arrived.append((gradient, gradient.clone()))
+        return gradient
+
     with buffers_restored(s) as changed:
-        made = forward(s, call, hook)
+        made = forward(s, call, sees if hook is None and call.loss is not None else hook)
         cotangents = cotangents_of(made.roots, directions)
         gradients = gradients_of(made.roots, cotangents, wanted_of(s, made.leaves))
         buffers = changed()
@@ -60,6 +66,8 @@ def backward(s: Subject, call: Call, directions: Directions, hook: Hook | None =
     untouched = cotangents_of(made.roots, directions)
     edited += [f"the gradient of {n}" for n, g in cotangents.items()
                if not bit_identical(g, untouched[n])]  # fmt: skip
+    if not all(bit_identical(gradient, before) for gradient, before in arrived):
+        edited.append("the gradient of the output")
     sparse = [n for n, g in gradients.items() if g is not None and g.layout != torch.strided]
     found: Tensors = {**made.tensors, **own_copies(gradients), **buffers}
     return ArmRun(found, made.structure, tuple(edited), tuple(sparse))
