@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from manualbp.parity.bits import rms
-from manualbp.parity.diagnosis.evidence import Pattern, Suspect, explains, factor_of
+from manualbp.parity.diagnosis.evidence import Pattern, Suspect, explains, factor_of, limit
 
 
 def swapped(s: Suspect) -> Pattern | None:
@@ -85,7 +85,8 @@ def lines(s: Suspect) -> Pattern | None:
         return None
     if any(some.tile for some in found) and not _moves(s):
         found = [some._replace(tile="") for some in found]
-    part, apart = found[-1].mask, (s.c - s.o).abs()
+    # In what rounding may do to each: a small column stands beside the rounding of large ones.
+    part, apart = found[-1].mask, (s.c - s.o).abs() / limit(s.s, s.eps)
     if rms(apart[~part]) > 1e-2 * rms(apart[part]):
         return None  # a matter of degree: it is larger there, but no line is right
     kind = "lines"
