@@ -152,6 +152,7 @@ def test_whole_nets(f: Activation, device: str, launches: Counter[str]) -> None:
     reference = nn.Sequential(*layers).to(device)
     candidate = manualbp.Sequential(*layers)
     manualbp.set_mode("fast", candidate)
-    report = compare_gradients(candidate, reference, torch.randn(67, 19, device=device), seeds=(0,))
+    report = compare_gradients(candidate, reference, torch.randn(67, 19, device=device), seeds=(0,),
+                               situations=False)  # fmt: skip
     assert report.agrees, report.verdict
     assert launches["forward"] >= 2 and launches["input_gradient"] >= 2
