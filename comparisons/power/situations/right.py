@@ -12,7 +12,7 @@ from comparisons.power.situations.layer import (
     UNITS,
     WIDTH,
     Dense,
-    SinCos,
+    NoneKept,
     TwoBiases,
     as_dense,
     of,
@@ -129,13 +129,8 @@ class InFloat64(Dense):
         return None, *(g.to(delta.dtype) for g in found[1:])
 
 
-class NoneAsZeros(SinCos):
+class NoneAsZeros(NoneKept):
     """The None of an unused output is left out of the sum."""
-
-    @staticmethod
-    def forward(ctx: Any, owner: nn.Module, x: Tensor, w: Tensor, b: Tensor) -> Any:
-        ctx.set_materialize_grads(False)
-        return SinCos.forward(ctx, owner, x, w, b)
 
     @staticmethod
     def backward(ctx: Any, ds: Tensor | None, dc: Tensor | None) -> Any:

@@ -11,6 +11,7 @@ from comparisons.power.situations.layer import (
     UNITS,
     WIDTH,
     Dense,
+    NoneKept,
     SinCos,
     TwoBiases,
     as_dense,
@@ -176,13 +177,8 @@ class NothingWithoutInput(Dense):
         return of(delta, *ctx.saved_tensors)
 
 
-class NoneAsOnes(SinCos):
+class NoneAsOnes(NoneKept):
     """The None of an unused output is taken for ones."""
-
-    @staticmethod
-    def forward(ctx: Any, owner: nn.Module, x: Tensor, w: Tensor, b: Tensor) -> Any:
-        ctx.set_materialize_grads(False)
-        return SinCos.forward(ctx, owner, x, w, b)
 
     @staticmethod
     def backward(ctx: Any, ds: Tensor | None, dc: Tensor | None) -> Any:
@@ -191,7 +187,7 @@ class NoneAsOnes(SinCos):
         return SinCos.backward(ctx, ds, dc)
 
 
-class NoneRaises(NoneAsOnes):
+class NoneRaises(NoneKept):
     """The None of an unused output is not thought of."""
 
     @staticmethod

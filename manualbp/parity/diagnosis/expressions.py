@@ -179,13 +179,3 @@ def summed_to(x: Tensor, shape: torch.Size) -> Tensor | None:
     single = [dim + 1 for dim, n in enumerate(shape) if n == 1 != x.shape[dim + 1]]
     x = x.sum(single, keepdim=True) if single else x
     return x if x.shape[1:] == shape else None
-
-
-def _product(product: Callable[[Tensor, Tensor], Tensor], x: Tensor, b: Tensor) -> Tensor | None:
-    """A product of matrices, or of stacks of them; None where they do not fit."""
-    if x.dim() < 2 or (x.dim() > 2 and b.dim() > 2 and x.shape[:-2] != b.shape[:-2]):
-        return None
-    try:
-        return product(x, b)
-    except RuntimeError:
-        return None
