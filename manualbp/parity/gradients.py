@@ -27,21 +27,12 @@ from manualbp.parity.arms.checks import check_dtype, check_loss, check_seeds
 from manualbp.parity.arms.parameters import borrowed, check_parameters
 from manualbp.parity.arms.runs import RUN_KINDS
 from manualbp.parity.arms.subject import move, subject
-from manualbp.parity.diagnosis.diagnose import diagnose
-from manualbp.parity.diagnosis.further import diagnose_further
-from manualbp.parity.diagnosis.gather import gather
+from manualbp.parity.diagnosis.found import Found
 from manualbp.parity.judge.comparison import Comparison
-from manualbp.parity.judge.in_situations import judge_situations, layout_at_fault
-from manualbp.parity.judge.power import measure_power, pooled
 from manualbp.parity.judge.yardstick import Twins
 from manualbp.parity.record import (
-    DIFFER,
-    NOT_JUDGED,
     Check,
-    Finding,
     GradientReport,
-    PowerReport,
-    Situation,
     TensorReport,
 )
 from manualbp.parity.reports.page import explain
@@ -125,11 +116,8 @@ def compare_gradients(
             move(module, dtype, device)
         twins = Twins.of(theirs)
         checks: list[Check] = []
-        findings: tuple[Finding, ...] = ()
-        others: tuple[Situation, ...] = ()
-        measured: PowerReport | None = None
         setup: dict[str, str] = {}
-        comparison = None
+        found, comparison = Found(power, situations), None
         for seed, kind in product(seeds, kinds):
             del comparison  # each holds many copies
             comparison = Comparison(
@@ -140,22 +128,11 @@ def compare_gradients(
             checks.append(Check(kind, seed, _with_inputs_named(reports, comparison)))
             if on_check is not None:
                 on_check(checks[-1])
-            if kind != "backward":
-                findings = findings or diagnose_further(comparison)
-                continue
-            if power and comparison.ours.tensors and (measured is None or measured.missing):
-                again = measure_power(comparison)
-                measured = again if measured is None else pooled(measured, again)
-            if situations and not setup and comparison.agrees:
-                others = judge_situations(comparison)
-            if not comparison.agrees and all(f.kind == NOT_JUDGED for f in findings):
-                laid = layout_at_fault(comparison) if comparison.ours.tensors else None
-                findings = (_finding(laid),) if laid else diagnose(gather(comparison))
+            found.take(comparison)
             setup = setup or _setup(comparison, kinds, seeds)
-    findings += tuple(_finding(s) for s in others if s.verdict == DIFFER)
     return GradientReport(
-        ours.name, theirs.name, tuple(checks), measured, findings, setup,
-        None if repro is None else os.fspath(repro), others,
+        ours.name, theirs.name, tuple(checks), found.power, found.all_findings, setup,
+        None if repro is None else os.fspath(repro), found.situations,
     )  # fmt: skip
 
 
@@ -207,13 +184,6 @@ def _with_inputs_named(
     counts = {n: int(x.isnan().sum()) for n, x in {**given, **target, **parameters}.items()}
     said = "".join(f"; {name} has {count} NaN" for name, count in counts.items() if count)
     return tuple(r if r.agrees or not said else replace(r, reason=r.reason + said) for r in reports)
-
-
-def _finding(situation: Situation) -> Finding:
-    return Finding(
-        situation.tensor or situation.name, situation.name, situation.words, None,
-        situation.next_step,
-    )  # fmt: skip
 
 
 def _setup(first: Comparison, kinds: Sequence[str], seeds: Sequence[int]) -> dict[str, str]:

@@ -10,6 +10,9 @@ In each the candidate runs once more, and its gradients are held against those o
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache, partial
+
 from torch import Tensor
 
 from manualbp.parity.arms import reruns
@@ -22,6 +25,7 @@ from manualbp.parity.judge.situations import GRAD_OUTPUT, INPUTS, SITUATIONS, Ki
 from manualbp.parity.judge.yardstick import TWINS, Yardstick
 from manualbp.parity.record import AGREE, DIFFER, NOT_JUDGED, Situation
 
+Measure = Callable[[], tuple[Yardstick, Tensors]]  # found when it is first asked for
 # torch.compile frees what it saved at the first backward, and says so instead of being wrong.
 DONATED, REFUSED = "donated buffer", "torch.compile refuses a second backward"
 
@@ -45,7 +49,7 @@ def layout_at_fault(comparison: Comparison) -> Situation | None:
             found = reruns.plain(comparison.candidate, call, directions)
         except Exception:  # it does not run on dense ones either
             continue
-        if not _by_yardstick(comparison, None, found)[1]:
+        if not _by_yardstick(partial(_measure, comparison, None), found)[1]:
             words = f"{kind.words}: {wrong.name}: {wrong.reason}"
             return Situation(kind.name, DIFFER, words, wrong.name, kind.step)
     return None
@@ -62,11 +66,12 @@ def _judge(comparison: Comparison, kind: Kind) -> Situation | None:
     verdict = None
     for case in kind.cases(comparison):
         verdict = Situation(kind.name, AGREE) if verdict is None else verdict
-        tensor, wrong = _wrong(comparison, case)
+        measure = cache(partial(_measure, comparison, case.plain))
+        tensor, wrong = _wrong(comparison, case, measure)
         if not wrong:
             continue
         where = f" ({case.detail})" if case.detail else ""
-        excuse = REFUSED if DONATED in wrong else _excuse(comparison, case, tensor)
+        excuse = REFUSED if DONATED in wrong else _excuse(comparison, case, tensor, measure)
         if excuse:
             verdict = Situation(kind.name, NOT_JUDGED, f"{excuse}{where}")
             continue
@@ -75,7 +80,7 @@ def _judge(comparison: Comparison, kind: Kind) -> Situation | None:
     return verdict
 
 
-def _wrong(comparison: Comparison, case: Variant) -> tuple[str, str]:
+def _wrong(comparison: Comparison, case: Variant, measure: Measure) -> tuple[str, str]:
     """The first tensor that differs, and how; the empty string where none does."""
     own = comparison.candidate_call
     try:
@@ -88,24 +93,26 @@ def _wrong(comparison: Comparison, case: Variant) -> tuple[str, str]:
         return "", raised(error)
     unequal = {n: t for n, t in got.items() if not _same(t, expected.get(n))}
     try:
-        return _by_yardstick(comparison, case.plain, unequal) if unequal else ("", "")
+        return _by_yardstick(measure, unequal) if unequal else ("", "")
     except Exception as error:  # the reference's own plain run
         return "", f"cannot be judged: {' '.join(str(error).split())}"
 
 
-def _by_yardstick(
-    comparison: Comparison, plain: tuple[Call, Directions] | None, tensors: Tensors
-) -> tuple[str, str]:
-    """The first of these tensors that is further from the float64 run than rounding allows.
+def _measure(
+    comparison: Comparison, plain: tuple[Call, Directions] | None
+) -> tuple[Yardstick, Tensors]:
+    """The yardstick and the reference's tensors of a plain run, None for the check's own."""
+    if plain is None:
+        return comparison.yardstick.extend(TWINS), comparison.theirs.tensors
+    call, directions = plain
+    theirs = reruns.plain(comparison.reference, call, directions)
+    yardstick = Yardstick(backward, comparison.reference, call, directions, comparison.twins)
+    return yardstick.extend(TWINS), theirs
 
-    ``plain`` is what that run is called with, None for the check's own.
-    """
-    yardstick, theirs = comparison.yardstick, comparison.theirs.tensors
-    if plain:
-        call, directions = plain
-        theirs = reruns.plain(comparison.reference, call, directions)
-        yardstick = Yardstick(backward, comparison.reference, call, directions, comparison.twins)
-    yardstick.extend(TWINS)
+
+def _by_yardstick(measure: Measure, tensors: Tensors) -> tuple[str, str]:
+    """The first of these tensors that is further from the float64 run than rounding allows."""
+    yardstick, theirs = measure()
     for name, value in tensors.items():
         report = yardstick.judge(name, value, theirs.get(name))
         if report.verdict == DIFFER:
@@ -113,13 +120,13 @@ def _by_yardstick(
     return "", ""
 
 
-def _excuse(comparison: Comparison, case: Variant, tensor: str) -> str:
+def _excuse(comparison: Comparison, case: Variant, tensor: str, measure: Measure) -> str:
     """Why the candidate is not to blame: the reference does the same."""
     try:
         theirs = case.run(comparison.reference, comparison.call, comparison.directions)
     except Exception as error:
         return f"the reference raises {type(error).__name__} there"
-    if tensor and _by_yardstick(comparison, case.plain, {tensor: theirs.get(tensor)})[1]:
+    if tensor and _by_yardstick(measure, {tensor: theirs.get(tensor)})[1]:
         return f"the reference's {tensor} changes there as well"
     return ""
 

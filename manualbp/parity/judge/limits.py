@@ -62,10 +62,16 @@ RANDOM = (
 class Limits:
     """What the rule allows, from the reference's runs alone: any candidate is held against it.
 
-    ``o`` is the oracle, ``skipped`` where the reference or the oracle is not finite (o is 0 there),
-    ``limit`` that of each element, ``allowed`` that of the tensor, ``error`` the rms of the
-    reference's own. ``unjudged`` says why the reference is no judge, with ``broken`` of nobody,
-    with ``far`` of no candidate that has other bits.
+    Attributes:
+        reference: the reference's tensor.
+        o: the oracle, 0 where ``skipped``.
+        skipped: where the reference or the oracle is not finite; None where nowhere.
+        limit: what each element may be off by.
+        allowed: what the rms may be.
+        error: the rms of the reference's own error.
+        broken: it is NaN or infinite somewhere, so it is the judge of nobody.
+        far: it cannot judge candidates that have other bits.
+        unjudged: why it is no judge, in words.
     """
 
     reference: Tensor
@@ -83,7 +89,13 @@ class Limits:
         reference: Tensor, o: Tensor, sums: Tensor | None = None, noise: Tensor | None = None,
         lowered: torch.dtype | None = None, eps: float = 0.0, random: bool = False,
     ) -> Limits:  # fmt: skip
-        """The limits for candidates of the reference's shape and dtype."""
+        """The limits for candidates of the reference's shape and dtype.
+
+        ``sums`` and ``noise`` are s and e. ``lowered`` is the dtype that the oracle went through,
+        if it is no float64 throughout: what is finer cannot be judged. ``eps`` is the rounding
+        inside of a run, where that is coarser than the dtype's (autocast). ``random``: another run
+        of the reference is another number.
+        """
         r, info = to_double(reference), torch.finfo(reference.dtype)
         own_eps = max(info.eps, eps)
         eps = own_eps if lowered is None else max(own_eps, torch.finfo(lowered).eps)

@@ -1,7 +1,7 @@
 """Situations that a backward pass gets into in real programs: the catalogue.
 
-A kernel that is right in one forward and one backward may be wrong where it is called again, where
-grad_output is laid out in another way, or where a gradient is not asked for. To add a situation,
+A kernel may be right in one forward and one backward, and wrong in a program: where it is called
+again, grad_output lies otherwise in memory, or a gradient is not asked for. To add a situation,
 write a run into arms/reruns.py and an entry into ``SITUATIONS``. in_situations.py judges them.
 """
 
@@ -47,8 +47,7 @@ def _second_backward(c: Comparison) -> Iterator[Variant]:
 def _grad_output(c: Comparison) -> Iterator[Variant]:
     for layout in (transposed, sliced):
         yield Variant(reruns.with_grad_output(layout), layout.__name__)
-    call, directions = c.call.without_loss(), Directions(c.call.seed)
-    c.candidate_tensors(call, directions)  # draws them
+    call, directions = _by_outputs(c)
     if any(d.numel() > 1 for d in directions.drawn.values()):
         same = {n: expanded(d) for n, d in directions.drawn.items()}
         dense = {n: d.contiguous() for n, d in same.items()}
@@ -81,8 +80,7 @@ def _frozen(c: Comparison) -> Iterator[Variant]:
 
 
 def _each_output(c: Comparison) -> Iterator[Variant]:
-    call, directions = c.call.without_loss(), Directions(c.call.seed)
-    c.candidate_tensors(call, directions)  # draws them
+    call, directions = _by_outputs(c)
     if len(directions.drawn) < 2:
         return
     for name in list(directions.drawn)[:EACH_IN_TURN]:
@@ -91,6 +89,13 @@ def _each_output(c: Comparison) -> Iterator[Variant]:
             reruns.from_output(name, call, directions), f"{name} alone is used",
             (call, Directions(call.seed, others)),
         )  # fmt: skip
+
+
+def _by_outputs(c: Comparison) -> tuple[Call, Directions]:
+    """The call without its loss, and a random cotangent for each output."""
+    call, directions = c.call.without_loss(), Directions(c.call.seed)
+    c.candidate_tensors(call, directions)  # draws them
+    return call, directions
 
 
 def _accumulated(c: Comparison) -> Iterator[Variant]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -26,19 +25,31 @@ def compare_tensors(
     sums: Tensor | None = None,
     noise: Tensor | None = None,
     exact: bool = False,
-    lowered: torch.dtype | None = None,
-    eps: float = 0.0,
-    random: bool = False,
 ) -> TensorReport:
     """Hold ``candidate`` against ``reference``, both judged by their distance to ``oracle``.
 
-    ``sums`` and ``noise`` are s and e above, float64 and of the oracle's shape. Without them one
-    size, the rms, stands for the whole tensor: right for the large elements, but blind to a fault
-    in elements far smaller. ``exact`` asks for the reference's bits. Tensors that are not
-    floating point must always be equal. ``lowered`` is the dtype that the oracle went through, if
-    it is no float64 throughout: what is finer than that dtype cannot be judged. ``eps`` is the
-    rounding inside of the run, where that is coarser than the dtype's (autocast). ``random`` says
-    that another run of the reference is another number.
+    ``sums`` and ``noise`` are s and e of limits.py, float64 and of the oracle's shape. Without them
+    one size, the rms, stands for the whole tensor: right for the large elements, but blind to a
+    fault in elements far smaller. ``exact`` asks for the reference's bits. Tensors that are not
+    floating point must always be equal.
+
+    Raises:
+        ValueError: the oracle is missing or of another shape than the reference.
+    """
+    report = decided(name, candidate, reference, oracle)
+    if report is not None:
+        return report
+    assert candidate is not None and reference is not None and oracle is not None
+    return Limits.of(reference, to_double(oracle), sums, noise).report(name, candidate, exact)
+
+
+def decided(
+    name: str,
+    candidate: Tensor | None,
+    reference: Tensor | None,
+    oracle: Tensor | NDArray[Any] | None,
+) -> TensorReport | None:
+    """The verdict where it needs no limits; None where numbers have to be compared.
 
     Raises:
         ValueError: the oracle is missing or of another shape than the reference.
@@ -58,8 +69,7 @@ def compare_tensors(
         same_bits = bit_identical(candidate, reference)
         reason = "" if same_bits else unequal(candidate, reference)
         return without_numbers(name, reason, reference)
-    limits = Limits.of(reference, to_double(oracle), sums, noise, lowered, eps, random)
-    return limits.report(name, candidate, exact)
+    return None
 
 
 def _missing(name: str, candidate: Tensor | None, reference: Tensor | None) -> TensorReport:

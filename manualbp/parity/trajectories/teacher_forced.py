@@ -1,8 +1,8 @@
 """The candidate's gradient at the reference's state, step by step: teacher forcing.
 
 Two trainings, each by itself, drift apart; then nothing can be said of the later steps. Here the
-candidate gets the reference's parameters and buffers, the same batch and the same random numbers
-at every step, and its gradient is judged by the rule of limits.py. So the first wrong step and
+candidate gets the reference's parameters and buffers at every step, the same batch and the same
+random numbers. Its gradient is then judged by the rule of limits.py. So the first wrong step and
 its tensors are exact, however far the trainings have drifted.
 """
 
@@ -66,7 +66,10 @@ class TeacherForced:
         try:
             # A loss is taken back with dC/dC = 1, as in any training.
             directions = Directions(call.seed, {LOSS: torch.ones(())})
-            yardstick = Yardstick(backward, self._reference.subject, call, directions, self._twins)
+            # one_training.py has seen at the first step that two runs are alike.
+            yardstick = Yardstick(
+                backward, self._reference.subject, call, directions, self._twins, steady=True
+            )
             pairs = PAIRS if precise else PAIRS[:2]
             return judge_tensors(ours, theirs, yardstick, self._exact, pairs)
         finally:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from manualbp.parity import compare_tensors
+from manualbp.parity.judge.limits import Limits
 from manualbp.parity.record import AGREE, DIFFER, NOT_JUDGED
 
 FLOATS = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
@@ -88,7 +89,8 @@ def test_an_oracle_that_is_no_float64() -> None:
     reference = oracle.clone()
     reference[0, 0] = oracle[0, 0] = -torch.inf  # as a mask has it
     for factor, verdict in ((1 + 1e-9, NOT_JUDGED), (1.01, DIFFER), (1.0, AGREE)):
-        report = compare_tensors("w", factor * reference, reference, oracle, lowered=torch.float32)
+        limits = Limits.of(reference, oracle, lowered=torch.float32)
+        report = limits.report("w", factor * reference)
         assert report.verdict == verdict
         exact_oracle = compare_tensors("w", factor * reference, reference, oracle)
         assert exact_oracle.verdict == (AGREE if factor == 1 else DIFFER)

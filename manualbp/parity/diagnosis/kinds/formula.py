@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from manualbp.parity.bits import rms
-from manualbp.parity.diagnosis.bases import Base
-from manualbp.parity.diagnosis.dictionary import KINDS
 from manualbp.parity.diagnosis.doubled import View
 from manualbp.parity.diagnosis.evidence import Pattern, Suspect, factor_of
-from manualbp.parity.diagnosis.expressions import FUNCTIONS, LAID, OWN, laid
-from manualbp.parity.diagnosis.fit import LIKELY, REST, Fit, find, sample_of
+from manualbp.parity.diagnosis.formulas.bases import Base
+from manualbp.parity.diagnosis.formulas.dictionary import KINDS
+from manualbp.parity.diagnosis.formulas.expressions import FUNCTIONS, LAID, OWN, laid
+from manualbp.parity.diagnosis.formulas.fit import LIKELY, REST, Fit, find, sample_of
 
 EXACT = ": exact in float64, for other numbers as well"
 TENSORS = 4  # gradients of one comparison that are looked at: one takes up to a second

@@ -10,8 +10,8 @@ from itertools import combinations_with_replacement as multisets
 
 import torch
 
-from manualbp.parity.diagnosis.bases import Base
-from manualbp.parity.diagnosis.expressions import (
+from manualbp.parity.diagnosis.formulas.bases import Base
+from manualbp.parity.diagnosis.formulas.expressions import (
     LAID,
     PRODUCTS,
     Block,

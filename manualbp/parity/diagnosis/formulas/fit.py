@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from manualbp.parity.bits import rms
-from manualbp.parity.diagnosis.bases import Base
-from manualbp.parity.diagnosis.expressions import OWN, Block, Term
+from manualbp.parity.diagnosis.formulas.bases import Base
+from manualbp.parity.diagnosis.formulas.expressions import OWN, Block, Term
 
 REST, NOISE = 1e-12, 1e-13  # what may be left: of R, of the numbers that R is a difference of
 SAMPLE = 300  # numbers of the gradient that are searched; all are verified

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from manualbp.parity.diagnosis.doubled import View
-from manualbp.parity.diagnosis.expressions import (
+from manualbp.parity.diagnosis.formulas.expressions import (
     FUNCTIONS,
     LAID,
     MOVES,
