@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from manualbp.parity.record import GradientReport, TensorReport, over
+from manualbp.parity.record import AGREE, DIFFER, NOT_JUDGED, GradientReport, TensorReport, over
 from manualbp.parity.reports import charts
 from manualbp.parity.training_record import Report
 
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 ROWS, LETTERS, COLUMNS = 30, 28, 512
 # Colours go to this log10 of a share on either side: from a hundredth of what is allowed to 100.
 DECADES = 2.0
-WRONG, RIGHT, UNKNOWN = "#c62828", "#4a90c2", "black"
+UNKNOWN = "black"
+COLOURS = {AGREE: "#4a90c2", DIFFER: "#c62828", NOT_JUDGED: "#9e9e9e"}
 # TensorBoard shows a picture 350 pixels wide, half of this. Its letters are 11 pixels high then.
 WIDTH, DPI, POINTS = 4.0, 175, 9
 
@@ -82,10 +83,11 @@ def heat_map(shares: Mapping[str, Mapping[int, float]], title: str) -> NDArray[n
 
 
 def bars(report: GradientReport) -> NDArray[np.uint8]:
-    """Error over allowed per tensor, its axis logarithmic: red differs, blue agrees.
+    """Error over allowed per tensor, its axis logarithmic.
 
-    In brackets the number of elements beyond their own limit; one is enough to differ. A tensor
-    that no number can judge (missing, another shape, NaN) has a full bar and ``?``.
+    Blue agrees, red differs, grey is not judged. In brackets the number of elements beyond their
+    own limit; one is enough to differ. A tensor that no number can judge (missing, another shape,
+    NaN) has a full bar and ``?``.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -118,7 +120,7 @@ def _bar(axes: Any, row: int, tensor: TensorReport, share: float, low: float, hi
     """One tensor's bar and its number, between the ends of the axis."""
     known = math.isfinite(share)
     width = max(share, low) if known else high
-    axes.barh(row, width, color=RIGHT if tensor.agrees else WRONG,
+    axes.barh(row, width, color=COLOURS[tensor.verdict],
               hatch=None if known else "//", edgecolor="white", linewidth=0)  # fmt: skip
     label = f"{share:.2g}" if known else "?"
     label += f" ({tensor.differing})" if tensor.differing else ""

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 
 import pytest
+import torch
 
+from manualbp.parity import compare_gradients
 from manualbp.parity.reports import pictures
 
 
@@ -19,6 +21,23 @@ def test_the_wrong_layer_is_red_and_nan_is_black() -> None:
     fewer = (agreeing[..., 0] > agreeing[..., 2] + 60).sum()
     assert blue > 10_000 and red > 3 * fewer + 10_000  # the colour bar has both
     assert ((pixels < 10).all(-1)).sum() > ((agreeing < 10).all(-1)).sum() + 10_000
+
+
+def test_what_is_not_judged_is_grey() -> None:
+    def red_and_grey(*values: float) -> tuple[int, int]:
+        def other(x: torch.Tensor) -> torch.Tensor:  # rounds in another way, so that there is a bar
+            return torch.log2(x) * math.log(2)
+
+        report = compare_gradients(other, torch.log, torch.tensor(values), seeds=(0,))
+        pixels = pictures.bars(report).astype(int)
+        red = pixels[..., 0] > pixels[..., 2] + 60
+        grey = (pixels == 158).all(-1)
+        return int(red.sum()), int(grey.sum())
+
+    red, grey = red_and_grey(3.0, 5.0, 7.0)
+    assert red == 0 and grey < 100  # the edges of letters
+    red, grey = red_and_grey(3.0, 5.0, -7.0)
+    assert red == 0 and grey > 1000
 
 
 def test_a_picture_of_many_tensors_stays_one() -> None:
