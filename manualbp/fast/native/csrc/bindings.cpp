@@ -1,0 +1,9 @@
+// What Python sees of this library. The only file that knows pybind11.
+#include <torch/csrc/utils/pybind.h>
+
+#include "descent.h"
+
+PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
+  m.def("descend", &manualbp::descend, pybind11::arg("parameters"), pybind11::arg("gradients"),
+        pybind11::arg("lr"), pybind11::call_guard<pybind11::gil_scoped_release>());
+}
