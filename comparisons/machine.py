@@ -15,7 +15,6 @@ from typing import Any
 import torch
 
 import manualbp
-from manualbp import fast
 from manualbp.parity.cli import options
 
 CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
@@ -29,7 +28,6 @@ def description(device: torch.device) -> dict[str, str | int]:
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else counted,
         "threads": torch.get_num_threads(),
         "caches": caches(),
-        "fast products": "; ".join(f"{kind}: {name}" for kind, name in fast.policy().items()),
         "device": name(device),
         "system": platform.platform(terse=True),
         "python": platform.python_version(),

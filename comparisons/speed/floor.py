@@ -9,10 +9,10 @@
     products   = operations / rate     bytes = bytes / bandwidth     floor = the larger of both
 
 in seconds, for N rows, layers of I_l inputs and O_l outputs, and numbers of B bytes. A step that
-keeps every activation on the chip moves these bytes. The rate is the best that any routine reached
-on any product of ``SHAPES``. The bandwidth is that of a copy too large for any cache, its bytes
-read and written. Both are measured in the same run, on the same threads. What a cache still holds
-of the step before comes faster than the bandwidth says.
+keeps every activation on the chip moves these bytes. The rate is the best that PyTorch reached on
+any product of ``SHAPES``. The bandwidth is that of a copy too large for any cache, its bytes read
+and written. Both are measured in the same run, on the same threads. What a cache still holds of the
+step before comes faster than the bandwidth says.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ from torch import Tensor
 
 from comparisons.speed.timing import Clock, clock_of
 from comparisons.speed.workloads import DTYPES, TRAINING, Workload, product_precision
-from manualbp.fast.cpu import routines
 
 PRODUCTS, BYTES = "products", "bytes"
 # (rows, inner, columns): square, and long and narrow as in a forward pass and a weight gradient.
@@ -117,11 +116,9 @@ def best_rate(
 
 
 def _products(name: str, device: torch.device) -> Iterator[tuple[Callable[[], Tensor], int]]:
-    """A product of every shape by ATen, and by oneDNN where it is there; and its operations."""
+    """A product of every shape, and its operations."""
     dtype = DTYPES[name]
     for n, inner, m in SHAPES_GPU if device.type == "cuda" else SHAPES:
         h = torch.randn(n, inner, dtype=dtype, device=device)
         w = torch.randn(m, inner, dtype=dtype, device=device)
         yield partial(torch.mm, h, w.t()), 2 * n * inner * m
-        if routines.AVAILABLE and device.type == "cpu" and name != "float64":  # it has no float64
-            yield partial(routines.ROUTINES["oneDNN"].linear, h, w, None, "none"), 2 * n * inner * m

@@ -18,7 +18,7 @@ import torch.nn.functional as F  # noqa: F401  # TorchScript finds torch.nn's na
 from torch import Tensor, nn
 
 from manualbp.autograd.cost import apply_cost
-from manualbp.autograd.torch_internals import scripted_as, unhooked
+from manualbp.autograd.torch_internals import scripted_as
 from manualbp.maths import losses
 from manualbp.maths.cross_entropy import CrossEntropy
 from manualbp.modules import refusal
@@ -59,7 +59,7 @@ LOSSES: dict[type[nn.Module], Callable[[Any], losses.Loss]] = {
 }
 
 
-def cost(module: Any, original: type[nn.Module], o: Any, y: Any, by_hand: bool = True) -> Any:
+def cost(module: Any, original: type[nn.Module], o: Any, y: Any) -> Any:
     """C by hand where a graph is wanted and nothing observes; else torch.nn's own forward.
 
     That runs in fast mode as well: it has the same kernels, and no Python between them.
@@ -75,7 +75,7 @@ def cost(module: Any, original: type[nn.Module], o: Any, y: Any, by_hand: bool =
     weights, served = loss.weights, loss.check(o, y)
     try:
         if (
-            not (served and by_hand and choices_of(module)[0] == "exact")
+            not (served and choices_of(module)[0] == "exact")
             or refusal.of_cost(weights, o, y) is not None
         ):
             return original.forward(module, o, y)
@@ -96,14 +96,6 @@ def loss_of(module: nn.Module) -> losses.Loss | None:
     kind: Any = type(module)
     build = LOSSES.get(OURS.get(kind, kind))
     return build(module) if build else None
-
-
-def by_operators(module: nn.Module, o: Any, y: Any) -> Any:
-    """C, of one of our losses by torch.nn's own forward."""
-    original = OURS.get(type(module))
-    if original is None or not unhooked(module):
-        return module(o, y)
-    return cost(module, original, o, y, by_hand=False)
 
 
 class MSELoss(nn.MSELoss):

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from manualbp import fast
 from manualbp.autograd import torch_internals
@@ -52,7 +51,6 @@ class Stretch:
         self.layers: list[Layer] = []
         self.thetas: list[Theta] = []
         self.tensors: list[Tensor] = []  # that take part beside x
-        self.operators: list[Callable[[Any], Any]] = []  # the modules without their calls
         # What x and the tensors were when they were found to fit, and the chain for those.
         self.ready: tuple[Any, Any] = (None, None)
 
@@ -79,7 +77,6 @@ class Stretch:
         """This stretch, if there is a matrix product in it to win anything by; or its modules."""
         if layers.LINEAR not in self.layers:
             return list(self.modules)
-        self.operators = as_operators(self.modules) if self.quick else []
         return [self]
 
     def __call__(self, x: Any) -> Any:
@@ -88,8 +85,6 @@ class Stretch:
 
     def run(self, x: Tensor, residual: bool = False) -> Any:
         """o, or x + o."""
-        if self.quick and not self.low and fast.is_small(self.modules, x):
-            return in_order(self.operators, x, residual)
         state = states(x, self.tensors), residual
         ready, segment = self.ready
         if ready != state:
@@ -100,8 +95,11 @@ class Stretch:
         if torch_internals.distributed():
             return in_order(self._pieces(segment), x, residual)
         skip = x if residual else None
-        if self.quick or self.low:
-            return self._run_otherwise(segment, x, skip)
+        o = fast.run(segment, x, skip, self.low, self.gpu) if self.quick else None
+        if o is not None:
+            return o
+        if self.low and all(layer.constant for layer in segment.layers):
+            return apply_recomputed(segment, None, skip, *segment.parameters, x)
         return apply_chain(segment, skip, *segment.parameters, x)[0]
 
     def refusal(self, x: Tensor, residual: bool = False) -> str | None:
@@ -131,16 +129,9 @@ class Stretch:
 
     def segment(self, x: Tensor) -> Segment:
         """The chain as one Function runs it on an x that fits."""
-        if self.quick:
-            return Segment(*fast.chain(self.layers, self.thetas, self.gpu))
+        if self.gpu:
+            return Segment(fast.paired(self.layers, self.thetas), self.thetas)
         return Segment(laid_out(self.layers, self.thetas, x), self.thetas)
-
-    def _run_otherwise(self, segment: Segment, x: Tensor, skip: Tensor | None) -> Any:
-        """In fast mode or with low memory."""
-        tiles = fast.tiles_for(segment, x, self.low) if self.quick and not self.gpu else None
-        if tiles is not None or (self.low and all(layer.constant for layer in segment.layers)):
-            return apply_recomputed(segment, tiles, skip, *segment.parameters, x)
-        return apply_chain(segment, skip, *segment.parameters, x)[0]
 
     def _pieces(self, segment: Segment) -> list[Callable[[Tensor], Tensor]]:
         """A chain for each layer with parameters.
@@ -151,9 +142,9 @@ class Stretch:
         starts = [i for i, theta in enumerate(segment.thetas) if theta]
         pieces: list[Callable[[Tensor], Tensor]] = []
         for a, b in pairwise([0, *starts[1:], len(segment.layers)]):
-            part = segment.layers[a:b], segment.thetas[a:b]
+            row, thetas = segment.layers[a:b], segment.thetas[a:b]
             # On a GPU a layer knows its neighbours, and here it has others.
-            piece = Segment(*(fast.chain(*part, gpu=True) if self.quick and self.gpu else part))
+            piece = Segment(fast.paired(row, thetas) if self.gpu else row, thetas)
             pieces.append(functools.partial(_run_piece, piece))
         return pieces
 
@@ -202,25 +193,3 @@ def in_order(modules: Iterable[Callable[[Any], Any]], x: Any, residual: bool = F
     for module in modules:
         h = module(h)
     return x + h if residual else h
-
-
-def as_operators(modules: Iterable[nn.Module]) -> list[Callable[[Any], Any]]:
-    """The modules, known ones as their operators: calls of modules are much of a small step."""
-    found: list[Callable[[Any], Any]] = []
-    for module in modules:
-        operator = OPERATORS.get(type(module))
-        if operator is not None and refusal.of_module(module) is None:
-            found.append(functools.partial(operator, module))
-        else:
-            found.append(module)
-    return found
-
-
-OPERATORS: dict[type[nn.Module], Callable[[Any, Tensor], Tensor]] = {
-    nn.Linear: lambda m, h: functional.linear(h, m.weight, m.bias),
-    nn.ReLU: lambda m, h: functional.relu(h, m.inplace),
-    nn.Tanh: lambda m, h: torch.tanh(h),
-    nn.Sigmoid: lambda m, h: torch.sigmoid(h),
-    nn.SiLU: lambda m, h: functional.silu(h, m.inplace),
-    nn.GELU: lambda m, h: functional.gelu(h, approximate=m.approximate),
-}
