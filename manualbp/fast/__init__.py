@@ -5,6 +5,7 @@
     tiles.py      a chain, one tile of rows after the other
     one_pass.py   forward, loss and backward in one pass over tiles
     cpu/          the products of a Linear by ATen or oneDNN, with the activation next to it
+    native/       the step in C++, where it is built
     gpu/          products together with their activations; a narrow net in one launch; Triton
 
 Fast mode (settings.py) and ``FusedLoss`` use it. Exact mode does not.
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor
 
 from manualbp.autograd.segment import Segment
+from manualbp.fast import native
 from manualbp.fast.cpu.layers import joined
 from manualbp.fast.gpu import kernels, one_launch
 from manualbp.fast.gpu.pairs import paired
@@ -29,7 +31,17 @@ from manualbp.fast.tiles import rows_of_tile, tiles_for
 from manualbp.maths.layers import Layer, Theta
 from manualbp.maths.losses import Loss
 
-__all__ = ["chain", "fused_cost", "is_small", "on_gpu", "outputs", "pin", "policy", "tiles_for"]
+__all__ = [
+    "chain",
+    "fused_cost",
+    "is_small",
+    "native",
+    "on_gpu",
+    "outputs",
+    "pin",
+    "policy",
+    "tiles_for",
+]
 
 
 def on_gpu(x: Any) -> bool:
