@@ -18,7 +18,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
+from manualbp.autograd import torch_internals
 from manualbp.autograd.segment import Segment
 from manualbp.fast import native
 from manualbp.fast.cpu.layers import joined
@@ -28,11 +30,13 @@ from manualbp.fast.one_pass import apply_one_pass, cost_and_gradients, outputs
 from manualbp.fast.pinning import pin, policy
 from manualbp.fast.small import is_small
 from manualbp.fast.tiles import rows_of_tile, tiles_for
+from manualbp.maths import descent
 from manualbp.maths.layers import Layer, Theta
 from manualbp.maths.losses import Loss
 
 __all__ = [
     "chain",
+    "descend",
     "fused_cost",
     "is_small",
     "native",
@@ -47,6 +51,20 @@ __all__ = [
 def on_gpu(x: Any) -> bool:
     """Whether the GPU's layers and kernels run where x is."""
     return kernels.takes(x)
+
+
+def descend(parameters: Sequence[Tensor], epsilon: float | Tensor) -> None:
+    """w <- w - epsilon dC/dw, as maths/descent.py has it; natively all parameters in one call."""
+    if (
+        torch.compiler.is_compiling()
+        or (library := native.library()) is None
+        or torch_internals.function_modes()
+        or (isinstance(epsilon, Tensor) and epsilon.requires_grad)
+        or not {Tensor, Parameter}.issuperset(map(type, parameters))
+    ):
+        descent.descend(parameters, epsilon)
+    else:
+        library.descend(parameters, float(epsilon))
 
 
 def chain(

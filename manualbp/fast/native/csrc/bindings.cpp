@@ -4,6 +4,6 @@
 #include "descent.h"
 
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
-  m.def("descend", &manualbp::descend, pybind11::arg("parameters"), pybind11::arg("gradients"),
-        pybind11::arg("lr"), pybind11::call_guard<pybind11::gil_scoped_release>());
+  m.def("descend", &manualbp::descend, pybind11::arg("parameters"), pybind11::arg("epsilon"),
+        pybind11::call_guard<pybind11::gil_scoped_release>());
 }
