@@ -21,10 +21,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """0: it runs, or is built; 1: it does not, or cannot be. One line says why and what to do."""
     parser = _Parser(prog="python -m manualbp", description=__doc__, allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", required=True, metavar="build | status")
-    commands.add_parser("build", help="compile it for this PyTorch and processor")
+    build = commands.add_parser("build", help="compile it for this PyTorch and processor")
+    build.add_argument("--verbose", action="store_true", help="all that a failing compiler says")
     commands.add_parser("status", help="say whether it runs, and if not, why")
-    command = parser.parse_args(arguments).command
-    return _build() if command == "build" else _status()
+    options = parser.parse_args(arguments)
+    return _build(options.verbose) if options.command == "build" else _status()
 
 
 def _status() -> int:
@@ -33,7 +34,7 @@ def _status() -> int:
     return 0 if runs else 1
 
 
-def _build() -> int:
+def _build(verbose: bool) -> int:
     path = fast.native.find(fast.native.here())
     if path is not None and fast.native.loads(path):
         print(f"built already: {path}")
@@ -43,6 +44,7 @@ def _build() -> int:
         print(f"built: {fast.native.build()}")
     except fast.native.BuildError as error:
         print(f"not built, so pure Python runs: {error}", file=sys.stderr)
+        print(error.output if verbose else "", file=sys.stderr, end="")
         return 1
     return 0
 

@@ -32,6 +32,10 @@ WORK = ".build"  # begins the names of folders at work: .build-HOST-PROCESS-xxxx
 class BuildError(Exception):
     """There can be no library; its one-line message says why and what to do."""
 
+    def __init__(self, message: str, output: str = "") -> None:
+        super().__init__(message)
+        self.output = output  # the compiler's own words
+
 
 def plan() -> str:
     """What ``build`` is going to do.
@@ -66,12 +70,13 @@ def build(folder: Path | None = None) -> Path:
             objects = [str(work / f"{f.stem}.o") for f in _files()]
             libraries = f"-L{_torch() / 'lib'}"
             _run_all([[*compiler(), *objects, libraries, *link_flags(), "-o", str(made)]], work)
+            size = made.stat().st_size
+            record = {"target": here()._asdict(), "compiler": command, "bytes": size}
+            made.with_suffix(".json").write_text(json.dumps(record, indent=2) + "\n")
             try:
                 loading.load(made)
             except Exception as error:
                 raise BuildError(f"what was built does not load: {error}") from error
-            record = {"target": here()._asdict(), "compiler": command}
-            made.with_suffix(".json").write_text(json.dumps(record, indent=2) + "\n")
             os.replace(made.with_suffix(".json"), target.with_suffix(".json"))
             os.replace(made, target)
     except OSError as error:
@@ -174,9 +179,8 @@ def _run(command: Sequence[str], work: Path) -> None:
     if done.returncode != 0:
         lines = done.stderr.splitlines() or [f"exit code {done.returncode}"]
         line = next((text for text in lines if re.search("error|undefined", text)), lines[0])
-        raise BuildError(
-            f"{command[0]} fails: {line.strip()}; the command was: {shlex.join(command)}"
-        )
+        said = f"{command[0]} fails: {line.strip()}; --verbose shows all of it"
+        raise BuildError(said, f"{shlex.join(command)}\n{done.stderr}")
 
 
 def _remove_older(target: Path) -> None:

@@ -49,6 +49,9 @@ def load(path: Path) -> Any:
     Raises:
         ImportError: it does not fit this process, or is damaged.
     """
+    record, size = json.loads(path.with_suffix(".json").read_text()), path.stat().st_size
+    if size != record["bytes"]:  # a file that is cut off would end the process
+        raise ImportError(f"damaged, with {size} bytes instead of {record['bytes']}")
     spec = importlib.util.spec_from_file_location("manualbp_native", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
