@@ -8,12 +8,16 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+import manualbp
+from manualbp import fast
 from manualbp.__main__ import main
 from manualbp.fast.native import compiling, loading, target
 from manualbp.fast.native.target import here
@@ -283,6 +287,18 @@ def test_one_warning_in_fast_mode() -> None:
     with pytest.warns(loading.NativeStepWarning, match="run: python -m manualbp build") as seen:
         loading.warn_if_missing()
         loading.warn_if_missing()
+    assert len(seen) == 1
+
+
+def test_who_is_warned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only fast mode asks for it."""
+    monkeypatch.setattr(fast.native, "warn_if_missing", loading.warn_if_missing)
+    model, x = manualbp.MLP((4, 8, 3)), torch.ones(2, 4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model(x)
+    with manualbp.set_mode("fast"), pytest.warns(loading.NativeStepWarning) as seen:
+        model(x), model(x)
     assert len(seen) == 1
 
 
