@@ -2,6 +2,7 @@
 
     tiles.py      a chain, one tile of rows after the other
     one_pass.py   forward, loss and backward in one pass over tiles
+    native/       the step in C++, where it is built
     gpu/          products together with their activations; a narrow net in one launch; Triton
 
 What runs is a rule of shapes, dtype and device: the same program on the same machine has the same
@@ -14,16 +15,20 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
+from manualbp.autograd import torch_internals
 from manualbp.autograd.recomputed import apply_recomputed
 from manualbp.autograd.segment import Segment
+from manualbp.fast import native
 from manualbp.fast.gpu import kernels, one_launch
 from manualbp.fast.gpu.pairs import paired
 from manualbp.fast.one_pass import apply_one_pass, cost_and_gradients, outputs
 from manualbp.fast.tiles import rows_of_tile, tiles_for
+from manualbp.maths import descent
 from manualbp.maths.losses import Loss
 
-__all__ = ["fused_cost", "on_gpu", "outputs", "paired", "run"]
+__all__ = ["descend", "fused_cost", "native", "on_gpu", "outputs", "paired", "run"]
 
 # A sum of many tiles needs the digits of one of these.
 SUMMED = (torch.float32, torch.float64)
@@ -49,6 +54,20 @@ def run(segment: Segment, x: Tensor, skip: Tensor | None, low: bool, gpu: bool) 
         return None
     o: Tensor = apply_recomputed(segment, tiles, skip, *segment.parameters, x)
     return o
+
+
+def descend(parameters: Sequence[Tensor], epsilon: float | Tensor) -> None:
+    """w <- w - epsilon dC/dw, as maths/descent.py has it; natively all parameters in one call."""
+    if (
+        torch.compiler.is_compiling()
+        or (library := native.library()) is None
+        or torch_internals.function_modes()
+        or (isinstance(epsilon, Tensor) and epsilon.requires_grad)
+        or not {Tensor, Parameter}.issuperset(map(type, parameters))
+    ):
+        descent.descend(parameters, epsilon)
+    else:
+        library.descend(parameters, float(epsilon))
 
 
 def fused_cost(

@@ -31,7 +31,10 @@ def call(owner: nn.Module, modules: Iterable[nn.Module], x: Any, residual: bool 
         return in_order(modules, x, residual)
     key: Any = choices_of(owner)
     if key[0] == "fast":
-        key = *key, fast.on_gpu(x)
+        gpu = fast.on_gpu(x)
+        key = *key, gpu
+        if not gpu:
+            fast.native.warn_if_missing()
     parts = find_once(owner, tuple(modules), key, stretches)
     if len(parts) == 1 and type(parts[0]) is Stretch:
         return parts[0].run(x, residual)

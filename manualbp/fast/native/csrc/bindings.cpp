@@ -27,8 +27,7 @@ static void set_recorded(Net& net, py::object function) {
 
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   using no_gil = py::call_guard<py::gil_scoped_release>;
-  m.def("descend", &manualbp::descend, py::arg("parameters"), py::arg("gradients"), py::arg("lr"),
-        no_gil());
+  m.def("descend", &manualbp::descend, py::arg("parameters"), py::arg("epsilon"), no_gil());
   py::class_<Loss>(m, "Loss").def(
       py::init([](std::string name, bool mean, double p, int64_t ignore_index,
                   std::optional<at::Tensor> weight, std::optional<at::Tensor> pos_weight) {
