@@ -11,6 +11,7 @@ bits. Fast mode (settings.py) and ``FusedLoss`` use it. Exact mode does not.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch

@@ -2,7 +2,7 @@
 #include <torch/csrc/utils/pybind.h>
 
 #include "descent.h"
-#include "fused.h"
+#include "tiles/fused.h"
 
 namespace py = pybind11;
 using manualbp::Loss;
