@@ -5,6 +5,7 @@
     tiles.py      a chain, one tile of rows after the other
     one_pass.py   forward, loss and backward in one pass over tiles
     cpu/          the products of a Linear by ATen or oneDNN, with the activation next to it
+    native/       the same in C++: a chain or a loss as one node, and the questions before a call
     gpu/          products together with their activations; a narrow net in one launch; Triton
 
 Fast mode (settings.py) and ``FusedLoss`` use it. Exact mode does not.
@@ -22,6 +23,7 @@ from manualbp.autograd.segment import Segment
 from manualbp.fast.cpu.layers import joined
 from manualbp.fast.gpu import kernels, one_launch
 from manualbp.fast.gpu.pairs import paired
+from manualbp.fast.native import exact
 from manualbp.fast.one_pass import apply_one_pass, cost_and_gradients, outputs
 from manualbp.fast.pinning import pin, policy
 from manualbp.fast.small import is_small
@@ -29,7 +31,7 @@ from manualbp.fast.tiles import rows_of_tile, tiles_for
 from manualbp.maths.layers import Layer, Theta
 from manualbp.maths.losses import Loss
 
-__all__ = ["chain", "fused_cost", "is_small", "on_gpu", "outputs", "pin", "policy", "tiles_for"]
+__all__ = ["chain", "exact", "fused_cost", "is_small", "on_gpu", "outputs", "pin", "policy", "tiles_for"]
 
 
 def on_gpu(x: Any) -> bool:
