@@ -17,7 +17,7 @@ from manualbp.fast import native
 from manualbp.maths import losses
 from manualbp.maths.activations import ACTIVATIONS, ELU, Hardtanh, LeakyReLU, Softplus
 from manualbp.maths.cross_entropy import CrossEntropy
-from manualbp.maths.layers import Elementwise, Layer, Linear
+from manualbp.maths.layers import Elementwise, Layer, Linear, elementwise
 from manualbp.maths.losses import REDUCTIONS, Loss
 
 KEY = "manualbp_plan"  # under which a module keeps what was found about it; a guard passes over it
@@ -45,7 +45,9 @@ def chain(segment: Segment) -> Any:
     """
     library = _library()
     row = [_code(layer) for layer in segment.layers]
-    return library.Chain(row) if library and all(row) else None
+    if library is None or not all(row):
+        return None
+    return library.Chain(row, chains.backward_of, elementwise.WORTH_IT)
 
 
 def loss(rule: Loss) -> Any:
@@ -56,7 +58,7 @@ def loss(rule: Loss) -> Any:
     number = _NUMBER.get(type(rule), lambda m: 0.0)(rule)
     ignored = getattr(rule, "ignore_index", -100)
     reduction = REDUCTIONS[rule.reduction]
-    return library.Loss(type(rule).__name__, reduction, number, ignored, *weights(rule))
+    return library.Loss(type(rule).__name__, reduction, number, ignored, *weights(rule), costs.backward_of)
 
 
 def weights(rule: Loss) -> list[Any]:
@@ -94,7 +96,6 @@ def _library() -> Any:
 @functools.lru_cache
 def _connected(library: Any) -> Any:
     """The library, once it knows what it asks of Python."""
-    library.set_recursion(chains.backward_of, costs.backward_of)
     hooks, distributed = torch_internals.GLOBAL_HOOKS, _distributed()
     library.set_surroundings(hooks, nn.Module, torch_internals.CALL, distributed, KEY)
     return library

@@ -8,6 +8,7 @@
 #include "python.h"
 
 namespace py = pybind11;
+
 using namespace manualbp::exact;
 
 namespace {
@@ -16,8 +17,9 @@ using Row = std::vector<std::tuple<std::string, bool, bool, double, double>>;
 
 // A row of (key, flag, flag, p, q): ("linear", h_column_major, w_column_major, 0, 0), or
 // (activation, in_place, False, p, q).
-std::shared_ptr<Layers> layers_of(const Row& row) {
-  auto found = std::make_shared<Layers>();
+std::shared_ptr<Chain> chain_of(const Row& row, const py::object& recursion, int64_t over_from) {
+  auto found = std::make_shared<Chain>();
+  found->recursion = held(recursion.ptr());
   for (const auto& [key, first, second, p, q] : row) {
     Layer layer;
     layer.linear = key == "linear";
@@ -27,8 +29,9 @@ std::shared_ptr<Layers> layers_of(const Row& row) {
     } else {
       layer.f = activation_of(key, p, q);
       layer.in_place = first;
+      layer.over_from = over_from;
     }
-    found->push_back(layer);
+    found->layers.push_back(layer);
   }
   return found;
 }
@@ -41,12 +44,7 @@ void describe(Served& served, const std::vector<at::Tensor>& inputs, const py::l
   }
 }
 
-// A chain or a loss as Python calls it, with or without a guard in front.
-struct NativeChain {
-  std::shared_ptr<Layers> layers;
-};
-
-at::Tensor apply(const NativeChain& self, const py::object& segment, const py::list& parameters,
+at::Tensor apply(const std::shared_ptr<Chain>& chain, const py::object& segment, const py::list& parameters,
                  const at::Tensor& x, bool residual) {
   Tensors tensors;
   for (const auto& t : parameters) {
@@ -54,13 +52,13 @@ at::Tensor apply(const NativeChain& self, const py::object& segment, const py::l
   }
   const Held alive = held(segment.ptr());
   py::gil_scoped_release no_gil;
-  return chain(self.layers, alive, tensors, x, residual);
+  return manualbp::exact::run(chain, alive, tensors, x, residual);
 }
 
-void serve_chain(Guard& guard, const NativeChain& native, const py::object& segment,
+void serve_chain(Guard& guard, const std::shared_ptr<Chain>& chain, const py::object& segment,
                  const py::list& parameters, const at::Tensor& x, bool residual) {
   auto served = std::make_shared<ServedChain>();
-  served->layers = native.layers;
+  served->chain = chain;
   served->segment = segment.ptr();
   served->residual = residual;
   describe(*served, {x}, parameters);
@@ -86,8 +84,8 @@ void serve_cost(Guard& guard, const Loss& loss, const py::object& rule, const py
   guard.serve(std::move(served), rule.ptr());
 }
 
-py::object run(const Guard& guard, const py::handle& children, bool residual,
-               const py::args& inputs) {
+py::object guarded(const Guard& guard, const py::handle& children, bool residual,
+                   const py::args& inputs) {
   PyObject* const* given = reinterpret_cast<PyTupleObject*>(inputs.ptr())->ob_item;
   auto found = guard.run(children.ptr(), residual, given, inputs.size());
   return found ? py::reinterpret_steal<py::object>(THPVariable_Wrap(std::move(*found)))
@@ -117,16 +115,16 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("descend", &manualbp::descend, py::arg("parameters"), py::arg("gradients"), py::arg("lr"),
         py::call_guard<py::gil_scoped_release>());
 
-  py::class_<NativeChain>(m, "Chain")
-      .def(py::init([](const Row& row) { return NativeChain{layers_of(row)}; }))
+  py::class_<Chain, std::shared_ptr<Chain>>(m, "Chain")
+      .def(py::init(&chain_of))
       .def("apply", torch::wrap_pybind_function(apply));
   py::class_<Loss>(m, "Loss")
       .def(py::init([](const std::string& name, int64_t reduction, double p, int64_t ignore_index,
                        const std::optional<at::Tensor>& weight,
-                       const std::optional<at::Tensor>& pos_weight) {
+                       const std::optional<at::Tensor>& pos_weight, const py::object& recursion) {
         return Loss{errors_of(name), reduction,
                     p,               ignore_index,
-                    weight.value_or(at::Tensor()), pos_weight.value_or(at::Tensor())};
+                    weight.value_or(at::Tensor()), pos_weight.value_or(at::Tensor()), held(recursion.ptr())};
       }))
       .def("apply", torch::wrap_pybind_function(apply_cost));
 
@@ -138,13 +136,10 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
       .def("holds", [](const Guard& guard, const py::handle& children,
                        bool graph) { return guard.holds(children.ptr(), graph); },
            py::arg("children"), py::arg("graph") = true)
-      .def("run", torch::wrap_pybind_function(run))
+      .def("run", torch::wrap_pybind_function(guarded))
       .def("serve_chain", torch::wrap_pybind_function(serve_chain))
       .def("serve_cost", torch::wrap_pybind_function(serve_cost));
 
-  m.def("set_recursion", [](const py::object& chain, const py::object& cost) {
-    set_recursion(chain.ptr(), cost.ptr());
-  });
   m.def("set_surroundings", [](const py::tuple& hooks, const py::object& module,
                                const py::object& call, const py::object& distributed,
                                const py::object& skipped) {

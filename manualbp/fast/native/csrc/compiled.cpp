@@ -62,7 +62,7 @@ Constants constants_of(const ExactNode& node) {
   ints.insert(ints.end(), node.then.begin(), node.then.end());
   ints.push_back(static_cast<int64_t>(node.hidden.size()));
   ints.insert(ints.end(), node.hidden.begin(), node.hidden.end());
-  for (const auto& layer : *node.layers) {
+  for (const auto& layer : node.chain->layers) {
     ints.insert(ints.end(), {layer.linear, layer.h_column_major, layer.w_column_major,
                              static_cast<int64_t>(layer.f.kind), layer.in_place});
     found.doubles.insert(found.doubles.end(), {layer.f.p, layer.f.q});
@@ -101,7 +101,7 @@ Constants constants_of(const CostNode& node) {
 
 variable_list traced_cost(const Tensors& grads, Tensors kept, const Constants& constants) {
   const auto& ints = constants.ints;
-  Loss loss{static_cast<Errors>(ints[0]), ints[1], constants.doubles[0], ints[2], {}, {}};
+  Loss loss{static_cast<Errors>(ints[0]), ints[1], constants.doubles[0], ints[2], {}, {}, {}};
   const size_t weights = ints[3] + ints[4];
   if (ints[3]) loss.weight = kept[kept.size() - weights];
   if (ints[4]) loss.pos_weight = kept.back();

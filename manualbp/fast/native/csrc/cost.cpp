@@ -10,8 +10,6 @@ namespace manualbp::exact {
 using at::Tensor;
 using torch::autograd::variable_list;
 
-Rule rule_in_python = nullptr;
-
 Tensor cost(const Loss& loss, const Held& rule, const Tensor& o, const Tensor& y) {
   Costs found;
   {
@@ -46,7 +44,7 @@ variable_list CostNode::apply(variable_list&& incoming) {
   Tensors grads = std::move(incoming);
   variable_list found(num_outputs());
   if (at::GradMode::is_enabled() || transforms_active() || !plain(grads) || !plain(kept)) {
-    found[0] = rule_in_python(rule, grads, kept);
+    found[0] = in_python(loss.recursion, rule, grads, kept);
   } else {
     at::AutoDispatchBelowADInplaceOrView no_graph;
     found[0] = gradient(loss, grads, kept);

@@ -17,6 +17,7 @@ struct Loss {
   double p = 1;                 // delta; beta; label smoothing
   int64_t ignore_index = -100;  // of cross-entropy
   at::Tensor weight, pos_weight;
+  Held recursion;  // Python's cost.py ``backward_of``
 };
 
 // Raises std::invalid_argument for a name that is not known here.
@@ -39,9 +40,9 @@ at::Tensor gradient(const Loss& loss, const Tensors& grads, const Tensors& kept)
 // C. ``rule`` is Python's manualbp.maths.losses.Loss.
 at::Tensor cost(const Loss& loss, const Held& rule, const at::Tensor& o, const at::Tensor& y);
 
-// What Python's rule is asked: cost.py's ``backward_of``. Set once.
-using Rule = at::Tensor (*)(const Held& rule, const Tensors& grads, const Tensors& kept);
-extern Rule rule_in_python;
+// The gradient by Python's rule.
+at::Tensor in_python(const Held& recursion, const Held& rule, const Tensors& grads,
+                     const Tensors& kept);
 
 struct CostNode : SavingNode {
   std::string name() const override { return "CostBackward"; }

@@ -12,14 +12,12 @@ namespace manualbp::exact {
 using at::Tensor;
 using torch::autograd::variable_list;
 
-Recursion recursion_in_python = nullptr;
-
 namespace {
 
 // Outputs 1, 2, ... of the node: the hidden activations that are on the tape. o itself leaves
 // anyway, unless it is added to skip.
 void leave(const c10::intrusive_ptr<ExactNode>& node, const Tape& tape) {
-  const int end = static_cast<int>(node->layers->size()) - (node->residual ? 0 : 1);
+  const int end = static_cast<int>(node->chain->layers.size()) - (node->residual ? 0 : 1);
   for (size_t i = 0; i < tape.kept.size(); ++i) {
     const int layer = tape.made_by[i];
     const bool again = !node->hidden.empty() && node->hidden.back() == layer;
@@ -43,8 +41,8 @@ torch::autograd::edge_list edges(const ExactNode& node, const Tensors& parameter
 
 }  // namespace
 
-Tensor chain(const std::shared_ptr<const Layers>& layers, const Held& segment,
-             const Tensors& parameters, const Tensor& x, bool residual) {
+Tensor run(const std::shared_ptr<const Chain>& chain, const Held& segment,
+           const Tensors& parameters, const Tensor& x, bool residual) {
   Wants then;
   then.reserve(parameters.size() + 1);
   for (const auto& t : parameters) then.push_back(t.defined() && t.requires_grad());
@@ -57,13 +55,13 @@ Tensor chain(const std::shared_ptr<const Layers>& layers, const Held& segment,
   Tape tape;
   {
     at::AutoDispatchBelowADInplaceOrView no_graph;
-    o = forward(*layers, needs_of(*layers, then), parameters, x, tape);
+    o = forward(chain->layers, needs_of(chain->layers, then), parameters, x, tape);
     if (residual) o = at::add(x, o);
   }
   if (!trained) return o;
 
   auto node = c10::make_intrusive<ExactNode>();
-  node->layers = layers;
+  node->chain = chain;
   node->segment = segment;
   node->residual = residual;
   for (const auto& t : parameters) node->present.push_back(t.defined());
@@ -89,12 +87,12 @@ variable_list ExactNode::apply(variable_list&& incoming) {
 
   Tensors found;
   if (at::GradMode::is_enabled() || transforms_active() || !plain(grads) || !plain(kept)) {
-    found = recursion_in_python(segment, then, now, hidden, grads, kept);
+    found = in_python(chain->recursion, segment, then, now, hidden, grads, kept);
   } else {
     at::AutoDispatchBelowADInplaceOrView no_graph;
-    Tensors injected = injected_at(layers->size(), hidden, grads);
+    Tensors injected = injected_at(chain->layers.size(), hidden, grads);
     Tensor delta = std::move(grads[0]);
-    found = backward(*layers, needs_of(*layers, now), std::move(delta), kept, injected, true);
+    found = backward(chain->layers, needs_of(chain->layers, now), std::move(delta), kept, injected, true);
   }
   return by_edge(residual, present, for_skip, found);
 }

@@ -9,15 +9,18 @@
 
 namespace manualbp::exact {
 
-// o, or skip + o, with skip = x. ``segment`` is Python's manualbp.autograd.segment.Segment.
-at::Tensor chain(const std::shared_ptr<const Layers>& layers, const Held& segment,
-                 const Tensors& parameters, const at::Tensor& x, bool residual);
+struct Chain {
+  Layers layers;
+  Held recursion;  // Python's chain.py ``backward_of``
+};
 
-// What Python's recursion is asked: chain.py's ``backward_of``. Set once.
-using Recursion = Tensors (*)(const Held& segment, const Wants& then, const Wants& now,
-                              const std::vector<int>& hidden, const Tensors& grads,
-                              Tensors& kept);
-extern Recursion recursion_in_python;
+// o, or skip + o, with skip = x. ``segment`` is Python's manualbp.autograd.segment.Segment.
+at::Tensor run(const std::shared_ptr<const Chain>& chain, const Held& segment,
+               const Tensors& parameters, const at::Tensor& x, bool residual);
+
+// The backward pass by Python's recursion. ``kept`` is emptied.
+Tensors in_python(const Held& recursion, const Held& segment, const Wants& then, const Wants& now,
+                  const std::vector<int>& hidden, const Tensors& grads, Tensors& kept);
 
 struct ExactNode : SavingNode {
   std::string name() const override { return "ChainBackward"; }
@@ -27,7 +30,7 @@ struct ExactNode : SavingNode {
       const torch::autograd::variable_list& grads,
       torch::dynamo::autograd::SwapSavedVariables& saved) override;
 
-  std::shared_ptr<const Layers> layers;
+  std::shared_ptr<const Chain> chain;
   Held segment;
   Wants present;            // of the parameters and x: which are tensors, and have an edge
   Wants then;               // which of them wanted a gradient at forward

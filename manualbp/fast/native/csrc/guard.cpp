@@ -153,7 +153,7 @@ at::Tensor ServedChain::run(PyObject* const* given) const {
   const at::Tensor x = THPVariable_Unpack(given[0]);
   const Held alive = held(segment);
   pybind11::gil_scoped_release no_gil;
-  return chain(layers, alive, parameters, x, residual);
+  return exact::run(chain, alive, parameters, x, residual);
 }
 
 at::Tensor ServedCost::run(PyObject* const* given) const {

@@ -46,7 +46,7 @@ struct Served {
 
 struct ServedChain : Served {
   at::Tensor run(PyObject* const* inputs) const override;
-  std::shared_ptr<const Layers> layers;
+  std::shared_ptr<const Chain> chain;
   PyObject* segment;
 };
 

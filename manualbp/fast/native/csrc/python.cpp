@@ -11,8 +11,6 @@
 namespace manualbp::exact {
 namespace {
 
-PyObject *chain_backward = nullptr, *cost_backward = nullptr;
-
 template <typename Node>
 void name_node(PyTypeObject& type, const char* name) {
   torch::autograd::_initFunctionPyTypeObject(type, name, nullptr, nullptr);  // as all nodes have
@@ -43,7 +41,9 @@ THPObjectPtr object(const Held& held) {
   return THPObjectPtr(found);
 }
 
-Tensors chain_in_python(const Held& segment, const Wants& then, const Wants& now,
+}  // namespace
+
+Tensors in_python(const Held& recursion, const Held& segment, const Wants& then, const Wants& now,
                         const std::vector<int>& hidden, const Tensors& grads, Tensors& kept) {
   pybind11::gil_scoped_acquire gil;
   std::vector<THPObjectPtr> args;
@@ -54,34 +54,23 @@ Tensors chain_in_python(const Held& segment, const Wants& then, const Wants& now
   args.emplace_back(THPVariable_WrapList(kept));
   args.emplace_back(THPVariable_WrapList(grads));
   kept.clear();
-  return called(chain_backward, args);
+  return called(object(recursion), args);
 }
 
-at::Tensor cost_in_python(const Held& loss, const Tensors& grads, const Tensors& kept) {
+at::Tensor in_python(const Held& recursion, const Held& rule, const Tensors& grads, const Tensors& kept) {
   pybind11::gil_scoped_acquire gil;
   std::vector<THPObjectPtr> args;
-  args.push_back(object(loss));
+  args.push_back(object(rule));
   args.emplace_back(THPVariable_WrapList(grads));
   args.emplace_back(THPVariable_WrapList(kept));
-  return called(cost_backward, args)[0];
+  return called(object(recursion), args)[0];
 }
-
-}  // namespace
 
 void name_nodes() {
   static PyTypeObject chain{PyVarObject_HEAD_INIT(nullptr, 0)};
   static PyTypeObject cost{PyVarObject_HEAD_INIT(nullptr, 0)};
   name_node<ExactNode>(chain, "ChainBackward");
   name_node<CostNode>(cost, "CostBackward");
-}
-
-void set_recursion(PyObject* chain, PyObject* cost) {
-  Py_INCREF(chain);
-  Py_INCREF(cost);
-  Py_XSETREF(chain_backward, chain);
-  Py_XSETREF(cost_backward, cost);
-  recursion_in_python = chain_in_python;
-  rule_in_python = cost_in_python;
 }
 
 Held held(PyObject* object) {

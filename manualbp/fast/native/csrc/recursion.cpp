@@ -54,7 +54,7 @@ Tensor linear_backward(const Layer& layer, const Needs& needs, const Tensor& del
 // dC/dz = delta f'(z)
 Tensor elementwise_backward(const Layer& layer, Tensor delta, const Tensor& z_or_a, bool over) {
   if (layer.in_place && delta.dim() > 2) delta = delta.contiguous();
-  over = over && delta.numel() >= WORTH_IT && same_layout(delta, z_or_a);
+  over = over && delta.numel() >= layer.over_from && same_layout(delta, z_or_a);
   return slope(layer.f, delta, z_or_a, over);
 }
 

@@ -22,6 +22,7 @@ struct Layer {
   bool h_column_major = false, w_column_major = false;  // of a Linear: (W^T delta^T)^T, (h^T delta)^T
   Activation f;                                         // of an activation
   bool in_place = false;
+  int64_t over_from = 0;  // elements from which writing over delta saves more than it costs to look
 
   size_t keeps() const { return linear ? 2 : 1; }
 };
@@ -55,8 +56,5 @@ at::Tensor forward(const Layers& layers, const std::vector<Needs>& needs, const 
 // over only where ``over``, and never one that was given.
 Tensors backward(const Layers& layers, const std::vector<Needs>& needs, at::Tensor delta,
                  Tensors& kept, const Tensors& injected, bool over);
-
-// Elements from which writing over delta saves more than it costs to look (elementwise.py).
-constexpr int64_t WORTH_IT = 1 << 12;
 
 }  // namespace manualbp::exact
