@@ -37,7 +37,12 @@ class Cost(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None, grad_x: Tensor | None = None) -> Any:
         loss = ctx.loss
-        return None, gradient(loss, grad, grad_x, *ctx.saved_tensors), None, *[None] * len(loss.weights)
+        return (
+            None,
+            gradient(loss, grad, grad_x, *ctx.saved_tensors),
+            None,
+            *[None] * len(loss.weights),
+        )
 
 
 def gradient(

@@ -31,7 +31,17 @@ from manualbp.fast.tiles import rows_of_tile, tiles_for
 from manualbp.maths.layers import Layer, Theta
 from manualbp.maths.losses import Loss
 
-__all__ = ["chain", "exact", "fused_cost", "is_small", "on_gpu", "outputs", "pin", "policy", "tiles_for"]
+__all__ = [
+    "chain",
+    "exact",
+    "fused_cost",
+    "is_small",
+    "on_gpu",
+    "outputs",
+    "pin",
+    "policy",
+    "tiles_for",
+]
 
 
 def on_gpu(x: Any) -> bool:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint, checkpoint_sequential
 from torch.utils.data import DataLoader, Dataset
 
-from tests.dropin.nets import NAMES, backpropagated, is_by_hand, pair, rows, unequal
+from tests.dropin.nets import NAMES, backpropagated, pair, rows, unequal
 
 EDITS: dict[str, Callable[[Tensor], object]] = {
     "in place": lambda t: t.mul_(1.5) if t.is_floating_point() else t.add_(1),

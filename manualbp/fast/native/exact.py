@@ -58,7 +58,9 @@ def loss(rule: Loss) -> Any:
     number = _NUMBER.get(type(rule), lambda m: 0.0)(rule)
     ignored = getattr(rule, "ignore_index", -100)
     reduction = REDUCTIONS[rule.reduction]
-    return library.Loss(type(rule).__name__, reduction, number, ignored, *weights(rule), costs.backward_of)
+    return library.Loss(
+        type(rule).__name__, reduction, number, ignored, *weights(rule), costs.backward_of
+    )
 
 
 def weights(rule: Loss) -> list[Any]:
@@ -79,13 +81,17 @@ def guard(children: Any, dicts: list[Any], empty: list[Any], classes: list[Any])
     return library and library.Guard(children, dicts, empty, classes)
 
 
+def _no_numbers(f: Any) -> tuple[float, float]:
+    return 0, 0
+
+
 def _code(layer: Layer) -> tuple[str, bool, bool, float, float] | None:
     if type(layer) is Linear:
         return "linear", layer.h_column_major, layer.w_column_major, 0, 0
     if type(layer) is not Elementwise or type(layer.activation) not in _NAMES:
         return None
     f = layer.activation
-    return _NAMES[type(f)], layer.in_place, False, *_NUMBERS.get(type(f), lambda f: (0, 0))(f)
+    return _NAMES[type(f)], layer.in_place, False, *_NUMBERS.get(type(f), _no_numbers)(f)
 
 
 def _library() -> Any:

@@ -35,10 +35,12 @@ const double SELU_SCALE = 1.0507009873554804934193349852946;
 
 Activation activation_of(const std::string& key, double p, double q) {
   static const std::map<std::string, F> kinds{
-      {"sigmoid", F::sigmoid},       {"tanh", F::tanh},         {"relu", F::relu},
-      {"leaky_relu", F::leaky_relu}, {"elu", F::elu},           {"selu", F::selu},
-      {"gelu", F::gelu},             {"gelu_tanh", F::gelu_tanh}, {"silu", F::silu},
-      {"softplus", F::softplus},     {"hardtanh", F::hardtanh}};
+      {"sigmoid", F::sigmoid},  {"tanh", F::tanh},
+      {"relu", F::relu},        {"leaky_relu", F::leaky_relu},
+      {"elu", F::elu},          {"selu", F::selu},
+      {"gelu", F::gelu},        {"gelu_tanh", F::gelu_tanh},
+      {"silu", F::silu},        {"softplus", F::softplus},
+      {"hardtanh", F::hardtanh}};
   const auto found = kinds.find(key);
   if (found == kinds.end()) throw std::invalid_argument("no activation is called " + key);
   return {found->second, p, q};
@@ -47,17 +49,28 @@ Activation activation_of(const std::string& key, double p, double q) {
 Tensor activate(const Activation& f, const Tensor& z, bool over) {
   Tensor a = z;  // the same memory, where z is written over
   switch (f.kind) {
-    case F::sigmoid: return over ? at::sigmoid_(a) : at::sigmoid(z);
-    case F::tanh: return over ? at::tanh_(a) : at::tanh(z);
-    case F::relu: return over ? at::relu_(a) : at::relu(z);
-    case F::leaky_relu: return over ? at::leaky_relu_(a, f.p) : at::leaky_relu(z, f.p);
-    case F::elu: return over ? at::elu_(a, f.p) : at::elu(z, f.p);
-    case F::selu: return over ? at::selu_(a) : at::selu(z);
-    case F::gelu: return over ? at::gelu_(a, "none") : at::gelu(z, "none");
-    case F::gelu_tanh: return over ? at::gelu_(a, "tanh") : at::gelu(z, "tanh");
-    case F::silu: return over ? at::silu_(a) : at::silu(z);
-    case F::softplus: return over ? at::softplus_out(a, z, f.p, f.q) : at::softplus(z, f.p, f.q);
-    case F::hardtanh: return over ? at::hardtanh_(a, f.p, f.q) : at::hardtanh(z, f.p, f.q);
+    case F::sigmoid:
+      return over ? at::sigmoid_(a) : at::sigmoid(z);
+    case F::tanh:
+      return over ? at::tanh_(a) : at::tanh(z);
+    case F::relu:
+      return over ? at::relu_(a) : at::relu(z);
+    case F::leaky_relu:
+      return over ? at::leaky_relu_(a, f.p) : at::leaky_relu(z, f.p);
+    case F::elu:
+      return over ? at::elu_(a, f.p) : at::elu(z, f.p);
+    case F::selu:
+      return over ? at::selu_(a) : at::selu(z);
+    case F::gelu:
+      return over ? at::gelu_(a, "none") : at::gelu(z, "none");
+    case F::gelu_tanh:
+      return over ? at::gelu_(a, "tanh") : at::gelu(z, "tanh");
+    case F::silu:
+      return over ? at::silu_(a) : at::silu(z);
+    case F::softplus:
+      return over ? at::softplus_out(a, z, f.p, f.q) : at::softplus(z, f.p, f.q);
+    case F::hardtanh:
+      return over ? at::hardtanh_(a, f.p, f.q) : at::hardtanh(z, f.p, f.q);
   }
   return a;
 }

@@ -7,8 +7,19 @@
 namespace manualbp::exact {
 
 // The keys of manualbp.maths.activations.ACTIVATIONS that compute something.
-enum class F { sigmoid, tanh, relu, leaky_relu, elu, selu, gelu, gelu_tanh, silu, softplus,
-               hardtanh };
+enum class F {
+  sigmoid,
+  tanh,
+  relu,
+  leaky_relu,
+  elu,
+  selu,
+  gelu,
+  gelu_tanh,
+  silu,
+  softplus,
+  hardtanh
+};
 
 struct Activation {
   F kind = F::relu;

@@ -44,8 +44,8 @@ void describe(Served& served, const std::vector<at::Tensor>& inputs, const py::l
   }
 }
 
-at::Tensor apply(const std::shared_ptr<Chain>& chain, const py::object& segment, const py::list& parameters,
-                 const at::Tensor& x, bool residual) {
+at::Tensor apply(const std::shared_ptr<Chain>& chain, const py::object& segment,
+                 const py::list& parameters, const at::Tensor& x, bool residual) {
   Tensors tensors;
   for (const auto& t : parameters) {
     tensors.push_back(t.is_none() ? at::Tensor() : THPVariable_Unpack(t.ptr()));
@@ -122,9 +122,13 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
       .def(py::init([](const std::string& name, int64_t reduction, double p, int64_t ignore_index,
                        const std::optional<at::Tensor>& weight,
                        const std::optional<at::Tensor>& pos_weight, const py::object& recursion) {
-        return Loss{errors_of(name), reduction,
-                    p,               ignore_index,
-                    weight.value_or(at::Tensor()), pos_weight.value_or(at::Tensor()), held(recursion.ptr())};
+        return Loss{errors_of(name),
+                    reduction,
+                    p,
+                    ignore_index,
+                    weight.value_or(at::Tensor()),
+                    pos_weight.value_or(at::Tensor()),
+                    held(recursion.ptr())};
       }))
       .def("apply", torch::wrap_pybind_function(apply_cost));
 
@@ -133,16 +137,19 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
                        const py::list& classes) {
         return std::make_unique<Guard>(children.ptr(), dicts.ptr(), empty.ptr(), classes.ptr());
       }))
-      .def("holds", [](const Guard& guard, const py::handle& children,
-                       bool graph) { return guard.holds(children.ptr(), graph); },
-           py::arg("children"), py::arg("graph") = true)
+      .def(
+          "holds",
+          [](const Guard& guard, const py::handle& children, bool graph) {
+            return guard.holds(children.ptr(), graph);
+          },
+          py::arg("children"), py::arg("graph") = true)
       .def("run", torch::wrap_pybind_function(guarded))
       .def("serve_chain", torch::wrap_pybind_function(serve_chain))
       .def("serve_cost", torch::wrap_pybind_function(serve_cost));
 
-  m.def("set_surroundings", [](const py::tuple& hooks, const py::object& module,
-                               const py::object& call, const py::object& distributed,
-                               const py::object& skipped) {
-    set_surroundings(hooks.ptr(), module.ptr(), call.ptr(), distributed.ptr(), skipped.ptr());
-  });
+  m.def("set_surroundings",
+        [](const py::tuple& hooks, const py::object& module, const py::object& call,
+           const py::object& distributed, const py::object& skipped) {
+          set_surroundings(hooks.ptr(), module.ptr(), call.ptr(), distributed.ptr(), skipped.ptr());
+        });
 }

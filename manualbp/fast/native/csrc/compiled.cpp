@@ -42,9 +42,9 @@ variable_list trace(SavingNode& node, const Constants& constants, Packed functio
   const auto& compiler = dynamo::getPyCompilerInterface();
   const auto name = compiler->bind_function(swap.get_py_compiler(), node.name(), function, schema,
                                             /*is_custom_function=*/true, /*is_traceable=*/true);
-  const auto metadata = dynamo::IValuePacker<
-      std::vector<std::optional<torch::autograd::InputMetadata>>>::pack(
-      dynamo::get_input_metadata(node.next_edges()));
+  const auto metadata =
+      dynamo::IValuePacker<std::vector<std::optional<torch::autograd::InputMetadata>>>::pack(
+          dynamo::get_input_metadata(node.next_edges()));
   auto found = compiler->call_function(swap.get_py_compiler(), "apply_functional", name, grads,
                                        args, metadata);
   swap.after(node.saved);

@@ -92,7 +92,8 @@ variable_list ExactNode::apply(variable_list&& incoming) {
     at::AutoDispatchBelowADInplaceOrView no_graph;
     Tensors injected = injected_at(chain->layers.size(), hidden, grads);
     Tensor delta = std::move(grads[0]);
-    found = backward(chain->layers, needs_of(chain->layers, now), std::move(delta), kept, injected, true);
+    found = backward(chain->layers, needs_of(chain->layers, now), std::move(delta), kept, injected,
+                     true);
   }
   return by_edge(residual, present, for_skip, found);
 }

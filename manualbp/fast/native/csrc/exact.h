@@ -1,7 +1,7 @@
 // A chain of Linear and activations as one node of autograd's graph.
 //
-// The C++ twin of manualbp/autograd/chain.py, first order. Hidden activations that are kept count as
-// outputs, so what is kept carries its graph. Where autograd records the backward pass, or a
+// The C++ twin of manualbp/autograd/chain.py, first order. Hidden activations that are kept count
+// as outputs, so what is kept carries its graph. Where autograd records the backward pass, or a
 // transform looks at it, the recursion in Python runs, with the same tape.
 #pragma once
 #include "node.h"

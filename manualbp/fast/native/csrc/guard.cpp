@@ -45,7 +45,8 @@ Guard::Guard(PyObject* children, PyObject* dicts, PyObject* empty, PyObject* cla
   for (Py_ssize_t i = 0; i < PyList_Size(empty); ++i) empty_.push_back(PyList_GetItem(empty, i));
   for (Py_ssize_t i = 0; i < PyList_Size(classes); ++i) {
     PyObject* each = PyList_GetItem(classes, i);
-    classes_.push_back({PyTuple_GetItem(each, 0), PyTuple_GetItem(each, 1), PyTuple_GetItem(each, 2)});
+    classes_.push_back(
+        {PyTuple_GetItem(each, 0), PyTuple_GetItem(each, 1), PyTuple_GetItem(each, 2)});
   }
 }
 

@@ -1,4 +1,6 @@
 // The losses, forward and backward one above the other, in autograd's order of operations.
+#include <ATen/TensorIndexing.h>
+#include <ATen/TensorOperators.h>
 #include <ATen/ops/_log_softmax_backward_data.h>
 #include <ATen/ops/binary_cross_entropy_with_logits.h>
 #include <ATen/ops/huber_loss.h>
@@ -14,8 +16,6 @@
 #include <ATen/ops/smooth_l1_loss.h>
 #include <ATen/ops/smooth_l1_loss_backward.h>
 #include <ATen/ops/where.h>
-#include <ATen/TensorIndexing.h>
-#include <ATen/TensorOperators.h>
 
 #include <map>
 #include <stdexcept>
@@ -94,8 +94,8 @@ Tensor probabilities_backward(const Loss& loss, Tensor grad, const Tensor& log_p
 
 Costs indices(const Loss& loss, const Tensor& log_p, const Tensor& y) {
   const double e = loss.p;
-  auto [nll, n] = at::nll_loss_forward(log_p, y, optional(loss.weight), loss.reduction,
-                                       loss.ignore_index);
+  auto [nll, n] =
+      at::nll_loss_forward(log_p, y, optional(loss.weight), loss.reduction, loss.ignore_index);
   if (e == 0) return {nll, log_p, n};
   Tensor smooth = -weighted(loss, log_p).sum(-1).masked_fill(y == loss.ignore_index, 0);
   if (loss.reduction != NONE) smooth = smooth.sum();
@@ -133,17 +133,24 @@ Errors errors_of(const std::string& name) {
 
 Costs forward(const Loss& loss, const Tensor& o, const Tensor& y) {
   switch (loss.kind) {
-    case Errors::mse: return {at::mse_loss(o, y, loss.reduction), o, {}};
-    case Errors::l1: return {at::l1_loss(o, y, loss.reduction), o, {}};
-    case Errors::huber: return {at::huber_loss(o, y, loss.reduction, loss.p), o, {}};
+    case Errors::mse:
+      return {at::mse_loss(o, y, loss.reduction), o, {}};
+    case Errors::l1:
+      return {at::l1_loss(o, y, loss.reduction), o, {}};
+    case Errors::huber:
+      return {at::huber_loss(o, y, loss.reduction, loss.p), o, {}};
     case Errors::smooth_l1:
       return {loss.p == 0 ? at::l1_loss(o, y, loss.reduction)
-                          : at::smooth_l1_loss(o, y, loss.reduction, loss.p), o, {}};
+                          : at::smooth_l1_loss(o, y, loss.reduction, loss.p),
+              o,
+              {}};
     case Errors::bce:
       return {at::binary_cross_entropy_with_logits(o, y, optional(loss.weight),
                                                    optional(loss.pos_weight), loss.reduction),
-              o, {}};
-    case Errors::cross_entropy: break;
+              o,
+              {}};
+    case Errors::cross_entropy:
+      break;
   }
   const Tensor log_p = at::log_softmax(o, -1);
   return y.is_floating_point() ? probabilities(loss, log_p, y) : indices(loss, log_p, y);
@@ -152,14 +159,19 @@ Costs forward(const Loss& loss, const Tensor& o, const Tensor& y) {
 Tensor backward(const Loss& loss, const Tensor& grad, const Tensor& x, const Tensor& y,
                 const Tensor& n) {
   switch (loss.kind) {
-    case Errors::mse: return at::mse_loss_backward(grad, x, y, loss.reduction);
-    case Errors::l1: return l1_backward(loss, grad, x, y);
-    case Errors::huber: return at::huber_loss_backward(grad, x, y, loss.reduction, loss.p);
+    case Errors::mse:
+      return at::mse_loss_backward(grad, x, y, loss.reduction);
+    case Errors::l1:
+      return l1_backward(loss, grad, x, y);
+    case Errors::huber:
+      return at::huber_loss_backward(grad, x, y, loss.reduction, loss.p);
     case Errors::smooth_l1:
       return loss.p == 0 ? l1_backward(loss, grad, x, y)
                          : at::smooth_l1_loss_backward(grad, x, y, loss.reduction, loss.p);
-    case Errors::bce: return bce_backward(loss, grad, x, y);
-    case Errors::cross_entropy: break;
+    case Errors::bce:
+      return bce_backward(loss, grad, x, y);
+    case Errors::cross_entropy:
+      break;
   }
   return y.is_floating_point() ? probabilities_backward(loss, grad, x, y)
                                : indices_backward(loss, grad, x, y, n);

@@ -44,7 +44,7 @@ THPObjectPtr object(const Held& held) {
 }  // namespace
 
 Tensors in_python(const Held& recursion, const Held& segment, const Wants& then, const Wants& now,
-                        const std::vector<int>& hidden, const Tensors& grads, Tensors& kept) {
+                  const std::vector<int>& hidden, const Tensors& grads, Tensors& kept) {
   pybind11::gil_scoped_acquire gil;
   std::vector<THPObjectPtr> args;
   args.push_back(object(segment));
@@ -57,7 +57,8 @@ Tensors in_python(const Held& recursion, const Held& segment, const Wants& then,
   return called(object(recursion), args);
 }
 
-at::Tensor in_python(const Held& recursion, const Held& rule, const Tensors& grads, const Tensors& kept) {
+at::Tensor in_python(const Held& recursion, const Held& rule, const Tensors& grads,
+                     const Tensors& kept) {
   pybind11::gil_scoped_acquire gil;
   std::vector<THPObjectPtr> args;
   args.push_back(object(rule));

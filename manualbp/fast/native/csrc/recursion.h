@@ -19,8 +19,9 @@ using Wants = std::vector<bool>;
 
 struct Layer {
   bool linear = false;
-  bool h_column_major = false, w_column_major = false;  // of a Linear: (W^T delta^T)^T, (h^T delta)^T
-  Activation f;                                         // of an activation
+  bool h_column_major = false,
+       w_column_major = false;  // of a Linear: (W^T delta^T)^T, (h^T delta)^T
+  Activation f;                 // of an activation
   bool in_place = false;
   int64_t over_from = 0;  // elements from which writing over delta saves more than it costs to look
 
