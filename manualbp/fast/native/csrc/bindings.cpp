@@ -4,8 +4,8 @@
 #include <torch/csrc/utils/pybind.h>
 
 #include "descent.h"
-#include "guard.h"
-#include "python.h"
+#include "exact/guard.h"
+#include "exact/python.h"
 
 namespace py = pybind11;
 
