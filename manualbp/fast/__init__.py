@@ -2,7 +2,7 @@
 
     tiles.py      a chain, one tile of rows after the other
     one_pass.py   forward, loss and backward in one pass over tiles
-    native/       the step in C++, where it is built
+    native/       the step in C++, where it is built: exact as one node, fast by tiles
     gpu/          products together with their activations; a narrow net in one launch; Triton
 
 What runs is a rule of shapes, dtype and device: the same program on the same machine has the same
@@ -24,12 +24,13 @@ from manualbp.autograd.segment import Segment
 from manualbp.fast import native
 from manualbp.fast.gpu import kernels, one_launch
 from manualbp.fast.gpu.pairs import paired
+from manualbp.fast.native import exact
 from manualbp.fast.one_pass import apply_one_pass, cost_and_gradients, outputs
 from manualbp.fast.tiles import rows_of_tile, tiles_for
 from manualbp.maths import descent
 from manualbp.maths.losses import Loss
 
-__all__ = ["descend", "fused_cost", "native", "on_gpu", "outputs", "paired", "run"]
+__all__ = ["descend", "exact", "fused_cost", "native", "on_gpu", "outputs", "paired", "run"]
 
 # A sum of many tiles needs the digits of one of these.
 SUMMED = (torch.float32, torch.float64)

@@ -51,8 +51,11 @@ class Stretch:
         self.layers: list[Layer] = []
         self.thetas: list[Theta] = []
         self.tensors: list[Tensor] = []  # that take part beside x
-        # What x and the tensors were when they were found to fit, and the chain for those.
-        self.ready: tuple[Any, Any] = (None, None)
+        # What x and the tensors were when they were found to fit, the chain for those, and the
+        # same in C++.
+        self.ready: tuple[Any, Any, Any] = (None, None, None)
+        self.guard: Any = None  # that runs the chain without these questions, once it is ready
+        self.served: set[Any] = set()  # the states for which it does
 
     def takes(self, module: nn.Module) -> bool:
         """Whether a module that can run by hand can do so at this place."""
@@ -86,14 +89,20 @@ class Stretch:
     def run(self, x: Tensor, residual: bool = False) -> Any:
         """o, or x + o."""
         state = states(x, self.tensors), residual
-        ready, segment = self.ready
+        ready, segment, native = self.ready
         if ready != state:
             if self.refusal(x, residual) is not None:
                 return in_order(self.modules, x, residual)
             segment = self.segment(x)
-            self.ready = state, segment
+            native = fast.exact.chain(segment) if self.is_native() else None
+            self.ready = state, segment, native
         if torch_internals.distributed():
             return in_order(self._pieces(segment), x, residual)
+        if native is not None:
+            if self.guard is not None and state not in self.served:
+                self.served.add(state)
+                self.guard.serve_chain(native, segment, segment.parameters, x, residual)
+            return native.apply(segment, segment.parameters, x, residual)
         skip = x if residual else None
         o = fast.run(segment, x, skip, self.low, self.gpu) if self.quick else None
         if o is not None:
@@ -101,6 +110,10 @@ class Stretch:
         if self.low and all(layer.constant for layer in segment.layers):
             return apply_recomputed(segment, None, skip, *segment.parameters, x)
         return apply_chain(segment, skip, *segment.parameters, x)[0]
+
+    def is_native(self) -> bool:
+        """Whether exact mode with full memory is asked for, which may run as one C++ node."""
+        return not (self.quick or self.low)
 
     def refusal(self, x: Tensor, residual: bool = False) -> str | None:
         """Why this stretch cannot run on x; where nothing fits, torch.nn's own error is seen."""

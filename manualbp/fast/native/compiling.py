@@ -64,10 +64,9 @@ def build(folder: Path | None = None) -> Path:
     try:
         with _workspace(place) as work:
             made = work / target.name
-            _run_all(
-                [[*command, "-c", str(f), "-o", str(work / f"{f.stem}.o")] for f in _files()], work
-            )
-            objects = [str(work / f"{f.stem}.o") for f in _files()]
+            made_of = {str(f): str(work / f"{f.parent.name}-{f.stem}.o") for f in _files()}
+            _run_all([[*command, "-c", f, "-o", o] for f, o in made_of.items()], work)
+            objects = made_of.values()
             libraries = f"-L{_torch() / 'lib'}"
             _run_all([[*compiler(), *objects, libraries, *link_flags(), "-o", str(made)]], work)
             size = made.stat().st_size
@@ -104,7 +103,7 @@ def compiler() -> list[str]:
 
 
 def _files() -> list[Path]:
-    return sorted(SOURCES.glob("*.cpp"))
+    return sorted(SOURCES.rglob("*.cpp"))
 
 
 def _torch() -> Path:

@@ -64,7 +64,7 @@ def compile_flags() -> tuple[str, ...]:
     """For one file, but for the folders of the headers."""
     name = instructions()
     return (
-        "-std=c++20", "-O3", "-fPIC", "-Wall", *INSTRUCTIONS[name],
+        "-std=c++20", "-O3", "-fPIC", "-Wall", f"-I{SOURCES}", *INSTRUCTIONS[name],
         f"-DCPU_CAPABILITY_{name}", f"-DCPU_CAPABILITY={name}",
         f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}",
         "-DTORCH_EXTENSION_NAME=manualbp_native", "-DTORCH_API_INCLUDE_EXTENSION_H",
@@ -84,7 +84,7 @@ def _hash() -> str:
     """Twelve digits for all that a library depends on beside the names in its path."""
     abi = (sysconfig.get_config_var("SOABI"), platform.machine(), torch.version.git_version)
     seen = hashlib.sha256(repr((abi, compile_flags(), link_flags())).encode())
-    for path in sorted(SOURCES.glob("*")):
+    for path in sorted(SOURCES.rglob("*")):
         if path.suffix in (".cpp", ".h"):
-            seen.update(f"\0{path.name}\0".encode() + path.read_bytes())
+            seen.update(f"\0{path.relative_to(SOURCES)}\0".encode() + path.read_bytes())
     return seen.hexdigest()[:12]

@@ -1,4 +1,4 @@
-#include "activations.h"
+#include "tiles/activations.h"
 
 #include <unordered_map>
 

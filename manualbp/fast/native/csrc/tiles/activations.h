@@ -7,7 +7,7 @@
 #pragma once
 #include <string>
 
-#include "simd.h"
+#include "tiles/simd.h"
 
 namespace manualbp {
 

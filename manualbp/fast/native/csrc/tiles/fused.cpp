@@ -1,135 +1,122 @@
-#include "fused.h"
+#include "tiles/fused.h"
 
 #include <ATen/Functions.h>
-#include <ATen/TensorOperators.h>
-#include <torch/csrc/autograd/custom_function.h>
-#include <torch/csrc/autograd/graph_task.h>
-#include <torch/csrc/autograd/variable.h>
+#include <ATen/core/LegacyTypeDispatch.h>
+#include <torch/csrc/autograd/functions/utils.h>
+
+#include <algorithm>
 
 namespace manualbp {
 
-using torch::autograd::AutogradContext;
+using at::Tensor;
+using exact::SavingNode;
+using exact::Tensors;
 using torch::autograd::variable_list;
 
 namespace {
 
+// The node's edges: one for each parameter, then one for x.
+void lead_to(SavingNode& node, const Net& net, const Tensor& x) {
+  torch::autograd::edge_list edges;
+  for (const auto& p : net.parameters) edges.push_back(torch::autograd::impl::gradient_edge(p));
+  edges.push_back(torch::autograd::impl::gradient_edge(x));
+  node.set_next_edges(std::move(edges));
+}
+
 // Each parameter's requires_grad, then x's.
-std::vector<bool> wanted(const Net& net, const at::Tensor& x) {
+std::vector<bool> wanted(const Net& net, const Tensor& x) {
   std::vector<bool> wants;
   for (const auto& p : net.parameters) wants.push_back(p.requires_grad());
   wants.push_back(x.requires_grad());
+  if (!at::GradMode::is_enabled()) std::fill(wants.begin(), wants.end(), false);
   return wants;
 }
 
-variable_list tensors(const Net& net, const at::Tensor& x) {
-  variable_list all = net.parameters;
-  all.push_back(x);
-  return all;
-}
-
-// What was saved; and as no other backward pass may come, it is not held any longer.
-variable_list take_saved(AutogradContext* ctx) {
-  auto saved = ctx->get_saved_variables();
-  if (!torch::autograd::get_current_graph_task_keep_graph()) {
-    torch::autograd::get_current_node()->release_variables();
-  }
-  return saved;
-}
-
-bool plain(const at::Tensor& t) {
-  return !t.key_set().has_any(c10::DispatchKeySet(
-      {c10::DispatchKey::FuncTorchBatched, c10::DispatchKey::Batched, c10::DispatchKey::Python}));
+bool any(const std::vector<bool>& wants) {
+  return std::find(wants.begin(), wants.end(), true) != wants.end();
 }
 
 }  // namespace
 
-// C with its gradients, which forward computes: backward multiplies them by the cotangent of C.
-struct FusedCost : torch::autograd::Function<FusedCost> {
-  static at::Tensor forward(AutogradContext* ctx, const NetPtr& net, const Loss& loss,
-                            const at::Tensor& y, const std::vector<bool>& wants,
-                            at::TensorList all) {
-    Gradients found;
-    auto cost = pass_both(*net, loss, all.back().contiguous(), y, wants, found);
-    variable_list saved = std::move(found.parameters);
-    saved.push_back(found.x);
-    ctx->save_for_backward(std::move(saved));
-    return cost;
+Tensor chain(const NetPtr& net, const Tensor& x, bool keeps) {
+  const bool trains = any(wanted(*net, x));
+  Tensors kept;
+  Tensor o;
+  {
+    at::AutoDispatchBelowADInplaceOrView no_graph;
+    o = pass_up(*net, x.contiguous(), keeps && trains ? &kept : nullptr);
   }
-
-  static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
-    TORCH_CHECK(!at::GradMode::is_enabled(),
-                "FusedLoss has no second derivatives: expected backward without "
-                "create_graph=True; use loss(model(x), y) for them");
-    const auto& grad = grads[0];
-    const bool kept = torch::autograd::get_current_graph_task_keep_graph();
-    auto found = take_saved(ctx);
-    // After loss.backward() there is nothing to multiply by. Where backward may come again, the
-    // caller gets copies, since it may change them.
-    const bool is_one = plain(grad) && grad.item<double>() == 1;
-    if (kept || !is_one) {
-      for (auto& g : found) g = g.defined() ? grad * g : g;
-    }
-    found.insert(found.begin(), 4, at::Tensor());
-    return found;
-  }
-};
-
-// o, and its node.
-struct FastChain : torch::autograd::Function<FastChain> {
-  static at::Tensor forward(AutogradContext* ctx, const NetPtr& net, bool keeps,
-                            at::TensorList all) {
-    KeptTensors kept;
-    const auto x = all.back().contiguous();
-    auto o = pass_up(*net, x, keeps ? &kept : nullptr);
-    variable_list saved(all.begin(), all.end() - 1);
-    saved.push_back(all.back());
-    if (keeps) {
-      saved.insert(saved.end(), kept.begin(), kept.end());
-      saved.push_back(o);
-    }
-    ctx->save_for_backward(std::move(saved));
-    ctx->saved_data["net"] = c10::IValue::make_capsule(net);
-    return o;
-  }
-
-  static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
-    const auto net = c10::static_intrusive_pointer_cast<Net>(ctx->saved_data["net"].toCapsule());
-    const size_t count = net->parameters.size();
-    std::vector<bool> wants;
-    for (size_t i = 0; i <= count; ++i) wants.push_back(ctx->needs_input_grad(i));
-    auto saved = take_saved(ctx);
-    const auto x = saved[count];
-    variable_list result;
-    if (at::GradMode::is_enabled() || !plain(grads[0])) {
-      result = net->recorded(x, {saved.begin(), saved.begin() + count}, grads[0], wants);
-    } else {
-      const KeptTensors kept(saved.begin() + count + 1, saved.end());
-      auto found = pass_down(*net, x.contiguous(), grads[0].contiguous(), kept, wants);
-      result = std::move(found.parameters);
-      result.push_back(found.x);
-    }
-    result.insert(result.begin(), 2, at::Tensor());
-    return result;
-  }
-};
-
-at::Tensor chain(const NetPtr& net, const at::Tensor& x, bool keeps) {
-  const auto all = tensors(*net, x);
-  return FastChain::apply(net, keeps, at::TensorList(all));
+  if (!trains) return o;
+  auto node = c10::make_intrusive<TilesNode>();
+  node->net = net;
+  lead_to(*node, *net, x);
+  torch::autograd::set_history(o, node);
+  for (const auto& p : net->parameters) node->save(p, false);
+  node->save(x, false);
+  for (const auto& each : kept) node->save(each, false);
+  if (keeps) node->save(o, true);
+  return o;
 }
 
-at::Tensor fused_cost(const NetPtr& net, const Loss& loss, const at::Tensor& x,
-                      const at::Tensor& y) {
-  const auto all = tensors(*net, x);
-  return FusedCost::apply(net, loss, y, wanted(*net, x), at::TensorList(all));
+variable_list TilesNode::apply(variable_list&& grads) {
+  Tensors saved = unpacked();
+  const auto count = net->parameters.size();
+  const Tensor x = saved[count], delta = grads[0];
+  std::vector<bool> wants;
+  for (size_t i = 0; i <= count; ++i) wants.push_back(asked(i) && (i < count || x.requires_grad()));
+  if (!delta.defined()) return variable_list(count + 1);
+  const Tensors parameters(saved.begin(), saved.begin() + count);
+  if (at::GradMode::is_enabled() || exact::transforms_active() || !exact::plain({delta})) {
+    return net->recorded(x, parameters, delta, wants);
+  }
+  at::AutoDispatchBelowADInplaceOrView no_graph;
+  const KeptTensors kept(saved.begin() + count + 1, saved.end());
+  auto found = pass_down(*net, x.contiguous(), delta.contiguous(), kept, wants);
+  found.parameters.push_back(found.x);
+  return std::move(found.parameters);
 }
 
-at::Tensor fused_backward(const NetPtr& net, const Loss& loss, const at::Tensor& x,
-                          const at::Tensor& y) {
+Tensor fused_cost(const NetPtr& net, const Loss& loss, const Tensor& x, const Tensor& y) {
+  const auto wants = wanted(*net, x);
+  Gradients found;
+  Tensor cost;
+  {
+    at::AutoDispatchBelowADInplaceOrView no_graph;
+    cost = pass_both(*net, loss, x.contiguous(), y, wants, found);
+  }
+  if (!any(wants)) return cost;
+  auto node = c10::make_intrusive<FusedNode>();
+  lead_to(*node, *net, x);
+  torch::autograd::set_history(cost, node);
+  for (const auto& gradient : found.parameters) node->save(gradient, false);
+  node->save(found.x, false);
+  return cost;
+}
+
+variable_list FusedNode::apply(variable_list&& grads) {
+  TORCH_CHECK(!at::GradMode::is_enabled(),
+              "FusedLoss has no second derivatives: expected backward without create_graph=True; "
+              "use loss(model(x), y) for them");
+  const bool kept = torch::autograd::get_current_graph_task_keep_graph();
+  Tensors found = unpacked();
+  const Tensor& grad = grads[0];
+  if (!grad.defined()) return variable_list(found.size());
+  // After loss.backward() there is nothing to multiply by. Where backward may come again, the
+  // caller gets copies, since it may change them.
+  const bool is_one = exact::plain({grad}) && !exact::transforms_active() && grad.is_cpu() &&
+                      grad.item<double>() == 1;
+  for (size_t i = 0; i < found.size(); ++i) {
+    if (found[i].defined() && (kept || !is_one)) found[i] = grad * found[i];
+  }
+  return found;
+}
+
+Tensor fused_backward(const NetPtr& net, const Loss& loss, const Tensor& x, const Tensor& y) {
+  const auto wants = wanted(*net, x);
   at::NoGradGuard no_graph;
   Gradients found;
-  auto cost = pass_both(*net, loss, x.contiguous(), y, wanted(*net, x), found);
-  const auto add = [](const at::Tensor& leaf, at::Tensor& gradient) {
+  Tensor cost = pass_both(*net, loss, x.contiguous(), y, wants, found);
+  const auto add = [](const Tensor& leaf, Tensor& gradient) {
     if (!gradient.defined()) return;
     auto& grad = leaf.mutable_grad();
     if (grad.defined()) {
@@ -143,11 +130,14 @@ at::Tensor fused_backward(const NetPtr& net, const Loss& loss, const at::Tensor&
   return cost;
 }
 
-bool accumulates(const Net& net, const at::Tensor& x) {
+bool accumulates(const Net& net, const Tensor& x) {
   namespace impl = torch::autograd::impl;
-  const auto free = [](const at::Tensor& t) {
+  const auto free = [](const Tensor& t) {
     if (!t.requires_grad()) return true;
     if (!t.is_leaf() || !impl::hooks(t).empty() || impl::post_acc_grad_hooks(t)) return false;
+    if (t.grad().defined() && (t.grad().requires_grad() || t.grad().layout() != at::kStrided)) {
+      return false;
+    }
     const auto node = impl::try_get_grad_accumulator(t);
     return !node || (node->pre_hooks().empty() && node->post_hooks().empty() &&
                      node->tensor_pre_hooks().empty());

@@ -1,4 +1,4 @@
-#include "losses.h"
+#include "tiles/losses.h"
 
 #include <ATen/Functions.h>
 
@@ -6,7 +6,7 @@
 #include <cmath>
 #include <limits>
 
-#include "activations.h"
+#include "tiles/activations.h"
 
 namespace manualbp {
 

@@ -1,4 +1,4 @@
-#include "net.h"
+#include "tiles/net.h"
 
 #include <algorithm>
 

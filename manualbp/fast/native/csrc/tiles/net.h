@@ -1,10 +1,9 @@
 // A chain of layers as the tiles run it.
 #pragma once
 #include <ATen/core/Tensor.h>
-#include <ATen/core/ivalue.h>
-#include <ATen/core/ivalue_inl.h>
 
 #include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -21,7 +20,7 @@ struct Layer {
 };
 
 // The layers, first one first, with parameters in the order of maths/backprop.py's flat.
-struct Net : torch::CustomClassHolder {
+struct Net {
   Net(int64_t features, std::vector<at::Tensor> parameters);
 
   int64_t features;  // of x
@@ -40,5 +39,7 @@ struct Net : torch::CustomClassHolder {
   int64_t widest() const;
   int64_t products() const;  // multiplications for a row of a forward pass
 };
+
+using NetPtr = std::shared_ptr<const Net>;
 
 }  // namespace manualbp

@@ -1,4 +1,4 @@
-#include "passes.h"
+#include "tiles/passes.h"
 
 #include <ATen/Dispatch.h>
 #include <ATen/Functions.h>
@@ -8,7 +8,7 @@
 #include <atomic>
 #include <functional>
 
-#include "tile.h"
+#include "tiles/tile.h"
 
 namespace manualbp {
 

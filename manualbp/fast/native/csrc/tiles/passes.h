@@ -7,8 +7,8 @@
 #include <optional>
 #include <vector>
 
-#include "losses.h"
-#include "net.h"
+#include "tiles/losses.h"
+#include "tiles/net.h"
 
 namespace manualbp {
 

@@ -1,4 +1,4 @@
-#include "product.h"
+#include "tiles/product.h"
 
 #include <ATen/cpu/vec/vec.h>
 #include <ATen/native/CPUBlas.h>

@@ -1,11 +1,11 @@
-#include "tile.h"
+#include "tiles/tile.h"
 
 #include <ATen/Functions.h>
 
 #include <algorithm>
 #include <cmath>
 
-#include "product.h"
+#include "tiles/product.h"
 
 namespace manualbp {
 

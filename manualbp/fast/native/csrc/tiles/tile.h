@@ -6,8 +6,8 @@
 #pragma once
 #include <vector>
 
-#include "activations.h"
-#include "net.h"
+#include "tiles/activations.h"
+#include "tiles/net.h"
 
 namespace manualbp {
 
