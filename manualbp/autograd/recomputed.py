@@ -78,21 +78,21 @@ class Recomputed(torch.autograd.Function):
         values, graphs = saved[: len(wants)], saved[len(wants) :]
         if torch.is_grad_enabled():
             x = x if ctx.needs_input_grad[-1] else x.detach()  # a constant at forward
-            values = list(map(_with_graph, values, graphs))
+            values = list(map(with_graph, values, graphs))
         layers = segment.layers
         thetas, by_layer = (backprop.by_layer(layers, each) for each in (values, wants))
         steps = backprop.steps(layers, thetas, by_layer, wants_x)
         if ctx.tiles and nobody_records(delta) and not torch.is_autocast_enabled(x.device.type):
             found = ctx.tiles.backward(x, delta, steps)
         else:
-            found = _whole(x, delta, steps)
+            found = whole(x, delta, steps)
         return None, None, grad_skip, *found.thetas, found.input
 
 
 apply_recomputed = torch_internals.applied(Recomputed)
 
 
-def _whole(x: Tensor, delta: Tensor, steps: list[Step]) -> Gradients:
+def whole(x: Tensor, delta: Tensor, steps: list[Step]) -> Gradients:
     """The backward pass over all rows, after a second forward. The first was outside autocast."""
     with _no_autocast(x.device.type):
         tape = backprop.tape_of(x, steps)
@@ -105,7 +105,7 @@ def _no_autocast(device: str) -> AbstractContextManager[Any]:
     return torch.autocast(device, enabled=False) if on else nullcontext()
 
 
-def _with_graph(value: Tensor | None, parameter: Tensor | None) -> Tensor | None:
+def with_graph(value: Tensor | None, parameter: Tensor | None) -> Tensor | None:
     """The parameter as a recorded backward has to read it: as it was at forward."""
     if value is None or parameter is None:
         return value  # a constant back then

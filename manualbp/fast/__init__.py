@@ -24,13 +24,15 @@ from manualbp.autograd.segment import Segment
 from manualbp.fast import native
 from manualbp.fast.gpu import kernels, one_launch
 from manualbp.fast.gpu.pairs import paired
-from manualbp.fast.native import exact
+from manualbp.fast.native import exact, tiled
 from manualbp.fast.one_pass import apply_one_pass, cost_and_gradients, outputs
 from manualbp.fast.tiles import rows_of_tile, tiles_for
 from manualbp.maths import descent
 from manualbp.maths.losses import Loss
 
-__all__ = ["descend", "exact", "fused_cost", "native", "on_gpu", "outputs", "paired", "run"]
+__all__ = ["descend", "exact", "fused_backward", "fused_cost", "fused_native", "native",
+           "native_chain", "on_gpu", "outputs", "paired", "run",
+           "serve_fused"]  # fmt: skip
 
 # A sum of many tiles needs the digits of one of these.
 SUMMED = (torch.float32, torch.float64)
@@ -72,6 +74,39 @@ def descend(parameters: Sequence[Tensor], epsilon: float | Tensor) -> None:
         library.descend(parameters, float(epsilon))
 
 
+def fused_native(
+    segment: Segment, loss: Loss, x: Tensor, tile_rows: int | None
+) -> tuple[Any, Any] | None:
+    """The chain and the loss as one pass in C++ takes them; None where it does not."""
+    net = tiled.net_of(segment, x, tile_rows)
+    found = None if net is None else tiled.loss_of(loss)
+    return None if found is None else (net, found)
+
+
+def fused_backward(native: tuple[Any, Any], x: Tensor, y: Tensor) -> Tensor | None:
+    """C, with every gradient added to ``.grad``; None where autograd has to do that."""
+    if not exact.library().accumulates(native[0], x):
+        return None
+    found: Tensor = exact.library().fused_backward(*native, x, tiled.as_read(y))
+    return found
+
+
+def serve_fused(
+    guard: Any, native: tuple[Any, Any], segment: Segment, loss: Loss, x: Tensor, y: Tensor
+) -> None:
+    """Has the guard run both ways of FusedLoss for such x and y."""
+    tensors = [*segment.tensors(), *loss.weights]
+    exact.library().serve_fused(guard, *native, tensors, x, y)
+
+
+def native_chain(
+    segment: Segment, x: Tensor, quick: bool, low: bool
+) -> exact.Node | tiled.Tiled | None:
+    """The segment in C++: by tiles in fast mode, else as one exact node; None for neither."""
+    found = tiled.chain(segment, x, low) if quick else None
+    return found if found is not None or low else exact.chain(segment)
+
+
 def fused_cost(
     segment: Segment, loss: Loss, x: Tensor, y: Tensor, tile_rows: int | None, gpu: bool
 ) -> Tensor | None:
@@ -85,6 +120,10 @@ def fused_cost(
         tile_rows: the rows of a tile. None chooses them; on a GPU it also allows one launch.
         gpu: whether ``on_gpu(x)``.
     """
+    native = fused_native(segment, loss, x, tile_rows)
+    if native is not None:
+        found: Tensor = exact.library().fused_cost(*native, x, tiled.as_read(y))
+        return found
     trained = torch.is_grad_enabled() and any(t.requires_grad for t in (x, *segment.tensors()))
     wants = tuple(trained and t is not None and t.requires_grad for t in (*segment.parameters, x))
     steps = segment.task(wants).steps

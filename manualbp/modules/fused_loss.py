@@ -8,13 +8,16 @@ import torch
 from torch import Tensor, nn
 
 from manualbp import fast
+from manualbp.autograd import torch_internals
 from manualbp.autograd.segment import Segment
 from manualbp.autograd.torch_internals import unhooked
 from manualbp.maths.losses import Loss
 from manualbp.modules import losses, refusal
-from manualbp.modules.plan import find_once, without_plan
+from manualbp.modules.plan import KEY, find_once, without_plan
 from manualbp.modules.sequential import Sequential
 from manualbp.modules.stretch import Stretch, stretches
+
+_compiling = torch.compiler.is_compiling  # to look it up takes as long again
 
 
 class FusedLoss(nn.Module):
@@ -22,6 +25,7 @@ class FusedLoss(nn.Module):
 
         fused = manualbp.FusedLoss(model, nn.CrossEntropyLoss())
         loss = fused(x, y);  loss.backward()
+        loss = fused.backward(x, y)             the same without a graph
 
     Args:
         model: nn.Sequential or ours, of Linear, activations and LayerNorm.
@@ -53,13 +57,79 @@ class FusedLoss(nn.Module):
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """C, a scalar."""
-        if torch.compiler.is_compiling():
+        if _compiling():
             return self.loss(self.model(input), target)
-        gpu, cost = fast.on_gpu(input), None
+        cost = self._guarded(False, input, target)
+        if cost is not None:
+            return cost
+        gpu = fast.on_gpu(input)
         segment, loss = self._segment(input, target, gpu)
         if segment is not None and loss is not None:
+            self._watch(segment, loss, input, target)
             cost = fast.fused_cost(segment, loss, input, target, self.tile_rows, gpu)
         return self.loss(self.model(input), target) if cost is None else cost
+
+    def backward(self, input: Tensor, target: Tensor) -> Tensor:
+        """C, after adding every gradient to ``.grad``: what ``self(x, y).backward()`` does.
+
+        In C++ no graph is made. Where that cannot serve (hooks on a parameter, such as those of
+        DistributedDataParallel, an x that is no leaf, no library, ...), autograd does it.
+
+        Returns:
+            C, a scalar without a graph.
+        """
+        if not _compiling():
+            cost = self._guarded(True, input, target)
+            if cost is None:
+                cost = self._natively(input, target)
+            if cost is not None:
+                return cost
+        cost = self(input, target)
+        cost.backward()
+        return cost.detach()
+
+    def _natively(self, x: Tensor, y: Tensor) -> Tensor | None:
+        """``backward`` without a graph, with all questions asked; None where autograd does it."""
+        if refusal.of_call(x) is not None or not unhooked(self):
+            return None
+        segment, loss = self._segment(x, y, fast.on_gpu(x))
+        if segment is None or loss is None:
+            return None
+        native = fast.fused_native(segment, loss, x, self.tile_rows)
+        if native is None:
+            return None
+        self._watch(segment, loss, x, y)
+        return fast.fused_backward(native, x, y)
+
+    def _guarded(self, backward: bool, x: Any, y: Any) -> Tensor | None:
+        """C in C++ where nothing has changed since a call that was served; else None."""
+        plan = self.__dict__.get(KEY)
+        if plan is None or plan.whole is None:
+            return None
+        children = self._modules["model"]._modules  # type: ignore[union-attr]
+        cost: Tensor | None = plan.whole.run(children, backward, x, y)
+        return cost
+
+    def _watch(self, segment: Segment, loss: Loss, x: Tensor, y: Tensor) -> None:
+        """Has a guard of the model and the loss run them for such x and y."""
+        plan = self.__dict__.get(KEY)
+        native = fast.fused_native(segment, loss, x, self.tile_rows)
+        if plan is None or native is None or y.dtype is torch.uint8:
+            return
+        children = self.model._modules
+        if plan.whole is None or not plan.whole.holds(children, False):
+            shells: list[Any] = [self, self.model, self.loss]
+            dicts = [d for m in shells for d in (m.__dict__, m._modules, m._parameters, m._buffers)]
+            hooks = [getattr(m, name) for m in shells for name in torch_internals.HOOKS]
+            kinds = [(type(m), type(m).forward, type(m).__call__) for m in shells[1:]]
+            plan.whole = fast.exact.guard(
+                children, dicts + plan.dicts, hooks + plan.hooks, kinds + plan.kinds_as_found()
+            )
+            plan.served = set()
+        state = x.shape, x.stride(), x.requires_grad, y.shape, y.stride(), y.dtype
+        if state not in plan.served:
+            plan.served.add(state)
+            fast.serve_fused(plan.whole, native, segment, loss, x, y)
 
     def _segment(self, x: Any, y: Any, gpu: bool) -> tuple[Segment | None, Loss | None]:
         """The chain that the model is, and the loss, where one pass serves them on x and y."""

@@ -65,6 +65,8 @@ class Plan:
     def __init__(self, children: tuple[nn.Module, ...] = (), key: Any = None) -> None:
         self.key, self.found = key, cast(Any, None)
         self.guard: Any = None  # answers for the plan in one C++ call, where a library is
+        self.whole: Any = None  # FusedLoss's guard, of its model and its loss
+        self.served: set[Any] = set()  # the x and y for which that one runs
         self.known = known = [m for m in children if type(m) in refusal.FORWARDS]
         self.kinds = tuple(map(type, children))
         self.classes = tuple({type(child) for child in known})
@@ -102,10 +104,14 @@ class Plan:
         found = self.found
         if not (isinstance(found, list) and len(found) == 1 and type(found[0]) is Stretch):
             return
-        classes = [(kind, *both) for kind, both in zip(self.classes, self.forwards, strict=True)]
         if found[0].is_native():
-            self.guard = fast.exact.guard(children, self.dicts, self.hooks, classes)
+            kinds = self.kinds_as_found()
+            self.guard = fast.exact.guard(children, self.dicts, self.hooks, kinds)
             found[0].guard = self.guard
+
+    def kinds_as_found(self) -> list[Any]:
+        """(class, its forward, its __call__) of every known child."""
+        return [(kind, *both) for kind, both in zip(self.classes, self.forwards, strict=True)]
 
     def __reduce__(self) -> Any:
         """Copies and files of a module get an empty plan, which holds for nothing."""

@@ -94,15 +94,17 @@ class Stretch:
             if self.refusal(x, residual) is not None:
                 return in_order(self.modules, x, residual)
             segment = self.segment(x)
-            native = fast.exact.chain(segment) if self.is_native() else None
+            native = (
+                fast.native_chain(segment, x, self.quick, self.low) if self.is_native() else None
+            )
             self.ready = state, segment, native
         if torch_internals.distributed():
             return in_order(self._pieces(segment), x, residual)
         if native is not None:
             if self.guard is not None and state not in self.served:
                 self.served.add(state)
-                self.guard.serve_chain(native, segment, segment.parameters, x, residual)
-            return native.apply(segment, segment.parameters, x, residual)
+                native.serve(self.guard, x, residual)
+            return native.apply(x, residual)
         skip = x if residual else None
         o = fast.run(segment, x, skip, self.low, self.gpu) if self.quick else None
         if o is not None:
@@ -112,8 +114,8 @@ class Stretch:
         return apply_chain(segment, skip, *segment.parameters, x)[0]
 
     def is_native(self) -> bool:
-        """Whether exact mode with full memory is asked for, which may run as one C++ node."""
-        return not (self.quick or self.low)
+        """Whether it may run in C++. Exact mode with low memory and Triton's pairs do not."""
+        return not self.gpu and (self.quick or not self.low)
 
     def refusal(self, x: Tensor, residual: bool = False) -> str | None:
         """Why this stretch cannot run on x; where nothing fits, torch.nn's own error is seen."""

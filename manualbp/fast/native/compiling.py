@@ -68,7 +68,9 @@ def build(folder: Path | None = None) -> Path:
             made = work / target.name
             units = _units(work)
             objects = [str(unit.with_suffix(".o")) for unit in units]
-            _run_all([[*command, "-c", str(u), "-o", str(u.with_suffix(".o"))] for u in units], work)
+            _run_all(
+                [[*command, "-c", str(u), "-o", str(u.with_suffix(".o"))] for u in units], work
+            )
             libraries = f"-L{_torch() / 'lib'}"
             _run_all([[*compiler(), *objects, libraries, *link_flags(), "-o", str(made)]], work)
             size = made.stat().st_size

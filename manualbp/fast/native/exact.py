@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from manualbp.autograd import chain as chains
 from manualbp.autograd import cost as costs
@@ -38,29 +38,49 @@ _NUMBER: dict[Any, Callable[[Any], float]] = {
 _LOSSES = (losses.MSE, losses.L1, losses.Huber, losses.SmoothL1, losses.BCEWithLogits, CrossEntropy)
 
 
-def chain(segment: Segment) -> Any:
-    """The segment as one C++ node: ``.apply(segment, segment.parameters, x, residual)``.
+def chain(segment: Segment) -> Node | None:
+    """The segment as one C++ node.
 
     None where there is no library, or a layer that it lacks.
     """
-    library = _library()
-    row = [_code(layer) for layer in segment.layers]
-    if library is None or not all(row):
+    built = library()
+    row = [code(layer) for layer in segment.layers]
+    if built is None or not all(row):
         return None
-    return library.Chain(row, chains.backward_of, elementwise.WORTH_IT)
+    return Node(built.Chain(row, chains.backward_of, elementwise.WORTH_IT), segment)
+
+
+class Node:
+    """A segment as one C++ node."""
+
+    def __init__(self, node: Any, segment: Segment) -> None:
+        self.node, self.segment = node, segment
+
+    def apply(self, x: Tensor, residual: bool) -> Tensor:
+        """o, or x + o."""
+        found: Tensor = self.node.apply(self.segment, self.segment.parameters, x, residual)
+        return found
+
+    def serve(self, guard: Any, x: Tensor, residual: bool) -> None:
+        """Has the guard run it for such an x."""
+        guard.serve_chain(self.node, self.segment, self.segment.parameters, x, residual)
 
 
 def loss(rule: Loss) -> Any:
     """The loss as one C++ node: ``.apply(rule, o, y)``; None where there is no library."""
-    library = _library()
-    if library is None or type(rule) not in _LOSSES:
+    built = library()
+    if built is None or type(rule) not in _LOSSES:
         return None
-    number = _NUMBER.get(type(rule), lambda m: 0.0)(rule)
     ignored = getattr(rule, "ignore_index", -100)
     reduction = REDUCTIONS[rule.reduction]
-    return library.Loss(
-        type(rule).__name__, reduction, number, ignored, *weights(rule), costs.backward_of
+    return built.Loss(
+        type(rule).__name__, reduction, number(rule), ignored, *weights(rule), costs.backward_of
     )
+
+
+def number(rule: Loss) -> float:
+    """Huber's delta, SmoothL1's beta, cross-entropy's label smoothing; 0 for other losses."""
+    return _NUMBER.get(type(rule), lambda m: 0.0)(rule)
 
 
 def weights(rule: Loss) -> list[Any]:
@@ -77,15 +97,16 @@ def guard(children: Any, dicts: list[Any], empty: list[Any], classes: list[Any])
         empty: dicts that must stay empty.
         classes: (class, its forward, its __call__).
     """
-    library = _library()
-    return library and library.Guard(children, dicts, empty, classes)
+    built = library()
+    return built and built.Guard(children, dicts, empty, classes)
 
 
 def _no_numbers(f: Any) -> tuple[float, float]:
     return 0, 0
 
 
-def _code(layer: Layer) -> tuple[str, bool, bool, float, float] | None:
+def code(layer: Layer) -> tuple[str, bool, bool, float, float] | None:
+    """The layer as csrc/bindings.cpp reads it; None for one that is not written in C++."""
     if type(layer) is Linear:
         return "linear", layer.h_column_major, layer.w_column_major, 0, 0
     if type(layer) is not Elementwise or type(layer.activation) not in _NAMES:
@@ -94,17 +115,18 @@ def _code(layer: Layer) -> tuple[str, bool, bool, float, float] | None:
     return _NAMES[type(f)], layer.in_place, False, *_NUMBERS.get(type(f), _no_numbers)(f)
 
 
-def _library() -> Any:
-    library = native.library()
-    return library and _connected(library)
+def library() -> Any:
+    """The compiled module, ready; None where there is none."""
+    found = native.library()
+    return found and _connected(found)
 
 
 @functools.lru_cache
-def _connected(library: Any) -> Any:
+def _connected(built: Any) -> Any:
     """The library, once it knows what it asks of Python."""
     hooks, distributed = torch_internals.GLOBAL_HOOKS, _distributed()
-    library.set_surroundings(hooks, nn.Module, torch_internals.CALL, distributed, KEY)
-    return library
+    built.set_surroundings(hooks, nn.Module, torch_internals.CALL, distributed, KEY)
+    return built
 
 
 def _distributed() -> Callable[[], bool]:

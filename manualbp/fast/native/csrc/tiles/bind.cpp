@@ -17,10 +17,10 @@ namespace {
 void set_recorded(Net& net, const py::object& function) {
   const exact::Held held = exact::held(function.ptr());
   net.recorded = [held](const at::Tensor& x, const Net::Tensors& parameters,
-                        const at::Tensor& delta, const std::vector<bool>& wants) {
+                        const at::Tensor& delta, const Net::Wants& then, const Net::Wants& now) {
     py::gil_scoped_acquire gil;
     const auto found = py::reinterpret_borrow<py::object>(held->ptr(getPyInterpreter()))(
-        x, parameters, delta, wants);
+        x, parameters, delta, then, now);
     Net::Tensors result;
     for (const auto& g : found) result.push_back(g.is_none() ? at::Tensor() : g.cast<at::Tensor>());
     return result;
@@ -91,12 +91,12 @@ void bind_tiles(py::module_& m) {
                     std::move(pos_weight)};
       }));
   py::class_<Net, std::shared_ptr<Net>>(m, "Net")
-      .def(py::init(
-          [](int64_t features, std::vector<at::Tensor> parameters, const py::object& recorded) {
-            auto net = std::make_shared<Net>(features, std::move(parameters));
-            set_recorded(*net, recorded);
-            return net;
-          }))
+      .def(py::init([](int64_t features, int64_t tile_rows, std::vector<at::Tensor> parameters,
+                       const py::object& recorded) {
+        auto net = std::make_shared<Net>(features, tile_rows, std::move(parameters));
+        set_recorded(*net, recorded);
+        return net;
+      }))
       .def("linear", &Net::linear)
       .def("activation", &Net::activation)
       .def("layer_norm", &Net::layer_norm);

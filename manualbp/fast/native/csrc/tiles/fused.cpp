@@ -35,7 +35,8 @@ std::vector<bool> wanted(const Net& net, const Tensor& x) {
 }  // namespace
 
 Tensor chain(const NetPtr& net, const Tensor& x, bool keeps) {
-  const bool trains = any(wanted(*net, x));
+  auto wants = wanted(*net, x);
+  const bool trains = any(wants);
   Tensors kept;
   Tensor o;
   {
@@ -47,7 +48,11 @@ Tensor chain(const NetPtr& net, const Tensor& x, bool keeps) {
   node->net = net;
   lead_to(*node, *net, x);
   torch::autograd::set_history(o, node);
-  for (const auto& p : net->parameters) node->save(p, false);
+  node->then = std::move(wants);
+  {
+    at::NoGradGuard no_graph;  // values as they are now: p.data may be another tensor's later
+    for (const auto& p : net->parameters) node->save(p.detach(), false);
+  }
   node->save(x, false);
   for (const auto& each : kept) node->save(each, false);
   if (keeps) node->save(o, true);
@@ -59,11 +64,11 @@ variable_list TilesNode::apply(variable_list&& grads) {
   const auto count = net->parameters.size();
   const Tensor x = saved[count], delta = grads[0];
   std::vector<bool> wants;
-  for (size_t i = 0; i <= count; ++i) wants.push_back(asked(i) && (i < count || x.requires_grad()));
+  for (size_t i = 0; i <= count; ++i) wants.push_back(asked(i) && then[i]);
   if (!delta.defined()) return variable_list(count + 1);
   const Tensors parameters(saved.begin(), saved.begin() + count);
   if (at::GradMode::is_enabled() || exact::transforms_active() || !exact::plain({delta})) {
-    return net->recorded(x, parameters, delta, wants);
+    return net->recorded(x, parameters, delta, then, wants);
   }
   at::AutoDispatchBelowADInplaceOrView no_graph;
   const KeptTensors kept(saved.begin() + count + 1, saved.end());
@@ -138,7 +143,8 @@ bool accumulates(const Net& net, const Tensor& x) {
     return !node || (node->pre_hooks().empty() && node->post_hooks().empty() &&
                      node->tensor_pre_hooks().empty());
   };
-  return free(x) && std::all_of(net.parameters.begin(), net.parameters.end(), free);
+  const auto wants = wanted(net, x);
+  return any(wants) && free(x) && std::all_of(net.parameters.begin(), net.parameters.end(), free);
 }
 
 }  // namespace manualbp

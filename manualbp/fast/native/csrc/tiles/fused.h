@@ -25,6 +25,7 @@ struct TilesNode : exact::SavingNode {
   std::string name() const override { return "TilesBackward"; }
   torch::autograd::variable_list apply(torch::autograd::variable_list&& grads) override;
   NetPtr net;
+  Net::Wants then;  // which parameters, and whether x, wanted a gradient at forward
 };
 
 // C's node: saves the gradients themselves.

@@ -4,7 +4,8 @@
 
 namespace manualbp {
 
-Net::Net(int64_t n, std::vector<at::Tensor> all) : features(n), parameters(std::move(all)) {}
+Net::Net(int64_t n, int64_t rows, std::vector<at::Tensor> all)
+    : features(n), tile_rows(rows), parameters(std::move(all)) {}
 
 void Net::linear(int weight, int bias) {
   const auto& W = parameters.at(weight);

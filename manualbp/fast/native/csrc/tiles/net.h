@@ -21,15 +21,17 @@ struct Layer {
 
 // The layers, first one first, with parameters in the order of maths/backprop.py's flat.
 struct Net {
-  Net(int64_t features, std::vector<at::Tensor> parameters);
+  Net(int64_t features, int64_t tile_rows, std::vector<at::Tensor> parameters);
 
-  int64_t features;  // of x
+  int64_t features;   // of x
+  int64_t tile_rows;  // of a tile; 0 leaves the choice to Weights
   std::vector<Layer> layers;
   std::vector<at::Tensor> parameters;
   // dC/dx and every dC/dtheta from delta = dC/do, while autograd records: maths/backprop.py.
   using Tensors = std::vector<at::Tensor>;
+  using Wants = std::vector<bool>;
   std::function<Tensors(const at::Tensor& x, const Tensors& parameters, const at::Tensor& delta,
-                        const std::vector<bool>& wants)>
+                        const Wants& then, const Wants& now)>
       recorded;
 
   void linear(int weight, int bias);

@@ -6,7 +6,7 @@
 
 #include <algorithm>
 #include <atomic>
-#include <functional>
+#include <memory>
 
 #include "tiles/tile.h"
 
@@ -19,6 +19,21 @@ constexpr int64_t kWorth = 1 << 19;  // multiplications that are worth a thread 
 constexpr int64_t kLeastRows = 16;   // of a tile, where there are several
 constexpr int64_t kSmall = 1 << 17;  // numbers up to which each thread has several groups
 constexpr int64_t kGroups = 8;       // so many, to even out what else the machine does
+
+// An allocator for vectors whose numbers are not set to 0 first.
+template <typename T>
+struct Unset : std::allocator<T> {
+  template <typename U>
+  struct rebind {
+    using other = Unset<U>;
+  };
+  template <typename U>
+  void construct(U* at) noexcept {
+    ::new (static_cast<void*>(at)) U;
+  }
+};
+template <typename T>
+using Uninitialized = std::vector<T, Unset<T>>;
 
 // Which rows are a tile, and which tiles a group.
 struct Split {
@@ -35,7 +50,7 @@ Split split(const Weights& by, int64_t rows, int64_t gradients) {
       std::min({static_cast<int64_t>(at::get_num_threads()), std::max<int64_t>(work / kWorth, 1),
                 std::max<int64_t>(rows / kLeastRows, 1)});
   s.threads = static_cast<int>(most);
-  s.tiles = std::max((rows + by.rows - 1) / by.rows, most);
+  s.tiles = std::max((rows + by.rows - 1) / by.rows, by.net.tile_rows > 0 ? 1 : most);
   s.tile = (rows + s.tiles - 1) / s.tiles;
   s.tiles = (rows + s.tile - 1) / s.tile;
   const int64_t each = gradients <= kSmall ? kGroups : 1;
@@ -43,10 +58,10 @@ Split split(const Weights& by, int64_t rows, int64_t gradients) {
   return s;
 }
 
-// The sums of one group: float for some tiles, double for all of them.
+// The sums of one group: into for some tiles, total for the matrices of all of them.
 struct Sums {
-  std::vector<float*> gradients;
-  double* total = nullptr;  // all gradients in a row; nullptr while the first tiles are added up
+  Into into;
+  double* total = nullptr;  // nullptr while the first tiles are added up
   double cost = 0;
 };
 
@@ -54,94 +69,115 @@ struct Sums {
 class Accumulated {
  public:
   Accumulated(const Net& net, const std::vector<bool>& wants, const at::Tensor& x) {
+    found.parameters.resize(net.parameters.size());
     for (size_t i = 0; i < net.parameters.size(); ++i) {
-      found.parameters.emplace_back();
       if (!wants[i]) continue;
       const auto& parameter = net.parameters[i];
-      found.parameters[i] = at::empty(parameter.sizes(), parameter.options());
-      wanted_.push_back(i);
-      count += parameter.numel();
+      found.parameters[i] = at::empty(parameter.sizes(), x.options());
+      auto& kind = parameter.dim() == 2 ? matrices_ : vectors_;
+      kind.push_back(
+          {i, kind.empty() ? 0 : kind.back().offset + kind.back().count, parameter.numel()});
     }
     if (wants.back()) found.x = at::empty(x.sizes(), x.options());
   }
 
-  // Memory for the groups; the first group's sums are the tensors themselves.
+  int64_t numbers() const { return length(matrices_); }
+
+  // Memory for the groups; the first group's matrices are the tensors themselves.
   void begin(const Split& split) {
-    const bool long_groups = split.tile * split.tiles > kLevel * split.groups;
-    const auto options = at::TensorOptions(at::kFloat);
-    held_ = at::empty({(split.groups - 1) * count}, options);
-    if (long_groups) totals_ = at::empty({split.groups * count}, options.dtype(at::kDouble));
+    const bool in_levels = split.tile * split.tiles > kLevel * split.groups;
+    const int64_t M = length(matrices_), V = length(vectors_);
+    floats_.resize((split.groups - 1) * M);
+    vector_sums_.assign(split.groups * V, 0.0);
+    if (in_levels) totals_.resize(split.groups * M);
     groups.resize(split.groups);
-    float* next = held_.mutable_data_ptr<float>();
-    for (auto& group : groups) {
-      group.gradients.assign(found.parameters.size(), nullptr);
-      for (size_t i : wanted_) {
-        if (&group == &groups[0]) {
-          group.gradients[i] = found.parameters[i].mutable_data_ptr<float>();
-        } else {
-          group.gradients[i] = next;
-          next += found.parameters[i].numel();
-        }
+    for (int64_t g = 0; g < split.groups; ++g) {
+      auto& into = groups[g].into;
+      into.matrices.resize(found.parameters.size());
+      into.vectors.resize(found.parameters.size());
+      for (const auto& part : matrices_) {
+        into.matrices[part.at] = g == 0 ? data(part) : &floats_[(g - 1) * M + part.offset];
       }
+      for (const auto& part : vectors_) into.vectors[part.at] = &vector_sums_[g * V + part.offset];
     }
   }
 
   // A group's sums so far go on in double, and those of its next tiles start anew.
   void level(int64_t g) {
-    if (!totals_.defined()) return;
+    if (totals_.empty()) return;
     auto& group = groups[g];
     const bool first = group.total == nullptr;
-    double* total = group.total = totals_.mutable_data_ptr<double>() + g * count;
-    for (size_t i : wanted_) {
-      const float* sums = group.gradients[i];
-      for (int64_t n = 0; n < found.parameters[i].numel(); ++n) {
-        total[n] = first ? sums[n] : total[n] + sums[n];
-      }
-      total += found.parameters[i].numel();
+    group.total = &totals_[g * length(matrices_)];
+    for (const auto& part : matrices_) {
+      const float* sums = group.into.matrices[part.at];
+      double* total = group.total + part.offset;
+      for (int64_t n = 0; n < part.count; ++n) total[n] = first ? sums[n] : total[n] + sums[n];
     }
   }
 
-  // The groups added up in order, into the first one's tensors.
+  // The groups added up in order, into the tensors; the sum of all errors.
   double end() {
     double cost = 0;
     for (const auto& group : groups) cost += group.cost;
-    if (groups.size() == 1 && !totals_.defined()) return cost;
-    int64_t offset = 0;
-    for (size_t i : wanted_) {
-      float* into = groups[0].gradients[i];
-      at::parallel_for(0, found.parameters[i].numel(), 1 << 14, [&](int64_t begin, int64_t end) {
-        for (int64_t n = begin; n < end; ++n) into[n] = added(i, offset, n);
-      });
-      offset += found.parameters[i].numel();
+    for (const auto& part : vectors_) {
+      float* into = data(part);
+      for (int64_t n = 0; n < part.count; ++n) {
+        double sum = 0;
+        for (const auto& group : groups) sum += group.into.vectors[part.at][n];
+        into[n] = static_cast<float>(sum);
+      }
+    }
+    if (groups.size() == 1 && totals_.empty()) return cost;
+    for (const auto& part : matrices_) {
+      at::parallel_for(0, part.count, 1 << 14,
+                       [&](int64_t begin, int64_t end) { add_groups(part, begin, end); });
     }
     return cost;
   }
 
   Gradients found;
-  int64_t count = 0;
   std::vector<Sums> groups;
 
  private:
-  float added(size_t i, int64_t offset, int64_t n) const {
-    if (!totals_.defined()) {
-      float sum = groups[0].gradients[i][n];
-      for (size_t g = 1; g < groups.size(); ++g) sum += groups[g].gradients[i][n];
-      return sum;
-    }
-    double sum = 0;
-    for (const auto& group : groups) sum += group.total[offset + n];
-    return static_cast<float>(sum);
+  struct Part {
+    size_t at;  // of the parameter
+    int64_t offset, count;
+  };
+
+  static int64_t length(const std::vector<Part>& parts) {
+    return parts.empty() ? 0 : parts.back().offset + parts.back().count;
   }
 
-  std::vector<size_t> wanted_;
-  at::Tensor held_, totals_;
+  float* data(const Part& part) const {
+    return found.parameters[part.at].mutable_data_ptr<float>();
+  }
+
+  void add_groups(const Part& part, int64_t begin, int64_t end) const {
+    float* into = data(part);
+    if (totals_.empty()) {
+      for (size_t g = 1; g < groups.size(); ++g) {
+        const float* sums = groups[g].into.matrices[part.at];
+        for (int64_t n = begin; n < end; ++n) into[n] += sums[n];
+      }
+      return;
+    }
+    for (int64_t n = begin; n < end; ++n) {
+      double sum = 0;
+      for (const auto& group : groups) sum += group.total[part.offset + n];
+      into[n] = static_cast<float>(sum);
+    }
+  }
+
+  std::vector<Part> matrices_, vectors_;
+  Uninitialized<float> floats_;
+  Uninitialized<double> totals_;
+  std::vector<double> vector_sums_;
 };
 
-// body(tile, first row, rows, gradients, whether they are the group's first) for every tile;
-// it returns the sum of the rows' errors.
+// body(tile, first row, rows, into) for every tile; it returns the sum of the rows' errors.
 template <typename Body>
 double over_tiles(const Weights& by, Accumulated& sums, int64_t rows, bool trains, Body body) {
-  const Split s = split(by, rows, sums.count);
+  const Split s = split(by, rows, sums.numbers());
   sums.begin(s);
   const int64_t numbers = Tile::numbers(by, trains) + 16;
   auto memory = at::empty({s.threads * numbers}, at::TensorOptions(at::kFloat));
@@ -151,14 +187,13 @@ double over_tiles(const Weights& by, Accumulated& sums, int64_t rows, bool train
     Tile tile(by, trains, start + thread * numbers);
     for (int64_t g; (g = next++) < s.groups;) {
       auto& group = sums.groups[g];
-      bool first = true;
       int64_t since = 0;
       for (int64_t t = s.start(g); t < s.start(g + 1); ++t) {
         const int64_t row = t * s.tile, count = std::min(s.tile, rows - row);
-        group.cost += body(tile, row, count, group.gradients.data(), first);
+        group.cost += body(tile, row, count, group.into);
         since += count;
-        first = since >= kLevel || t + 1 == s.start(g + 1);
-        if (first) {
+        group.into.first = since >= kLevel || t + 1 == s.start(g + 1);
+        if (group.into.first) {
           sums.level(g);
           since = 0;
         }
@@ -236,22 +271,20 @@ Gradients pass_down(const Net& net, const at::Tensor& x, const at::Tensor& delta
   }
   const float *data = x.const_data_ptr<float>(), *from = delta.const_data_ptr<float>();
   float* grad_x = sums.found.x.defined() ? sums.found.x.mutable_data_ptr<float>() : nullptr;
-  over_tiles(by, sums, N, true,
-             [&](Tile& tile, int64_t row, int64_t rows, float* const* gradients, bool first) {
-               if (kept.empty()) {
-                 tile.up(data + row * I, rows);
-               } else {
-                 for (size_t l = 0; l < depth; ++l) {
-                   const int64_t at = row * net.layers[l].outputs;
-                   tile.layers[l] = {whole[l].a + at, whole[l].kept + at,
-                                     whole[l].r ? whole[l].r + row : nullptr};
-                 }
-               }
-               std::copy(from + row * O, from + (row + rows) * O, tile.delta());
-               tile.down(data + row * I, rows, gradients, first,
-                         grad_x ? grad_x + row * I : nullptr);
-               return 0.0;
-             });
+  over_tiles(by, sums, N, true, [&](Tile& tile, int64_t row, int64_t rows, const Into& into) {
+    if (kept.empty()) {
+      tile.up(data + row * I, rows);
+    } else {
+      for (size_t l = 0; l < depth; ++l) {
+        const int64_t at = row * net.layers[l].outputs;
+        tile.layers[l] = {whole[l].a + at, whole[l].kept + at,
+                          whole[l].r ? whole[l].r + row : nullptr};
+      }
+    }
+    std::copy(from + row * O, from + (row + rows) * O, tile.delta());
+    tile.down(data + row * I, rows, into, grad_x ? grad_x + row * I : nullptr);
+    return 0.0;
+  });
   return sums.found;
 }
 
@@ -264,13 +297,12 @@ at::Tensor pass_both(const Net& net, const Loss& loss, const at::Tensor& x, cons
   Accumulated sums(net, wants, x);
   const float* data = x.const_data_ptr<float>();
   float* grad_x = sums.found.x.defined() ? sums.found.x.mutable_data_ptr<float>() : nullptr;
-  const double cost = over_tiles(
-      by, sums, N, trains,
-      [&](Tile& tile, int64_t row, int64_t rows, float* const* gradients, bool first) {
+  const double cost =
+      over_tiles(by, sums, N, trains, [&](Tile& tile, int64_t row, int64_t rows, const Into& into) {
         const float* o = tile.up(data + row * I, rows);
         const double c = errors.of_rows(row, rows, o, trains ? tile.delta() : nullptr);
         if (trains) {
-          tile.down(data + row * I, rows, gradients, first, grad_x ? grad_x + row * I : nullptr);
+          tile.down(data + row * I, rows, into, grad_x ? grad_x + row * I : nullptr);
         }
         return c;
       });

@@ -12,10 +12,26 @@ namespace manualbp {
 // Rows of a tile. Longer ones pay for wide layers, whose dC/dW is read and written once a tile.
 constexpr int64_t kRows = 64, kRowsOfWide = 128, kWide = 256;
 
+// total_c += sum_n values_nc, four rows at a time in float.
+static void sum_rows(const float* values, int64_t rows, int64_t columns, double* total) {
+  int64_t n = 0;
+  for (; n + 4 <= rows; n += 4, values += 4 * columns) {
+    const float *v0 = values, *v1 = v0 + columns, *v2 = v1 + columns, *v3 = v2 + columns;
+    for (int64_t c = 0; c < columns; ++c) total[c] += (v0[c] + v1[c]) + (v2[c] + v3[c]);
+  }
+  for (; n < rows; ++n, values += columns) {
+    for (int64_t c = 0; c < columns; ++c) total[c] += values[c];
+  }
+}
+
 constexpr int64_t padded(int64_t n) { return (n + 15) / 16 * 16; }  // to whole cache lines
 
 Weights::Weights(const Net& n, const std::vector<bool>& wants, bool wants_x)
-    : net(n), layers(n.layers.size()), rows(n.widest() > kWide ? kRowsOfWide : kRows) {
+    : net(n),
+      layers(n.layers.size()),
+      rows(n.tile_rows > 0      ? n.tile_rows
+           : n.widest() > kWide ? kRowsOfWide
+                                : kRows) {
   bool below = wants_x;
   for (size_t l = 0; l < layers.size(); ++l) {
     const auto& layer = net.layers[l];
@@ -44,7 +60,7 @@ Weights::Weights(const Net& n, const std::vector<bool>& wants, bool wants_x)
 int64_t Tile::numbers(const Weights& by, bool trains) {
   int64_t found = 0;
   for (const auto& layer : by.net.layers) found += 2 * padded(by.rows * layer.outputs) + by.rows;
-  if (trains) found += 3 * padded(by.rows * by.net.widest()) + by.rows;
+  if (trains) found += 3 * padded(by.rows * by.net.widest());
   return found;
 }
 
@@ -67,8 +83,6 @@ Tile::Tile(const Weights& by, bool trains, float* memory) : layers(by.layers.siz
   delta_[0] = take(largest);
   delta_[1] = take(largest);
   turned_ = take(largest);
-  ones_ = take(by.rows);
-  std::fill(ones_, ones_ + by.rows, float(1));
 }
 
 float* Tile::up(const float* x, int64_t rows) {
@@ -101,7 +115,7 @@ float* Tile::up(const float* x, int64_t rows) {
   return layers.back().a;
 }
 
-void Tile::down(const float* x, int64_t rows, float* const* gradients, bool first, float* grad_x) {
+void Tile::down(const float* x, int64_t rows, const Into& into, float* grad_x) {
   float *delta = delta_[0], *other = delta_[1];
   for (size_t l = layers.size(); l-- > 0;) {
     const auto& layer = by_.net.layers[l];
@@ -111,15 +125,15 @@ void Tile::down(const float* x, int64_t rows, float* const* gradients, bool firs
     float* below = l == 0 ? grad_x : other;
     const int64_t O = layer.outputs, I = layer.inputs;
     if (layer.kind == Layer::kLayerNorm) {
-      norm_down(layer, l, delta, rows, gradients, first, of.wants_h ? below : nullptr);
+      norm_down(layer, l, delta, rows, into, of.wants_h ? below : nullptr);
     } else {
       if (layer.f != "identity") {
         of.f->down(delta, layers[l].kept, rows * O, layer.p, layer.q);
       }
-      if (of.wants_bias) sum_rows(delta, rows, O, gradients[layer.bias], first);
+      if (of.wants_bias) sum_rows(delta, rows, O, into.vectors[layer.bias]);
       if (of.wants_weight) {
         transposed(delta, rows, O, O, turned_, rows);
-        product(O, I, rows, turned_, rows, h, I, gradients[layer.weight], I, !first);
+        product(O, I, rows, turned_, rows, h, I, into.matrices[layer.weight], I, !into.first);
       }
       if (of.wants_h) {
         if (layer.kind == Layer::kLinear) {
@@ -131,10 +145,6 @@ void Tile::down(const float* x, int64_t rows, float* const* gradients, bool firs
     }
     std::swap(delta, other);
   }
-}
-
-void Tile::sum_rows(const float* values, int64_t rows, int64_t columns, float* into, bool first) {
-  product(1, columns, rows, ones_, rows, values, columns, into, columns, !first);
 }
 
 // xhat = (h - mu) r,  r = 1 / sqrt(var + eps),  a = xhat gamma + beta
@@ -159,15 +169,15 @@ void Tile::norm_up(const Layer& layer, size_t l, const float* h, int64_t rows) {
 
 // dC/dgamma = sum delta xhat,  dC/dbeta = sum delta,
 // dC/dh = r (g - mean g - xhat mean(g xhat)),  g = delta gamma
-void Tile::norm_down(const Layer& layer, size_t l, float* delta, int64_t rows,
-                     float* const* gradients, bool first, float* below) {
+void Tile::norm_down(const Layer& layer, size_t l, float* delta, int64_t rows, const Into& into,
+                     float* below) {
   const auto& of = by_.layers[l];
   const int64_t C = layer.outputs;
   const float* xhat = layers[l].kept;
-  if (of.wants_bias) sum_rows(delta, rows, C, gradients[layer.bias], first);
+  if (of.wants_bias) sum_rows(delta, rows, C, into.vectors[layer.bias]);
   if (of.wants_weight) {
     for (int64_t i = 0; i < rows * C; ++i) turned_[i] = delta[i] * xhat[i];
-    sum_rows(turned_, rows, C, gradients[layer.weight], first);
+    sum_rows(turned_, rows, C, into.vectors[layer.weight]);
   }
   if (!below) return;
   for (int64_t n = 0; n < rows; ++n) {

@@ -36,6 +36,14 @@ struct Kept {
   float* r = nullptr;     // (rows,) 1 / sqrt(var + eps) of LayerNorm
 };
 
+// Where the gradients of parameter i are added: matrices in float, vectors in double, since a sum
+// of many tiles in float would round worse than autograd's.
+struct Into {
+  std::vector<float*> matrices;
+  std::vector<double*> vectors;
+  bool first = true;  // matrices are set, not added to
+};
+
 class Tile {
  public:
   // memory: as many numbers as `numbers` says.
@@ -45,21 +53,20 @@ class Tile {
   // o of x (rows, I). Where the layers' `kept` were set to other memory, it fills that.
   float* up(const float* x, int64_t rows);
 
-  // From dC/do in `delta()`: adds every dC/dtheta to `gradients`, or sets it where `first`; dC/dx
-  // goes to grad_x unless that is nullptr.
-  void down(const float* x, int64_t rows, float* const* gradients, bool first, float* grad_x);
+  // From dC/do in `delta()`: adds every dC/dtheta to `into`. dC/dx goes to grad_x unless that is
+  // nullptr.
+  void down(const float* x, int64_t rows, const Into& into, float* grad_x);
 
   float* delta() { return delta_[0]; }
   std::vector<Kept> layers;
 
  private:
   void norm_up(const Layer& layer, size_t l, const float* h, int64_t rows);
-  void norm_down(const Layer& layer, size_t l, float* delta, int64_t rows, float* const* gradients,
-                 bool first, float* below);
-  void sum_rows(const float* values, int64_t rows, int64_t columns, float* into, bool first);
+  void norm_down(const Layer& layer, size_t l, float* delta, int64_t rows, const Into& into,
+                 float* below);
 
   const Weights& by_;
-  float *delta_[2] = {}, *turned_ = nullptr, *ones_ = nullptr;
+  float *delta_[2] = {}, *turned_ = nullptr;
 };
 
 }  // namespace manualbp
