@@ -35,7 +35,7 @@ def record(
     notes: Sequence[str],
     differing: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Everything, as it is written to speed.json: milliseconds and megabytes, to four digits.
+    """All that is written to speed.json: milliseconds and megabytes, to four digits.
 
     Args:
         results: what was measured.

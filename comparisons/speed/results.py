@@ -117,6 +117,6 @@ def geometric_mean(results: Iterable[Result], others: Sequence[str], arm: str) -
 
 
 def worst(results: Iterable[Result], arm: str) -> Result | None:
-    """The cell in which the arm is slowest against autograd; a busy machine's do not count."""
-    cells = [result for result in results if arm in result.arms and not result.workload.beside]
+    """The cell in which the arm is slowest against autograd."""
+    cells = [result for result in results if arm in result.arms]
     return min(cells, key=lambda result: result.arms[arm].speed_up.median, default=None)

@@ -92,7 +92,7 @@ def means(results: Sequence[Result]) -> list[Table]:
     """For each step: geometric means over its rows, and each arm's worst cell of the whole grid."""
     found = []
     for step in dict.fromkeys(result.workload.step for result in results):
-        cells = [each for each in results if each.workload.step == step]
+        cells = [r for r in results if r.workload.step == step and r.part != BUSY_PART]
         rows = [each for each in cells if each.part in TABLE]
         if rows:
             title = f"{step}: geometric means over {len(rows)} rows, worst of {len(cells)} cells"

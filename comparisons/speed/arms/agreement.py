@@ -21,14 +21,14 @@ from collections.abc import Mapping
 import torch
 
 from comparisons.counterparts import autograd_twin
-from comparisons.speed.arms.arm import AUTOGRAD, ROWS_AT_ONCE, Arm, Outcome, Problem
+from comparisons.speed.arms.arm import AUTOGRAD, ROWS_AT_ONCE, Arm, Computed, Problem
 from comparisons.speed.workloads import COSTS, DTYPES, TF32
 
 FACTOR, ROUNDINGS = 4, 8
 
 
-def in_float64(problem: Problem) -> Outcome:
-    """Autograd's outcome in float64: every cost is a mean over rows, so some rows at a time.
+def in_float64(problem: Problem) -> Computed:
+    """What autograd computes in float64: every cost is a mean over rows, so some rows at a time.
 
     Two parts at least: with the sums in another order, a float64 row has a distance, too.
     """
@@ -42,10 +42,10 @@ def in_float64(problem: Problem) -> Outcome:
         torch.autograd.backward(cost)
         total += float(cost.detach())
     gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in model.parameters()]
-    return Outcome(total, gradients)
+    return Computed(total, gradients)
 
 
-def distance(found: Outcome, exact: Outcome) -> float:
+def distance(found: Computed, exact: Computed) -> float:
     """The largest of all, relative; infinite where a gradient is missing or of another shape."""
     shapes = [[g.shape for g in each.gradients] for each in (found, exact)]
     if shapes[0] != shapes[1]:
@@ -68,9 +68,11 @@ def allowed(own: float, dtype: str) -> float:
 def differing(problem: Problem, arms: Mapping[str, Arm]) -> dict[str, str]:
     """The arms that compute something else than autograd, and how far they are from float64."""
     exact = in_float64(problem)
-    own = distance(arms[AUTOGRAD].outcome(), exact)
+    own = distance(arms[AUTOGRAD].computed(), exact)
     most = allowed(own, problem.workload.dtype)
-    found = {name: distance(arm.outcome(), exact) for name, arm in arms.items() if name != AUTOGRAD}
+    found = {
+        name: distance(arm.computed(), exact) for name, arm in arms.items() if name != AUTOGRAD
+    }
     return {
         name: f"{name} of {problem.workload.words} is {far:.1e} from float64, autograd {own:.1e}"
         for name, far in found.items()

@@ -39,7 +39,7 @@ ARMS = (AUTOGRAD, AUTOGRAD_GRAPHS, *COMPILED, *OURS, JAX, SKLEARN)
 KINK, ROWS_AT_ONCE = 64, 4096
 
 
-class Outcome(NamedTuple):
+class Computed(NamedTuple):
     """What a step computes: C, and dC/dw of every parameter, 0 where C does not depend on it."""
 
     cost: float
@@ -51,7 +51,7 @@ class Arm:
     """One way to take the step: ``step`` is what is timed."""
 
     step: Callable[[], object]
-    outcome: Callable[[], Outcome]  # of one step at the weights it started from
+    computed: Callable[[], Computed]  # of one step at the weights it started from
     peak: Callable[[], int | None]  # bytes that one step takes beside weights and data
 
 
@@ -125,10 +125,10 @@ def torch_arm(
             p.grad = None
         return backward(x, y)
 
-    def outcome() -> Outcome:
+    def computed() -> Computed:
         cost = float(step())
         # A graph's next step writes over its gradients.
-        return Outcome(
+        return Computed(
             cost, [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in parameters]
         )
 
@@ -138,4 +138,4 @@ def torch_arm(
         model.zero_grad()
         return held + memory.peak(step, x.device)
 
-    return Arm(step, outcome, peak)
+    return Arm(step, computed, peak)

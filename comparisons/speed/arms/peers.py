@@ -21,7 +21,7 @@ from torch import Tensor
 
 from comparisons.counterparts import linears
 from comparisons.speed import memory
-from comparisons.speed.arms.arm import JAX, SKLEARN, Arm, Outcome, Problem
+from comparisons.speed.arms.arm import JAX, SKLEARN, Arm, Computed, Problem
 from comparisons.speed.workloads import INPUT_GRADIENT, LAPLACIAN, TF32, TRAINING
 
 Make = Callable[[Problem], "Arm | None"]
@@ -87,10 +87,10 @@ def _jax_arm(place: Any, problem: Problem) -> Arm:
 
     compiled = jax.jit(jax.value_and_grad(rounded))
 
-    def outcome() -> Outcome:
+    def computed() -> Computed:
         value, found = compiled(*data)
         gradients = [np.array(g, dtype=np.float64) for theta in found for g in theta]
-        return Outcome(float(value), list(map(torch.from_numpy, gradients)))
+        return Computed(float(value), list(map(torch.from_numpy, gradients)))
 
     def peak() -> int | None:
         stats = compiled.lower(*data).compile().memory_analysis()
@@ -98,7 +98,7 @@ def _jax_arm(place: Any, problem: Problem) -> Arm:
             return None
         return int(stats.temp_size_in_bytes + stats.output_size_in_bytes)
 
-    return Arm(lambda: jax.block_until_ready(compiled(*data)), outcome, peak)
+    return Arm(lambda: jax.block_until_ready(compiled(*data)), computed, peak)
 
 
 def _forward(activation: str, thetas: Any, x: Any) -> Any:
@@ -178,7 +178,7 @@ def _sklearn_arm(regressor: Any, problem: Problem) -> Arm | None:
                 model.intercepts_[i][...] = layer.bias.numpy()
         return model
 
-    def outcome() -> Outcome:
+    def computed() -> Computed:
         """dC/dw = (w - w_new) / rate."""
         model = started(LARGE_RATE).partial_fit(x, y)
         scale = 2 / (workload.widths[-1] * LARGE_RATE)
@@ -186,11 +186,11 @@ def _sklearn_arm(regressor: Any, problem: Problem) -> Arm | None:
         updated = [torch.from_numpy(array.T.copy()) for pair in pairs for array in pair]
         before = problem.model.parameters()
         gradients = [(w.detach() - new) * scale for w, new in zip(before, updated, strict=True)]
-        return Outcome(2 * float(model.loss_), gradients)
+        return Computed(2 * float(model.loss_), gradients)
 
     model = started(RATE)
 
     def step() -> None:
         model.partial_fit(x, y)
 
-    return Arm(step, outcome, lambda: memory.traced(step))
+    return Arm(step, computed, lambda: memory.traced(step))
