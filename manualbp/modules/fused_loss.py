@@ -69,12 +69,6 @@ class FusedLoss(nn.Module):
             return self._by_operators(input, target)
         return self.loss(self.model(input), target)
 
-    def backward(self, input: Tensor, target: Tensor) -> Tensor:
-        """Adds dC/dw to the .grad of every parameter, and returns C without a graph."""
-        loss = self(input, target)
-        loss.backward()
-        return loss.detach()
-
     def _by_operators(self, x: Tensor, y: Tensor) -> Tensor:
         """The same by PyTorch's own operators, without calls of modules that nobody sees."""
         if _is_sequential(self.model) and not in_low_memory(self.model):
