@@ -6,8 +6,10 @@ PIP_FLAGS ?= --quiet --disable-pip-version-check
 BIN := $(VENV)/bin
 # A process for each core, of one thread each: most tests are too small for a second thread.
 PARALLEL ?= --numprocesses auto --dist worksteal
+NATIVE := manualbp/fast/native
+CSRC := $(wildcard $(NATIVE)/csrc/*.cpp $(NATIVE)/csrc/*.h)
 
-.PHONY: compare gradients power speed walkthrough test test-slow test-kernels test-clients lint format install clean
+.PHONY: compare gradients power speed walkthrough test test-without-native test-slow test-kernels test-clients lint format install clean
 
 compare: install
 	$(BIN)/python -m comparisons training $(ARGS)
@@ -15,11 +17,16 @@ compare: install
 gradients power walkthrough: install
 	$(BIN)/python -m comparisons $@ $(ARGS)
 
-speed: $(VENV)/peers
+speed: $(VENV)/peers $(VENV)/native
 	$(BIN)/python -m comparisons speed $(ARGS)
 
 test: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL) $(ARGS)
+
+# What has a way in C++ and one in Python; `test` takes the first, where it is built.
+test-without-native: install
+	MANUALBP_NATIVE=0 OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL) \
+	    tests/modules tests/autograd tests/fast tests/dropin tests/conversion $(ARGS)
 
 test-slow: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow $(PARALLEL) $(ARGS)
@@ -35,14 +42,20 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run -Werror $(CSRC)
 
 format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CSRC)
 
-install: $(VENV)/installed
+install: $(VENV)/native
 
-$(VENV)/installed: pyproject.toml constraints.txt
+# Without a compiler it says so in a line, and everything runs in Python.
+$(VENV)/native: $(VENV)/installed $(CSRC) $(wildcard $(NATIVE)/*.py)
+	@if $(BIN)/python -m manualbp build; then touch $@; fi
+
+$(VENV)/installed: pyproject.toml setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install $(PIP_FLAGS) -c constraints.txt -e ".[dev]"
 	touch $@
@@ -60,4 +73,4 @@ $(VENV)/peers: $(VENV)/installed
 	touch $@
 
 clean:
-	rm -rf $(VENV) *.egg-info build .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(NATIVE)/built *.egg-info build .mypy_cache .pytest_cache .ruff_cache

@@ -14,7 +14,7 @@ Each room imports only those above it. ``reference`` and ``parity`` import nothi
 
 from manualbp.conversion.convert import convert
 from manualbp.conversion.explain import explain
-from manualbp.maths.descent import GradientDescent
+from manualbp.modules.descent import GradientDescent
 from manualbp.modules.fused_loss import FusedLoss
 from manualbp.modules.gated import GatedMLP
 from manualbp.modules.losses import (

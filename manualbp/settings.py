@@ -51,6 +51,8 @@ class set_mode(Setting):  # a function to its users, like torch.set_grad_enabled
 
     Args:
         mode: "exact" has autograd's bits; "fast" is held to autograd's own distance from float64.
+            What it runs is a rule of shapes, dtype and device: the same program on the same machine
+            has the same bits.
         model: None, or a model whose modules keep the mode.
 
     Raises:
@@ -99,13 +101,3 @@ def choices_of(module: nn.Module) -> tuple[str, str]:
     """Mode and memory of a module: its own choices, or else the process's."""
     own = module.__dict__
     return own.get(set_mode.key) or set_mode.now, own.get(set_memory.key) or set_memory.now
-
-
-def in_fast_mode(module: nn.Module) -> bool:
-    """Whether the module is to be computed by the fastest routines."""
-    return choices_of(module)[0] == "fast"
-
-
-def in_low_memory(module: nn.Module) -> bool:
-    """Whether the module is to keep as little as it can."""
-    return choices_of(module)[1] == "low"

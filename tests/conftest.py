@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from manualbp.fast import native
 from manualbp.maths.activations import ACTIVATIONS
 from manualbp.maths.layers import elementwise
 
@@ -12,6 +13,12 @@ from manualbp.maths.layers import elementwise
 def width_of_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not known, as in a pipe: pytest-xdist sets one for its processes."""
     monkeypatch.delenv("COLUMNS", raising=False)
+
+
+@pytest.fixture
+def in_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The recursion in Python, which tests can look into, instead of the library in C++."""
+    monkeypatch.setattr(native, "library", lambda: None)
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 import manualbp
-from manualbp.fast import small, tiles
+from manualbp.fast import native, tiles
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "CONTRIBUTING.md").read_text()
@@ -68,16 +68,30 @@ def fused() -> list[tuple[str, str]]:
     return entered(lambda: cost(x, y).backward())
 
 
+@pytest.mark.usefixtures("in_python")
 @pytest.mark.parametrize(("number", "program"), list(enumerate([exact, fast, fused])))
 def test_account_is_what_happens(
     number: int, program: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(small, "LEAST_WORK", 0)  # so that a tiny network goes the whole way
-    monkeypatch.setattr(tiles, "LEAST_ROWS", 2)
-    assert len(ACCOUNTS) == 3 and len(ACCOUNTS[number]) >= 6
+    for name in ("LEAST_ROWS", "LARGE_BYTES", "TILE_BYTES"):  # so that a tiny batch has tiles
+        monkeypatch.setattr(tiles, name, 2)
+    assert len(ACCOUNTS) == 4 and len(ACCOUNTS[number]) >= 6
     assert first_missing(ACCOUNTS[number], program()) is None
 
 
+@pytest.mark.skipif(native.library() is None, reason="no library for this machine")
+def test_a_second_call_with_the_library() -> None:
+    """It enters what the account says, and nothing else but the settings."""
+    model, loss = manualbp.MLP((4, 8, 3)), manualbp.CrossEntropyLoss()
+    x, y = torch.randn(5, 4), torch.tensor([0, 1, 2, 0, 1])
+    loss(model(x), y)
+    calls = entered(lambda: loss(model(x), y).backward())
+    assert [each for each in calls if each[0] != "settings.py"] == [
+        *ACCOUNTS[3], ("modules/losses.py", "cost")
+    ]  # fmt: skip
+
+
+@pytest.mark.usefixtures("in_python")
 def test_a_wrong_account_is_seen() -> None:
     account, calls = ACCOUNTS[0], exact()
     assert first_missing([*account[1:], account[0]], calls) == account[0]

@@ -9,10 +9,10 @@
     products   = operations / rate     bytes = bytes / bandwidth     floor = the larger of both
 
 in seconds, for N rows, layers of I_l inputs and O_l outputs, and numbers of B bytes. A step that
-keeps every activation on the chip moves these bytes. The rate is the best that any routine reached
-on any product of ``SHAPES``. The bandwidth is that of a copy too large for any cache, its bytes
-read and written. Both are measured in the same run, on the same threads. What a cache still holds
-of the step before comes faster than the bandwidth says.
+keeps every activation on the chip moves these bytes. The rate is the best that PyTorch reached on
+any product of ``SHAPES``. The bandwidth is that of a copy too large for any cache, its bytes read
+and written. Both are measured in the same run, on the same threads. What a cache still holds of the
+step before comes faster than the bandwidth says.
 """
 
 from __future__ import annotations

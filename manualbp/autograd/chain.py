@@ -14,14 +14,14 @@ the R-operator of ``backprop.double_backward``. It runs where it was measured to
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from manualbp.autograd import torch_internals
-from manualbp.autograd.segment import Segment
+from manualbp.autograd.segment import Segment, Task
 from manualbp.autograd.torch_internals import asked_for, batched, wanted
 from manualbp.maths import backprop
 from manualbp.maths.backprop import Gradients, Step
@@ -57,19 +57,43 @@ class Chain(torch.autograd.Function):
             present = ctx.skips, *segment.present, True
             wants_skip, *wants = wanted(ctx, ctx.needs_input_grad[1:], present)
             task = segment.task(tuple(wants))
-        steps = task.steps
-        injected = {i: g for i, g in zip(ctx.hidden, grad_hidden, strict=True) if g is not None}
-        if torch.is_grad_enabled():
-            tape = with_graphs(ctx.task.steps, tape)
-            found = _recorded(grad_output, steps, tape, injected)
-        else:
-            if not torch.compiler.is_compiling():
-                ctx.maybe_clear_saved_tensors()  # each is freed when its layer is done
-            over = not (
-                grad_output is None or torch.compiler.is_compiling() or batched(grad_output)
-            )
-            found = backprop.backward(grad_output, steps, tape, "kernel", over, injected)
+        clear = None if torch.compiler.is_compiling() else ctx.maybe_clear_saved_tensors
+        found = _gradients(ctx.task, task, tape, grad_output, grad_hidden, ctx.hidden, clear)
         return None, grad_output if wants_skip else None, *found.thetas, found.input
+
+
+def _gradients(
+    before: Task, task: Task, tape: Tape, delta: Tensor | None, grad_hidden: Sequence[Any],
+    hidden: Sequence[int], clear: Callable[[], None] | None,
+) -> Gradients:  # fmt: skip
+    """The backward pass over the tape that forward left ``before``, for ``task``'s gradients."""
+    injected = {i: g for i, g in zip(hidden, grad_hidden, strict=True) if g is not None}
+    if torch.is_grad_enabled():
+        return _recorded(delta, task.steps, with_graphs(before.steps, tape), injected)
+    compiling = torch.compiler.is_compiling()
+    over = not (delta is None or compiling or batched(delta))
+    if clear is not None:
+        clear()  # each is freed when its layer is done
+    return backprop.backward(delta, task.steps, tape, "kernel", over, injected)
+
+
+def backward_of(
+    segment: Segment, before: Sequence[int], now: Sequence[int], hidden: Sequence[int], tape: Tape,
+    grads: Sequence[Tensor | None],
+) -> list[Tensor | None]:  # fmt: skip
+    """The backward pass of a chain that ran elsewhere: dC/dtheta as ``parameters``, and dC/dx.
+
+    Args:
+        segment: the chain.
+        before: which gradients of ``(*parameters, x)`` were wanted at forward.
+        now: which are wanted in this pass.
+        hidden: the layers whose outputs left beside o.
+        tape: what forward kept.
+        grads: dC/do, and dC/da of each hidden output.
+    """
+    task, kept = segment.task(tuple(map(bool, now))), segment.task(tuple(map(bool, before)))
+    found = _gradients(kept, task, tape, grads[0], grads[1:], hidden, None)
+    return [*found.thetas, found.input]
 
 
 apply_chain = torch_internals.applied(Chain)

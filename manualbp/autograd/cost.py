@@ -36,20 +36,40 @@ class Cost(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None, grad_x: Tensor | None = None) -> Any:
-        loss, (x, y, *kept) = ctx.loss, ctx.saved_tensors
-        weights = [kept.pop() for _ in loss.weights]
-        recorded = torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
-        delta = None
-        if grad is not None and recorded:
-            delta = recorded_gradient(loss, grad, x, y, *kept, watched=weights)
-        elif grad is not None:
-            delta = loss.backward(grad, x, y, *kept)
-        if grad_x is not None:
-            delta = total(delta, grad_x)
-        if loss.before is not None and delta is not None:
-            through = partial(recorded_gradient, loss.before) if recorded else loss.before.backward
-            delta = through(delta, x)
-        return None, delta, None, *[None] * len(weights)
+        loss = ctx.loss
+        return (
+            None,
+            gradient(loss, grad, grad_x, *ctx.saved_tensors),
+            None,
+            *[None] * len(loss.weights),
+        )
+
+
+def gradient(
+    loss: Loss, grad: Tensor | None, grad_x: Tensor | None, x: Tensor, y: Tensor, *kept: Tensor
+) -> Tensor | None:
+    """dC/do, from the cotangents of C and of log p; ``kept`` ends with the loss's weights."""
+    end = len(kept) - len(loss.weights)
+    kept, weights = kept[:end], kept[end:]
+    recorded = torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
+    delta = None
+    if grad is not None and recorded:
+        delta = recorded_gradient(loss, grad, x, y, *kept, watched=weights)
+    elif grad is not None:
+        delta = loss.backward(grad, x, y, *kept)
+    if grad_x is not None:
+        delta = total(delta, grad_x)
+    if loss.before is not None and delta is not None:
+        through = partial(recorded_gradient, loss.before) if recorded else loss.before.backward
+        delta = through(delta, x)
+    return delta
+
+
+def backward_of(
+    loss: Loss, grads: Sequence[Tensor | None], kept: Sequence[Tensor]
+) -> list[Tensor | None]:
+    """The same of a loss that ran elsewhere, and kept the same tensors."""
+    return [gradient(loss, grads[0], grads[1] if len(grads) > 1 else None, *kept)]
 
 
 apply_cost = torch_internals.applied(Cost)

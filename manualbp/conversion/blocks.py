@@ -94,7 +94,7 @@ def _made(cls: type[nn.Module], reading: Reading) -> type[nn.Module]:
         if len(args) != 1 or kwargs or patched or refusal.of_call(args[0]) is not None:
             return cls.forward(self, *args, **kwargs)
         if reading is SEQUENTIAL:
-            return call(self, self._modules.values(), args[0])
+            return call(self, self._modules, args[0])
         return _run(self, reading, cls, args[0])
 
     # torch.compile counts recompilations by code object, so each class gets its own.
@@ -115,7 +115,7 @@ def _run(block: nn.Module, reading: Reading, cls: Any, x: Any) -> Any:
     """Runs what the reading says, with the children as they are now."""
     steps = resolve(block, reading.steps)
     if steps is not None and reading.gate is None:
-        return call(block, steps, x, reading.residual)
+        return call(block, tuple(steps), x, reading.residual)
     left, right = (resolve(block, side) for side in reading.gate or ((), ()))
     output = None
     if steps is not None and left is not None and right is not None:

@@ -1,13 +1,12 @@
-"""Faster ways to the same gradients, which round differently. This file is their only door.
+"""Other ways to the same gradients, which round differently. This file is their only door.
 
-    pinning.py    which routine computes what, as measured or pinned
-    small.py      chains that PyTorch's own operators run faster
     tiles.py      a chain, one tile of rows after the other
     one_pass.py   forward, loss and backward in one pass over tiles
-    cpu/          the products of a Linear by ATen or oneDNN, with the activation next to it
+    native/       the step in C++, where it is built: exact as one node, fast by tiles
     gpu/          products together with their activations; a narrow net in one launch; Triton
 
-Fast mode (settings.py) and ``FusedLoss`` use it. Exact mode does not.
+What runs is a rule of shapes, dtype and device: the same program on the same machine has the same
+bits. Fast mode (settings.py) and ``FusedLoss`` use it. Exact mode does not.
 """
 
 from __future__ import annotations
@@ -17,19 +16,24 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
+from manualbp.autograd import torch_internals
+from manualbp.autograd.recomputed import apply_recomputed
 from manualbp.autograd.segment import Segment
-from manualbp.fast.cpu.layers import joined
+from manualbp.fast import native
 from manualbp.fast.gpu import kernels, one_launch
 from manualbp.fast.gpu.pairs import paired
+from manualbp.fast.native import exact
 from manualbp.fast.one_pass import apply_one_pass, cost_and_gradients, outputs
-from manualbp.fast.pinning import pin, policy
-from manualbp.fast.small import is_small
 from manualbp.fast.tiles import rows_of_tile, tiles_for
-from manualbp.maths.layers import Layer, Theta
+from manualbp.maths import descent
 from manualbp.maths.losses import Loss
 
-__all__ = ["chain", "fused_cost", "is_small", "on_gpu", "outputs", "pin", "policy", "tiles_for"]
+__all__ = ["descend", "exact", "fused_cost", "native", "on_gpu", "outputs", "paired", "run"]
+
+# A sum of many tiles needs the digits of one of these.
+SUMMED = (torch.float32, torch.float64)
 
 
 def on_gpu(x: Any) -> bool:
@@ -37,38 +41,60 @@ def on_gpu(x: Any) -> bool:
     return kernels.takes(x)
 
 
-def chain(
-    layers: Sequence[Layer], thetas: Sequence[Theta], gpu: bool
-) -> tuple[Sequence[Layer], Sequence[Theta]]:
-    """The same chain of fast layers."""
-    return (paired(layers, thetas), thetas) if gpu else joined(layers, thetas)
+def run(segment: Segment, x: Tensor, skip: Tensor | None, low: bool, gpu: bool) -> Tensor | None:
+    """o, or skip + o, in fast mode's own way; None where the whole batch runs as in exact mode.
+
+    Args:
+        segment: the layers, in pairs (``paired``) where ``gpu``.
+        x: (..., I).
+        skip: x once more, of a residual block; or None.
+        low: whether memory is to be low.
+        gpu: whether ``on_gpu(x)``.
+    """
+    tiles = None if gpu else tiles_for(segment, x, low)
+    if tiles is None:
+        return None
+    o: Tensor = apply_recomputed(segment, tiles, skip, *segment.parameters, x)
+    return o
+
+
+def descend(parameters: Sequence[Tensor], epsilon: float | Tensor) -> None:
+    """w <- w - epsilon dC/dw, as maths/descent.py has it; natively all parameters in one call."""
+    if (
+        torch.compiler.is_compiling()
+        or (library := native.library()) is None
+        or torch_internals.function_modes()
+        or (isinstance(epsilon, Tensor) and epsilon.requires_grad)
+        or not {Tensor, Parameter}.issuperset(map(type, parameters))
+    ):
+        descent.descend(parameters, epsilon)
+    else:
+        library.descend(parameters, float(epsilon))
 
 
 def fused_cost(
-    segment: Segment, loss: Loss, x: Tensor, y: Tensor, tile_rows: int | None, gpu: bool,
-    small: bool,
-) -> Tensor | None:  # fmt: skip
-    """C, with its gradients ready for backward; None where PyTorch's own operators should run.
+    segment: Segment, loss: Loss, x: Tensor, y: Tensor, tile_rows: int | None, gpu: bool
+) -> Tensor | None:
+    """C, with its gradients ready for backward; None for a dtype that one pass does not serve.
 
     Args:
-        segment: the model's layers, as ``chain`` returns them.
+        segment: the model's layers, in pairs (``paired``) where ``gpu``.
         loss: C.
         x: (N, I).
         y: the target.
         tile_rows: the rows of a tile. None chooses them; on a GPU it also allows one launch.
         gpu: whether ``on_gpu(x)``.
-        small: whether the model is too small to gain by tiles.
     """
     trained = torch.is_grad_enabled() and any(t.requires_grad for t in (x, *segment.tensors()))
     wants = tuple(trained and t is not None and t.requires_grad for t in (*segment.parameters, x))
     steps = segment.task(wants).steps
-    rows = tile_rows or rows_of_tile(len(x), segment.thetas, x.itemsize, x.is_cuda)
     if gpu and tile_rows is None:
         net = one_launch.net(segment.layers, segment.thetas, loss, x, y)
-        if net and one_launch.is_faster(net, steps, loss, rows, x, y):
+        if net and one_launch.works(net, steps, x, y):
             return one_launch.cost(net, segment, steps, loss, x, y)
-    if small or x.dtype not in (torch.float32, torch.float64):
-        return None  # a sum of many tiles needs the digits of float32 or float64
+    if x.dtype not in SUMMED:
+        return None
+    rows = tile_rows or rows_of_tile(len(x), segment.thetas, x.itemsize, x.is_cuda)
     if trained:
         return apply_one_pass(segment, loss, rows, y, *segment.parameters, x)
     return cost_and_gradients(steps, loss, rows, x, y)[0]

@@ -19,7 +19,6 @@ from torch import Tensor
 from manualbp.autograd import torch_internals
 from manualbp.autograd.segment import Segment
 from manualbp.autograd.torch_internals import graph_is_kept, nobody_records
-from manualbp.fast.cpu.layers import apart
 from manualbp.fast.tiles import Sums, slices, widths
 from manualbp.maths import backprop
 from manualbp.maths.backprop import Step
@@ -69,7 +68,6 @@ def cost_and_gradients(
 ) -> tuple[Tensor, Tensor | None, list[Tensor | None]]:
     """C, dC/dx and every dC/dtheta, None where not wanted."""
     sums, count = Sums(), errors(loss, steps, x, y)
-    steps = apart(steps)
     if len(x) <= rows:
         cost, grad_input = _tile(steps, sums, loss, x.new_ones(()), x, y)
         return cost, grad_input, sums.of(steps, x.dtype)

@@ -12,18 +12,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from manualbp.autograd.segment import Segment
-from manualbp.fast.cpu.layers import apart
 from manualbp.maths import backprop
 from manualbp.maths.backprop import Gradients, Step
 from manualbp.maths.layers import Theta, rows
 
-# As measured: the most bytes of a tile's widest activation, so that all of them stay in the cache;
-# the least rows for fast products; the rows above which products get no faster.
+# The most bytes of a tile's widest activation, so that all of them stay in the cache; the least
+# rows for fast products; the rows above which products get no faster.
 TILE_BYTES, LEAST_ROWS, MOST_ROWS = 2**21, 512, 8192
 # The same for GPUs, where a tile has to keep all multiprocessors busy. Not yet measured.
 TILE_BYTES_CUDA, MOST_ROWS_CUDA = 2**26, 2**18
@@ -33,10 +31,6 @@ TILE_BYTES_CUDA, MOST_ROWS_CUDA = 2**26, 2**18
 # the system each time, and one of LARGE_BYTES does not fit the cache. LARGE_BYTES counts only for
 # float32, and only where x wants no gradient, which could be differentiated again.
 WIDEST, FRESH_BYTES, LARGE_BYTES = 256, 2**25, 2**23
-
-# glibc returns memory to the system once free memory exceeds twice the largest block freed so far.
-# One large block, never touched, makes it keep the memory of all tiles.
-HEAP_BYTES = 2**24
 
 
 def widths(thetas: Sequence[Theta]) -> list[int]:
@@ -62,7 +56,6 @@ class Sums:
 
     def __init__(self) -> None:
         self.totals: list[Tensor | None] = []
-        np.empty(HEAP_BYTES, np.uint8)
 
     def add(self, grads: Sequence[Tensor | None]) -> None:
         """Add one tile's. Sums of vectors are kept in float64.
@@ -93,7 +86,7 @@ class Tiles:
         """o, or skip + o; x (..., I) with at least one row."""
         thetas = [step.theta for step in steps]
         o = x.new_empty(*x.shape[:-1], widths(thetas)[-1])
-        steps, flat_skip, flat_o = apart(steps), None if skip is None else rows(skip), rows(o)
+        flat_skip, flat_o = None if skip is None else rows(skip), rows(o)
         for part, h in self._tiles(x):
             found, _ = backprop.forward(h, steps)
             flat_o[part] = found if flat_skip is None else flat_skip[part] + found
@@ -103,7 +96,6 @@ class Tiles:
         """dC/dx and every dC/dtheta, from delta = dC/do. Activations are computed again."""
         sums, flat_delta = Sums(), rows(delta)
         grad_x = x.new_empty(x.shape) if steps[0].needs.h else None
-        steps = apart(steps)
         for part, h in self._tiles(x):
             tape = backprop.tape_of(h, steps)
             found = backprop.backward(flat_delta[part], steps, tape, over=True)
@@ -118,7 +110,7 @@ class Tiles:
 
 
 def tiles_for(segment: Segment, x: Tensor, low: bool) -> Tiles | None:
-    """Tiles where memory is to be ``low`` or where they are faster; None for the whole batch.
+    """Tiles where memory is to be ``low``, or of a long batch; None for the whole batch.
 
     A sum of many tiles needs the digits of float32 or float64.
     """
@@ -134,7 +126,7 @@ def tiles_for(segment: Segment, x: Tensor, low: bool) -> Tiles | None:
 
 
 def _large(x: Tensor, count: int, thetas: Sequence[Theta]) -> bool:
-    """Whether tiles were measured to be faster: several products of few columns, many rows."""
+    """Whether tiles win with full memory: several products of few columns, many rows."""
     columns = widths(thetas)
     widest = max(columns, default=0)
     least = LARGE_BYTES if x.dtype is torch.float32 and not x.requires_grad else FRESH_BYTES

@@ -2,60 +2,24 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from numbers import Real
-from typing import Any, overload
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
-from torch.optim.optimizer import ParamsT
 
 
-class GradientDescent(Optimizer):
-    """w <- w - lr * dC/dw, for every parameter that has a gradient.
-
-    The article's last step, as a torch.optim.Optimizer: parameter groups, state_dict and learning
-    rate schedulers work. Bit-identical with ``torch.optim.SGD(params, lr)``.
+@torch.no_grad()
+def descend(parameters: Iterable[Tensor], epsilon: float | Tensor) -> None:
+    """w <- w - epsilon dC/dw, in place, for every w that has a gradient.
 
     Args:
-        params: parameters, or parameter groups, as any torch optimizer takes them.
-        lr: epsilon, the learning rate; finite and > 0.
-
-    Raises:
-        ValueError: lr is not a finite number > 0.
+        parameters: w, of any shape; w.grad is dC/dw.
+        epsilon: the learning rate; a number, or a tensor with one element.
     """
-
-    def __init__(self, params: ParamsT, lr: float) -> None:
-        super().__init__(params, {"lr": lr})
-
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """As in torch.optim; the group's lr, if it has its own, is checked."""
-        if isinstance(param_group, dict):  # else torch.optim says what is wrong
-            _check(param_group.get("lr", self.defaults["lr"]))
-        super().add_param_group(param_group)
-
-    @overload
-    def step(self, closure: None = None) -> None: ...
-    @overload
-    def step(self, closure: Callable[[], float]) -> float: ...
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """One update; ``closure`` recomputes the cost, as in torch.optim."""
-        cost = None
-        if closure is not None:
-            with torch.enable_grad():
-                cost = closure()
-        for group in self.param_groups:
-            for w in group["params"]:
-                if w.grad is not None:
-                    w.add_(w.grad, alpha=-float(group["lr"]))
-        return cost
-
-
-def _check(lr: Any) -> None:
-    value = lr.item() if isinstance(lr, Tensor) and lr.numel() == 1 else lr
-    number = isinstance(value, Real) and not isinstance(value, bool)
-    if not (number and math.isfinite(value) and float(value) > 0):
-        raise ValueError(f"lr must be a finite number > 0, got {lr!r}; try lr=0.1")
+    for w in parameters:
+        if w.grad is None:
+            continue
+        if isinstance(epsilon, Tensor) and epsilon.requires_grad:  # torch.optim.SGD's own rounding
+            w.addcmul_(w.grad, epsilon.squeeze(), value=-1)
+        else:
+            w.add_(w.grad, alpha=-float(epsilon))

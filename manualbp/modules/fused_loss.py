@@ -14,8 +14,7 @@ from manualbp.maths.losses import Loss
 from manualbp.modules import losses, refusal
 from manualbp.modules.plan import find_once, without_plan
 from manualbp.modules.sequential import Sequential
-from manualbp.modules.stretch import Stretch, as_operators, in_order, stretches
-from manualbp.settings import in_low_memory
+from manualbp.modules.stretch import Stretch, stretches
 
 
 class FusedLoss(nn.Module):
@@ -31,8 +30,9 @@ class FusedLoss(nn.Module):
 
     Equal to ``loss(model(x), y)`` up to rounding: sums over rows are added tile by tile. That very
     expression runs where one pass cannot serve (other layers, training dropout, torch.compile,
-    autocast, hooks, ...), or where there is too little to win. Under no_grad only the loss is
-    computed. Derivatives of the gradients are an error: use ``loss(model(x), y)`` for them.
+    autocast, hooks, half precision on CPU, ...). How large the network and the batch are does not
+    matter for that. Under no_grad only the loss is computed. Derivatives of the gradients are an
+    error: use ``loss(model(x), y)`` for them.
 
     Raises:
         ValueError: tile_rows below 1.
@@ -55,27 +55,11 @@ class FusedLoss(nn.Module):
         """C, a scalar."""
         if torch.compiler.is_compiling():
             return self.loss(self.model(input), target)
-        gpu, chosen = fast.on_gpu(input), self.tile_rows is None
-        small = chosen and fast.is_small(self.model._modules.values(), input)
-        cost = None
-        if gpu or not small:
-            segment, loss = self._segment(input, target, gpu)
-            if segment is not None and loss is not None:
-                rows = self.tile_rows
-                cost = fast.fused_cost(segment, loss, input, target, rows, gpu, small)
-        if cost is not None:
-            return cost
-        if small and refusal.of_call(input, graph=False) is None:
-            return self._by_operators(input, target)
-        return self.loss(self.model(input), target)
-
-    def _by_operators(self, x: Tensor, y: Tensor) -> Tensor:
-        """The same by PyTorch's own operators, without calls of modules that nobody sees."""
-        if _is_sequential(self.model) and not in_low_memory(self.model):
-            o = in_order(as_operators(self.model._modules.values()), x)  # type: ignore[arg-type]
-        else:
-            o = self.model(x)
-        return losses.by_operators(self.loss, o, y)
+        gpu, cost = fast.on_gpu(input), None
+        segment, loss = self._segment(input, target, gpu)
+        if segment is not None and loss is not None:
+            cost = fast.fused_cost(segment, loss, input, target, self.tile_rows, gpu)
+        return self.loss(self.model(input), target) if cost is None else cost
 
     def _segment(self, x: Any, y: Any, gpu: bool) -> tuple[Segment | None, Loss | None]:
         """The chain that the model is, and the loss, where one pass serves them on x and y."""

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from manualbp import fast
 from manualbp.autograd.gated import apply_gated, inputs
 from manualbp.autograd.torch_internals import scripted_as
 from manualbp.maths import activations, layers
@@ -17,7 +16,6 @@ from manualbp.maths.layers import Elementwise, Linear, Theta
 from manualbp.modules import refusal
 from manualbp.modules.plan import find_once, without_plan
 from manualbp.modules.stretch import in_order, laid_out, states, stretches
-from manualbp.settings import in_fast_mode
 
 Side = Sequence[nn.Module]
 
@@ -40,8 +38,8 @@ class GatedMLP(nn.Module):
 
     The parameters are called as in those models, so their weights load: ``gate_proj.weight`` is G,
     ``up_proj.weight`` U, ``down_proj.weight`` D. Outputs and gradients have the bits of
-    ``down_proj(f(gate_proj(x)) * up_proj(x))`` under autograd. Fast mode takes
-    faster products on CPU. Low memory changes nothing here: no more is kept than the formulas read.
+    ``down_proj(f(gate_proj(x)) * up_proj(x))`` under autograd. Fast mode and low memory change
+    nothing here: the products are the same, and no more is kept than the formulas read.
 
     Raises:
         ValueError: an unknown activation.
@@ -80,8 +78,7 @@ def gated(owner: nn.Module, left: Side, right: Side, rest: Side, x: Any) -> Tens
     if refusal.of_call(x) is not None:
         return None
     sides = (*left, *right, *rest)
-    key = len(left), len(right), in_fast_mode(owner)
-    found = find_once(owner, sides, key, _find)
+    found = find_once(owner, sides, (len(left), len(right)), _find)
     return None if isinstance(found, str) else found(x)
 
 
@@ -91,7 +88,7 @@ def gate_refusal(left: Side, right: Side, rest: Side) -> str | None:
     return found if isinstance(found, str) else None
 
 
-def _find(modules: Side, left: int, right: int, quick: bool = False) -> Gate | str:
+def _find(modules: Side, left: int, right: int) -> Gate | str:
     """The gate that the modules make, ``left`` of them on its left; or why they make none.
 
     One side has to be a Linear and an activation, the other a Linear. A Linear comes behind.
@@ -112,7 +109,7 @@ def _find(modules: Side, left: int, right: int, quick: bool = False) -> Gate | s
         return "no Linear directly behind the gate"
     first = next(i for i, module in enumerate(rest) if type(module) is nn.Linear)
     f, thetas = gate[1][0], (gate[0][1], up[0][1], down[0][1])
-    return Gate(f, thetas, gate_last, stretches(rest[first + 1 :]), quick)
+    return Gate(f, thetas, gate_last, stretches(rest[first + 1 :]))
 
 
 def _layers(modules: Side) -> list[tuple[Any, Theta]]:
@@ -126,10 +123,9 @@ class Gate:
 
     def __init__(
         self, f: Elementwise, thetas: tuple[Theta, Theta, Theta], gate_last: bool,
-        behind: Sequence[Any], quick: bool,
+        behind: Sequence[Any],
     ) -> None:  # fmt: skip
         self.f, self.thetas, self.gate_last, self.behind = f, thetas, gate_last, behind
-        self.quick = quick
         self.tensors = [t for theta in thetas for t in theta if t is not None]
         # What x and the tensors were when they were found to fit, and the layers for those.
         self.ready: tuple[Any, Any] = (None, None)
@@ -163,6 +159,4 @@ class Gate:
         two = [layers.LINEAR, layers.LINEAR]
         to_z, to_o = laid_out(two, [gate, down], x)
         to_u, _ = laid_out(two, [up, down], x)
-        if self.quick:
-            to_z, to_u, to_o = fast.chain([*two, layers.LINEAR], self.thetas, gpu=False)[0]
         return GatedLayers(to_z, self.f, to_u, to_o)  # type: ignore[arg-type]

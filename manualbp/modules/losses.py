@@ -17,13 +17,16 @@ import torch
 import torch.nn.functional as F  # noqa: F401  # TorchScript finds torch.nn's names here
 from torch import Tensor, nn
 
+from manualbp import fast
 from manualbp.autograd.cost import apply_cost
-from manualbp.autograd.torch_internals import scripted_as, unhooked
+from manualbp.autograd.torch_internals import scripted_as
 from manualbp.maths import losses
 from manualbp.maths.cross_entropy import CrossEntropy
 from manualbp.modules import refusal
+from manualbp.modules.plan import KEY, Plan, without_plan
 from manualbp.settings import choices_of
 
+_compiling = torch.compiler.is_compiling  # to look it up takes as long again
 _KNOWN: dict[Any, losses.Loss] = {}
 
 
@@ -59,28 +62,18 @@ LOSSES: dict[type[nn.Module], Callable[[Any], losses.Loss]] = {
 }
 
 
-def cost(module: Any, original: type[nn.Module], o: Any, y: Any, by_hand: bool = True) -> Any:
+def cost(module: Any, original: type[nn.Module], o: Any, y: Any) -> Any:
     """C by hand where a graph is wanted and nothing observes; else torch.nn's own forward.
 
     That runs in fast mode as well: it has the same kernels, and no Python between them.
     """
-    if not (isinstance(o, Tensor) and isinstance(y, Tensor)):
-        if isinstance(o, torch.fx.Proxy) or isinstance(y, torch.fx.Proxy):
-            return original.forward(module, o, y)
-        raise TypeError(
-            f"input and target must be tensors, got {type(o).__name__} and {type(y).__name__}; "
-            "use torch.as_tensor"
-        )
-    loss = LOSSES[original](module)
-    weights, served = loss.weights, loss.check(o, y)
+    plan = None if _compiling() else module.__dict__.get(KEY)
     try:
-        if (
-            not (served and by_hand and choices_of(module)[0] == "exact")
-            or refusal.of_cost(weights, o, y) is not None
-        ):
-            return original.forward(module, o, y)
-        found = apply_cost(loss, o, y, *weights)
-        return found if loss.before is None else found[0]
+        if plan is not None and plan.guard is not None and choices_of(module)[0] == "exact":
+            found = plan.guard.run(module.__dict__, False, o, y)
+            if found is not None:
+                return found
+        return _cost(module, original, o, y)
     except IndexError as error:  # from the CPU kernel; a GPU can only report it later
         if o.dim() == 0:
             raise
@@ -91,6 +84,41 @@ def cost(module: Any, original: type[nn.Module], o: Any, y: Any, by_hand: bool =
         ) from None
 
 
+def _cost(module: Any, original: type[nn.Module], o: Any, y: Any) -> Any:
+    """The same, with all questions asked."""
+    if not (isinstance(o, Tensor) and isinstance(y, Tensor)):
+        if isinstance(o, torch.fx.Proxy) or isinstance(y, torch.fx.Proxy):
+            return original.forward(module, o, y)
+        raise TypeError(
+            f"input and target must be tensors, got {type(o).__name__} and {type(y).__name__}; "
+            "use torch.as_tensor"
+        )
+    loss = LOSSES[original](module)
+    weights, served = loss.weights, loss.check(o, y)
+    if (
+        not (served and choices_of(module)[0] == "exact")
+        or refusal.of_cost(weights, o, y) is not None
+    ):
+        return original.forward(module, o, y)
+    native = fast.exact.loss(loss)
+    if native is not None:
+        _watch(module, native, loss, o, y)
+        return native.apply(loss, o, y)
+    found = apply_cost(loss, o, y, *weights)
+    return found if loss.before is None else found[0]
+
+
+def _watch(module: Any, native: Any, loss: losses.Loss, o: Tensor, y: Tensor) -> None:
+    """Has a guard run the loss in C++, as long as no option changes."""
+    own, plan = module.__dict__, module.__dict__.get(KEY)
+    if plan is None or plan.guard is None or not plan.guard.holds(own):
+        plan = Plan()
+        tensors = [d for d in (module._parameters, module._buffers) if d]
+        plan.guard = fast.exact.guard(own, tensors, [], [])
+        own[KEY] = plan
+    plan.guard.serve_cost(native, loss, fast.exact.weights(loss), o, y)
+
+
 def loss_of(module: nn.Module) -> losses.Loss | None:
     """The loss that a module of torch.nn or of ours computes; None for any other."""
     kind: Any = type(module)
@@ -98,16 +126,10 @@ def loss_of(module: nn.Module) -> losses.Loss | None:
     return build(module) if build else None
 
 
-def by_operators(module: nn.Module, o: Any, y: Any) -> Any:
-    """C, of one of our losses by torch.nn's own forward."""
-    original = OURS.get(type(module))
-    if original is None or not unhooked(module):
-        return module(o, y)
-    return cost(module, original, o, y, by_hand=False)
-
-
 class MSELoss(nn.MSELoss):
     """C = mean (o - y)^2,  dC/do = 2 (o - y) / n: nn.MSELoss by hand."""
+
+    __getstate__ = without_plan
 
     @scripted_as(nn.MSELoss.forward)
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
@@ -118,6 +140,8 @@ class MSELoss(nn.MSELoss):
 class L1Loss(nn.L1Loss):
     """C = mean |o - y|,  dC/do = sign(o - y) / n: nn.L1Loss by hand."""
 
+    __getstate__ = without_plan
+
     @scripted_as(nn.L1Loss.forward)
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """C(input, target); both of one shape and dtype."""
@@ -126,6 +150,8 @@ class L1Loss(nn.L1Loss):
 
 class HuberLoss(nn.HuberLoss):
     """C = mean of e^2 / 2 if |e| <= delta, else delta (|e| - delta / 2): nn.HuberLoss by hand."""
+
+    __getstate__ = without_plan
 
     @scripted_as(nn.HuberLoss.forward)
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
@@ -136,6 +162,8 @@ class HuberLoss(nn.HuberLoss):
 class SmoothL1Loss(nn.SmoothL1Loss):
     """C = mean of e^2 / (2 beta) if |e| < beta, else |e| - beta / 2: nn.SmoothL1Loss by hand."""
 
+    __getstate__ = without_plan
+
     @scripted_as(nn.SmoothL1Loss.forward)
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """C(input, target); both of one shape and dtype."""
@@ -145,6 +173,8 @@ class SmoothL1Loss(nn.SmoothL1Loss):
 class BCEWithLogitsLoss(nn.BCEWithLogitsLoss):
     """C = -mean w [p y log s + (1 - y) log(1 - s)], s = sigmoid(o), by hand."""
 
+    __getstate__ = without_plan
+
     @scripted_as(nn.BCEWithLogitsLoss.forward)
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """C(input, target); both of one shape and dtype."""
@@ -153,6 +183,8 @@ class BCEWithLogitsLoss(nn.BCEWithLogitsLoss):
 
 class CrossEntropyLoss(nn.CrossEntropyLoss):
     """C = -mean log p_y, p = softmax(o),  dC/do = (p - q) / n: nn.CrossEntropyLoss by hand."""
+
+    __getstate__ = without_plan
 
     @scripted_as(nn.CrossEntropyLoss.forward)
     def forward(self, input: Tensor, target: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from itertools import chain
 from operator import attrgetter, is_
 from typing import Any, TypeVar, cast
 
+import torch
 from torch import Tensor, nn
 
 from manualbp import fast
@@ -20,18 +21,34 @@ from manualbp.modules.stretch import Stretch, in_order, stretches
 from manualbp.settings import choices_of
 
 T = TypeVar("T")
-KEY = "manualbp_plan"  # of the plan in its module's __dict__
+Children = dict[str, nn.Module] | tuple[nn.Module, ...]
+KEY = fast.exact.KEY  # of the plan in its module's __dict__
 END = object()  # closes the attributes: else one more at the end would not be seen
 _forward = attrgetter("forward", "__call__")
+_compiling = torch.compiler.is_compiling  # to look it up takes as long again
 
 
-def call(owner: nn.Module, modules: Iterable[nn.Module], x: Any, residual: bool = False) -> Any:
-    """f(x), the modules in order; with ``residual`` x + f(x). ``owner`` keeps the plan."""
+def call(owner: nn.Module, children: Children, x: Any, residual: bool = False) -> Any:
+    """f(x), the children in order; with ``residual`` x + f(x). ``owner`` keeps the plan."""
+    plan = None if _compiling() else owner.__dict__.get(KEY)
+    if plan is not None and plan.guard is not None and plan.key == choices_of(owner):
+        o = plan.guard.run(children, residual, x)
+        if o is not None:
+            return o
+    modules: Iterable[nn.Module] = children.values() if isinstance(children, dict) else children
+    return _call(owner, modules, x, residual)
+
+
+def _call(owner: nn.Module, modules: Iterable[nn.Module], x: Any, residual: bool) -> Any:
+    """The same, with all questions asked."""
     if refusal.of_call(x) is not None:
         return in_order(modules, x, residual)
     key: Any = choices_of(owner)
     if key[0] == "fast":
-        key = *key, fast.on_gpu(x)
+        gpu = fast.on_gpu(x)
+        key = *key, gpu
+        if not gpu:
+            fast.native.warn_if_missing()
     parts = find_once(owner, tuple(modules), key, stretches)
     if len(parts) == 1 and type(parts[0]) is Stretch:
         return parts[0].run(x, residual)
@@ -47,12 +64,14 @@ class Plan:
 
     def __init__(self, children: tuple[nn.Module, ...] = (), key: Any = None) -> None:
         self.key, self.found = key, cast(Any, None)
+        self.guard: Any = None  # answers for the plan in one C++ call, where a library is
         self.known = known = [m for m in children if type(m) in refusal.FORWARDS]
         self.kinds = tuple(map(type, children))
         self.classes = tuple({type(child) for child in known})
         self.forwards = tuple(map(_forward, self.classes))
         tensors = [d for m in known for d in (m._parameters, m._buffers) if d]
-        attributes = [*(m.__dict__ for m in known), *tensors, {"": END}]
+        self.dicts: list[Any] = [*(m.__dict__ for m in known), *tensors]
+        attributes = [*self.dicts, {"": END}]
         # Views, which follow each change; the dicts at the end stand for the names of the tensors.
         self.views: list[Any] = [*map(dict.values, attributes), *tensors]
         self.values: list[Any] = [*children, *chain(*self.views)]
@@ -78,6 +97,16 @@ class Plan:
             and all(isinstance(p, (nn.Parameter, type(None))) for p in parameters)
         )
 
+    def watch(self, children: tuple[nn.Module, ...]) -> None:
+        """Has a guard answer, where the plan is one stretch of Linear and activations."""
+        found = self.found
+        if not (isinstance(found, list) and len(found) == 1 and type(found[0]) is Stretch):
+            return
+        classes = [(kind, *both) for kind, both in zip(self.classes, self.forwards, strict=True)]
+        if found[0].is_native():
+            self.guard = fast.exact.guard(children, self.dicts, self.hooks, classes)
+            found[0].guard = self.guard
+
     def __reduce__(self) -> Any:
         """Copies and files of a module get an empty plan, which holds for nothing."""
         return Plan, ()
@@ -92,6 +121,7 @@ def find_once(
         plan = Plan(children, key)
         plan.found = find(children, *key)
         if plan.may_be_kept():
+            plan.watch(children)
             owner.__dict__[KEY] = plan
     return cast(T, plan.found)
 

@@ -34,7 +34,7 @@ class Sequential(nn.Sequential):
     @scripted_as(nn.Sequential.forward)
     def forward(self, input):  # type: ignore[no-untyped-def]
         """The children in order, as nn.Sequential.forward."""
-        return call(self, self._modules.values(), input)
+        return call(self, self._modules, input)
 
     def __add__(self, other):  # type: ignore[no-untyped-def]
         return _as_ours(super().__add__(other))
@@ -65,7 +65,7 @@ class Residual(Sequential):
     @scripted_as(_residual)
     def forward(self, input):  # type: ignore[no-untyped-def]
         """input + the children in order."""
-        return call(self, self._modules.values(), input, residual=True)
+        return call(self, self._modules, input, residual=True)
 
 
 class MLP(Sequential):

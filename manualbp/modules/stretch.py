@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from manualbp import fast
 from manualbp.autograd import torch_internals
@@ -52,9 +51,11 @@ class Stretch:
         self.layers: list[Layer] = []
         self.thetas: list[Theta] = []
         self.tensors: list[Tensor] = []  # that take part beside x
-        self.operators: list[Callable[[Any], Any]] = []  # the modules without their calls
-        # What x and the tensors were when they were found to fit, and the chain for those.
-        self.ready: tuple[Any, Any] = (None, None)
+        # What x and the tensors were when they were found to fit, the chain for those, and the
+        # same in C++.
+        self.ready: tuple[Any, Any, Any] = (None, None, None)
+        self.guard: Any = None  # that runs the chain without these questions, once it is ready
+        self.served: set[Any] = set()  # the states for which it does
 
     def takes(self, module: nn.Module) -> bool:
         """Whether a module that can run by hand can do so at this place."""
@@ -79,7 +80,6 @@ class Stretch:
         """This stretch, if there is a matrix product in it to win anything by; or its modules."""
         if layers.LINEAR not in self.layers:
             return list(self.modules)
-        self.operators = as_operators(self.modules) if self.quick else []
         return [self]
 
     def __call__(self, x: Any) -> Any:
@@ -88,21 +88,32 @@ class Stretch:
 
     def run(self, x: Tensor, residual: bool = False) -> Any:
         """o, or x + o."""
-        if self.quick and not self.low and fast.is_small(self.modules, x):
-            return in_order(self.operators, x, residual)
         state = states(x, self.tensors), residual
-        ready, segment = self.ready
+        ready, segment, native = self.ready
         if ready != state:
             if self.refusal(x, residual) is not None:
                 return in_order(self.modules, x, residual)
             segment = self.segment(x)
-            self.ready = state, segment
+            native = fast.exact.chain(segment) if self.is_native() else None
+            self.ready = state, segment, native
         if torch_internals.distributed():
             return in_order(self._pieces(segment), x, residual)
+        if native is not None:
+            if self.guard is not None and state not in self.served:
+                self.served.add(state)
+                self.guard.serve_chain(native, segment, segment.parameters, x, residual)
+            return native.apply(segment, segment.parameters, x, residual)
         skip = x if residual else None
-        if self.quick or self.low:
-            return self._run_otherwise(segment, x, skip)
+        o = fast.run(segment, x, skip, self.low, self.gpu) if self.quick else None
+        if o is not None:
+            return o
+        if self.low and all(layer.constant for layer in segment.layers):
+            return apply_recomputed(segment, None, skip, *segment.parameters, x)
         return apply_chain(segment, skip, *segment.parameters, x)[0]
+
+    def is_native(self) -> bool:
+        """Whether exact mode with full memory is asked for, which may run as one C++ node."""
+        return not (self.quick or self.low)
 
     def refusal(self, x: Tensor, residual: bool = False) -> str | None:
         """Why this stretch cannot run on x; where nothing fits, torch.nn's own error is seen."""
@@ -131,16 +142,9 @@ class Stretch:
 
     def segment(self, x: Tensor) -> Segment:
         """The chain as one Function runs it on an x that fits."""
-        if self.quick:
-            return Segment(*fast.chain(self.layers, self.thetas, self.gpu))
+        if self.gpu:
+            return Segment(fast.paired(self.layers, self.thetas), self.thetas)
         return Segment(laid_out(self.layers, self.thetas, x), self.thetas)
-
-    def _run_otherwise(self, segment: Segment, x: Tensor, skip: Tensor | None) -> Any:
-        """In fast mode or with low memory."""
-        tiles = fast.tiles_for(segment, x, self.low) if self.quick and not self.gpu else None
-        if tiles is not None or (self.low and all(layer.constant for layer in segment.layers)):
-            return apply_recomputed(segment, tiles, skip, *segment.parameters, x)
-        return apply_chain(segment, skip, *segment.parameters, x)[0]
 
     def _pieces(self, segment: Segment) -> list[Callable[[Tensor], Tensor]]:
         """A chain for each layer with parameters.
@@ -151,9 +155,9 @@ class Stretch:
         starts = [i for i, theta in enumerate(segment.thetas) if theta]
         pieces: list[Callable[[Tensor], Tensor]] = []
         for a, b in pairwise([0, *starts[1:], len(segment.layers)]):
-            part = segment.layers[a:b], segment.thetas[a:b]
+            row, thetas = segment.layers[a:b], segment.thetas[a:b]
             # On a GPU a layer knows its neighbours, and here it has others.
-            piece = Segment(*(fast.chain(*part, gpu=True) if self.quick and self.gpu else part))
+            piece = Segment(fast.paired(row, thetas) if self.gpu else row, thetas)
             pieces.append(functools.partial(_run_piece, piece))
         return pieces
 
@@ -202,25 +206,3 @@ def in_order(modules: Iterable[Callable[[Any], Any]], x: Any, residual: bool = F
     for module in modules:
         h = module(h)
     return x + h if residual else h
-
-
-def as_operators(modules: Iterable[nn.Module]) -> list[Callable[[Any], Any]]:
-    """The modules, known ones as their operators: calls of modules are much of a small step."""
-    found: list[Callable[[Any], Any]] = []
-    for module in modules:
-        operator = OPERATORS.get(type(module))
-        if operator is not None and refusal.of_module(module) is None:
-            found.append(functools.partial(operator, module))
-        else:
-            found.append(module)
-    return found
-
-
-OPERATORS: dict[type[nn.Module], Callable[[Any, Tensor], Tensor]] = {
-    nn.Linear: lambda m, h: functional.linear(h, m.weight, m.bias),
-    nn.ReLU: lambda m, h: functional.relu(h, m.inplace),
-    nn.Tanh: lambda m, h: torch.tanh(h),
-    nn.Sigmoid: lambda m, h: torch.sigmoid(h),
-    nn.SiLU: lambda m, h: functional.silu(h, m.inplace),
-    nn.GELU: lambda m, h: functional.gelu(h, approximate=m.approximate),
-}

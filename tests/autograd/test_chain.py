@@ -191,6 +191,7 @@ def test_recorded_backward_inside_autocast() -> None:
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
+@pytest.mark.usefixtures("in_python")
 def test_gradients_nobody_asks_for_are_not_computed(monkeypatch: pytest.MonkeyPatch) -> None:
     """dC/dx alone costs no dC/dW, as a physics-informed loss asks for it."""
     model, asked = mlp(), []

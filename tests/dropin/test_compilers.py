@@ -103,6 +103,7 @@ def test_compiled_autograd(name: str) -> None:
     assert unequal(*found, rtol=ROUNDING) == ""
 
 
+@pytest.mark.usefixtures("in_python")
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
 def test_planted_question_breaks_compiled_autograd(monkeypatch: pytest.MonkeyPatch) -> None:
     """Asking the engine while it is traced is what the test above must see."""

@@ -108,6 +108,7 @@ def test_planted_waste_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     assert above("rmsnorm", [nn.Tanh])
 
 
+@pytest.mark.usefixtures("in_python")
 @pytest.mark.parametrize("numbers", [WORTH_IT // 8, WORTH_IT], ids=["small", "written over"])
 def test_a_delta_goes_once_it_is_used(numbers: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Beside the one at work, the caller's alone is there: as in autograd."""
@@ -175,6 +176,7 @@ def test_a_step_needs_no_more_than_autograds(activation: str, norm: str) -> None
         assert most(ours, x, backward) <= (1.04 if norm == "rmsnorm" else 1.01) * expected
 
 
+@pytest.mark.usefixtures("in_python")
 def test_planted_hoarding_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """A recursion that holds on to what it has read."""
     right, held = Linear.backward, []

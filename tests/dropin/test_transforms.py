@@ -159,6 +159,7 @@ def test_by_hand(name: str, transform: str) -> None:
     assert unequal(*both(name, transform, function), rtol=rtol) == ""
 
 
+@pytest.mark.usefixtures("in_python")
 def test_which_run_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every one in the second table, none in the first."""
     right, calls = Chain.forward, []

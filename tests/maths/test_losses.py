@@ -216,6 +216,7 @@ def test_formula_and_second_derivative(case: Case, reduction: str) -> None:
         torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-13)
 
 
+@pytest.mark.usefixtures("in_python")
 def test_planted_missing_mean_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """A gradient without the 1/n must turn the comparison with autograd red."""
     monkeypatch.setattr(losses.BCEWithLogits, "_averaged", lambda self, gradient: gradient)

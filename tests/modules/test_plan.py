@@ -1,4 +1,4 @@
-"""Plans: small chains as PyTorch's operators; copies, files and memory without a plan."""
+"""Plans: what is called in fast mode; copies, files and memory without a plan."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from torch.nn.modules.module import register_module_forward_hook
 
 import manualbp
 from manualbp.modules.plan import KEY, Plan
-from manualbp.modules.stretch import as_operators, in_order
 from tests.modules.changes import (
     OWNERS,
     WIDTH,
@@ -41,8 +40,11 @@ def chain(*between: nn.Module) -> nn.Sequential:
     return nn.Sequential(nn.Linear(4, 6), *between, nn.Linear(6, 3, bias=False))
 
 
-def directly(net: nn.Sequential, x: Tensor) -> Tensor:
-    return in_order(as_operators(net), x)
+def quickly(net: nn.Sequential) -> manualbp.Sequential:
+    """The same children, in fast mode."""
+    ours = manualbp.Sequential(*net)
+    manualbp.set_mode("fast", ours)
+    return ours
 
 
 def step(forward: Callable[[Tensor], Tensor], net: nn.Module) -> list[Tensor]:
@@ -55,16 +57,15 @@ def step(forward: Callable[[Tensor], Tensor], net: nn.Module) -> list[Tensor]:
 
 def assert_alike(net: nn.Sequential) -> None:
     twin = copy.deepcopy(net)
-    for a, b in zip(step(lambda x: directly(net, x), net), step(twin, twin), strict=True):
+    for a, b in zip(step(quickly(net), net), step(twin, twin), strict=True):
         assert torch.equal(a, b)
 
 
 @pytest.mark.parametrize("f", ACTIVATIONS, ids=repr)
-def test_bits_and_nodes(f: nn.Module) -> None:
+def test_bits_of_a_whole_batch(f: nn.Module) -> None:
     net = chain(f)
     assert_alike(net)
-    for output in (directly(net, torch.randn(5, 4)), net(torch.randn(5, 4))):
-        assert type(output.grad_fn).__name__ == "MmBackward0"
+    assert type(quickly(net)(torch.randn(5, 4)).grad_fn).__name__ == "ChainBackward"
 
 
 def test_a_linear_whose_weight_is_no_parameter() -> None:
@@ -77,7 +78,7 @@ def test_a_linear_whose_weight_is_no_parameter() -> None:
     net[0].register_parameter("scale", nn.Parameter(torch.ones(())))
     twin = copy.deepcopy(net)
     x = torch.randn(5, 4)
-    assert torch.equal(directly(net, x), twin(x))
+    assert torch.equal(quickly(net)(x), twin(x))
     net = chain(nn.Tanh())
     nn.utils.parametrizations.weight_norm(net[0])
     assert_alike(net)
@@ -100,7 +101,7 @@ def test_subclasses_hooks_and_patches_are_called(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("loss", [nn.MSELoss(), manualbp.MSELoss()], ids=["torch.nn", "ours"])
 @pytest.mark.parametrize("kind", [nn.Sequential, manualbp.Sequential])
 def test_hooks_on_all_modules_are_called(kind: type[nn.Sequential], loss: nn.Module) -> None:
-    """Of a small chain too, in fast mode and inside ``FusedLoss``."""
+    """In fast mode too, and inside ``FusedLoss``."""
     model = kind(*chain(nn.Tanh()))
     cost, x, y, seen = manualbp.FusedLoss(model, loss), torch.randn(5, 4), torch.randn(5, 3), []
     cost(x, y)

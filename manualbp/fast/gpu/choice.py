@@ -1,59 +1,30 @@
-"""ATen's routines or the Triton kernels, for every step of a layer: the faster one runs.
+"""Which steps Triton's kernels run, and which ATen's routines: a rule of shape and dtype.
 
-That depends on the GPU and the shape, so it is measured when a shape comes for the first time, on
-the tensors that came: the kernel is compiled, and both run a few times. The choice then stands for
-the process, since the two round differently. ``fast.policy()`` shows it. ``fast.pin`` takes another
-one. Where bits must not depend on a clock (``torch.use_deterministic_algorithms``), the shape
-decides. While a CUDA graph is captured nothing may be measured or compiled: ATen then runs every
-new shape. ATen also runs the shapes for which the kernel failed the first time, with a warning.
+    a product with the activation next to it    a kernel where ``prefers_kernel``, else ATen
+    a narrow net's whole step, of FusedLoss     one launch where ``one_launch.net`` finds a Net
+
+No clock is read, so the same program on the same machine has the same bits. The limits of the rule
+are not yet measured on a GPU. ATen also runs what the kernels cannot: every product of a shape for
+which the kernel failed when it came for the first time, with one warning; and while a CUDA graph is
+captured every shape that is new, since nothing may be compiled then.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
-from manualbp.fast.cpu.routines import shortest
 from manualbp.fast.gpu import kernels
 
-ATEN, TRITON = "ATen", "Triton"
-ROUTINES = (ATEN, TRITON)
-# Where the shape decides: products of at most so many columns are bound by memory, so that one pass
-# is faster.
-NARROW = 256
-TURNS, CALLS, LEAST_GAIN = 5, 3, 1.05
+# Not yet measured. A product of at most NARROW columns is bound by memory, so that one pass over it
+# is faster than two; one of fewer rows than LEAST_ROWS takes less time than a kernel's launch.
+NARROW, LEAST_ROWS = 256, 2**12
 
 T = TypeVar("T")
-ALL = "cuda"  # the kind that stands for all of them; the others begin with it
-_pinned: dict[str, str] = {}  # by kind
-_measured: dict[str, str] = {}
-_runs: dict[str, bool] = {}  # whether the kernel does
-
-
-def policy() -> dict[str, str]:
-    """The routine of every kind that is known so far."""
-    failed = {name: ATEN for name, runs in _runs.items() if not runs}
-    return {**_measured, **failed, **_pinned}
-
-
-def pin(routines: Mapping[str, str]) -> None:
-    """Take these routines from now on, and measure the others.
-
-    Raises:
-        ValueError: an unknown routine.
-    """
-    for kind, routine in routines.items():
-        if routine not in ROUTINES:
-            raise ValueError(
-                f"expected {' or '.join(ROUTINES)} for {kind!r}, got {routine!r}; "
-                "policy() returns a complete choice"
-            )
-    _measured.clear()
-    _pinned.clear()
-    _pinned.update(routines)
+_works: dict[str, bool] = {}  # by the name of a product: whether its kernel ran
 
 
 class Product(NamedTuple):
@@ -70,54 +41,42 @@ class Product(NamedTuple):
         rows = 1 << max(self.rows - 1, 0).bit_length()
         single = self.dtype is torch.float32
         dtype = "tf32" if single and kernels.tf32() else str(self.dtype).removeprefix("torch.")
-        return f"cuda {self.product}, {rows} x {self.inputs} x {self.outputs}, {dtype}"
+        return f"{self.product}, {rows} x {self.inputs} x {self.outputs}, {dtype}"
 
 
-def run(step: Product, x: Tensor, runs: Mapping[str, Callable[[], T]]) -> T:
-    """The result of the routine that is chosen."""
-    return runs[chosen(step, x, runs)]()
+def prefers_kernel(step: Product) -> bool:
+    """The rule: narrow, with many rows, in a dtype that the kernels take."""
+    narrow = max(step.inputs, step.outputs) <= NARROW
+    return narrow and step.rows >= LEAST_ROWS and step.dtype in kernels.DTYPES
 
 
-def chosen(step: Product, x: Tensor, runs: Mapping[str, Callable[[], object]]) -> str:
-    """The routine to take. ``runs`` has each; a call of it changes nothing.
+def run(step: Product, x: Tensor, by_aten: Callable[[], T], by_kernel: Callable[[], T]) -> T:
+    """The result, by the kernel where the rule says so and the kernel works; else by ATen.
 
-    x is on the device where they run.
+    x is on the device where they run. A call of either changes nothing.
     """
-    name = str(step)
-    found = _pinned.get(ALL) or _pinned.get(name)
-    if found is not None:
-        return found
+    chosen = kernels.takes(x) and prefers_kernel(step) and works(step, x, by_kernel)
+    return by_kernel() if chosen else by_aten()
+
+
+def works(step: Product, x: Tensor, by_kernel: Callable[[], object]) -> bool:
+    """Whether the kernel runs, as tried where such a step comes for the first time."""
     if not x.is_cuda:
-        return ATEN  # interpreted kernels are for tests alone
-    by_bits = torch.are_deterministic_algorithms_enabled()
-    if by_bits and max(step.inputs, step.outputs) > NARROW:
-        return ATEN
-    new = name not in (_runs if by_bits else _measured)
-    if new and torch.cuda.is_current_stream_capturing():
-        return ATEN
-    if name not in _runs:
-        _runs[name] = _tried(name, x, runs[TRITON])
-    if not _runs[name]:
-        return ATEN
-    if by_bits:
-        return TRITON
-    if name not in _measured:
-        _measured[name] = fastest(runs, lambda: torch.cuda.synchronize(x.device))
-    return _measured[name]
+        return True  # it is interpreted, for tests, which are to see its errors
+    name = str(step)
+    if name not in _works:
+        if torch.cuda.is_current_stream_capturing():
+            return False
+        _works[name] = _tried(name, x, by_kernel)
+    return _works[name]
 
 
-def _tried(name: str, x: Tensor, run: Callable[[], object]) -> bool:
+def _tried(name: str, x: Tensor, by_kernel: Callable[[], object]) -> bool:
     """Whether the kernel runs; a GPU may have too little shared memory for it."""
     try:
-        run()
+        by_kernel()
         torch.cuda.synchronize(x.device)
         return True
     except Exception as error:  # compilers, assemblers and drivers have no common class
         kernels.warn(f"Triton's kernel for {name!r} failed", error)
         return False
-
-
-def fastest(runs: Mapping[str, Callable[[], object]], wait: Callable[[], None]) -> str:
-    """The routine with the shortest of several turns, launches included; ATen on a near tie."""
-    best = shortest(runs, TURNS, CALLS, wait)
-    return TRITON if best[TRITON] * LEAST_GAIN < best[ATEN] else ATEN

@@ -17,7 +17,7 @@ from torch import Tensor
 from manualbp.autograd import torch_internals
 from manualbp.autograd.segment import Segment
 from manualbp.fast.gpu import choice, kernels
-from manualbp.fast.one_pass import cost_and_gradients, errors, first_order_only
+from manualbp.fast.one_pass import errors, first_order_only
 from manualbp.maths import backprop, losses
 from manualbp.maths.backprop import Step
 from manualbp.maths.cross_entropy import CrossEntropy
@@ -111,18 +111,13 @@ def launch(net: Net, steps: Sequence[Step], x: Tensor, y: Tensor) -> tuple[Tenso
     return found
 
 
-def is_faster(
-    net: Net, steps: Sequence[Step], loss: losses.Loss, rows: int, x: Tensor, y: Tensor
-) -> bool:
-    """Whether one kernel for everything is faster than tiles, as choice.py finds."""
+def works(net: Net, steps: Sequence[Step], x: Tensor, y: Tensor) -> bool:
+    """Whether the kernel runs for such a step; it has another one for each kind of gradients."""
     needs = steps[0].needs, any(step.needs for step in steps)
     kind = f"step with dC/dx {net}" if needs[0].h else f"step {net}" if needs[1] else f"C {net}"
     product = choice.Product(kind, len(x), WIDEST, WIDEST, x.dtype)
     with torch.no_grad():
-        return choice.chosen(product, x, {
-            choice.ATEN: lambda: cost_and_gradients(steps, loss, rows, x, y),
-            choice.TRITON: lambda: launch(net, steps, x, y),
-        }) == choice.TRITON  # fmt: skip
+        return choice.works(product, x, lambda: launch(net, steps, x, y))
 
 
 def cost(

@@ -7,14 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from manualbp.fast.cpu.products import NAMES
-from manualbp.fast.cpu.routines import OVER_Z
 from manualbp.fast.gpu import choice, kernels
 from manualbp.fast.gpu.choice import T
-from manualbp.maths.activations import Activation
+from manualbp.maths.activations import Activation, ReLU, Sigmoid, Tanh
+
+# f that can be written over z, since its f' is computed from a.
+OVER_Z: dict[type[Activation], Callable[[Tensor], Tensor]] = {
+    ReLU: torch.relu_, Tanh: torch.tanh_, Sigmoid: torch.sigmoid_,
+}  # fmt: skip
 
 
 def activated(
@@ -24,15 +28,14 @@ def activated(
 
     def by_aten() -> tuple[Tensor, Tensor | None]:
         z = F.linear(h, weight, bias)
-        name = NAMES.get(type(f))
-        return OVER_Z[name](z) if name else f.f(z), z if keep else None
+        return OVER_Z.get(type(f), f.f)(z), z if keep else None
 
     def by_triton() -> tuple[Tensor, Tensor | None]:
         ops = kernels.load()
         a, z = ops.activated_linear(h, weight, bias, *ops.functions.code(f), keep)
         return a, z if keep else None
 
-    return _faster("forward", f, h, weight, by_aten, by_triton)
+    return _run("forward", f, h, weight, by_aten, by_triton)
 
 
 def activated_input_gradient(
@@ -51,15 +54,13 @@ def activated_input_gradient(
         below, sums = ops.activated_input_gradient(*args)
         return below, sums if summed else None
 
-    return _faster("input gradient", f, g, weight, by_aten, by_triton)
+    return _run("input gradient", f, g, weight, by_aten, by_triton)
 
 
-def _faster(
+def _run(
     product: str, f: Activation, x: Tensor, weight: Tensor,
     by_aten: Callable[[], T], by_triton: Callable[[], T],
 ) -> T:  # fmt: skip
-    if not kernels.takes(x):
-        return by_aten()
     (outputs, inputs), name = weight.shape, f"{product} with {type(f).__name__}"
     step = choice.Product(name, len(x), outputs, inputs, x.dtype)
-    return choice.run(step, x, {choice.ATEN: by_aten, choice.TRITON: by_triton})
+    return choice.run(step, x, by_aten, by_triton)

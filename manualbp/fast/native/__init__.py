@@ -1,21 +1,35 @@
-"""The same equations in C++: exact as one node, fast as one pass over tiles of rows."""
+"""The same equations in C++: exact as one node, fast as one pass over tiles of rows.
+
+csrc/          the sources; bindings.cpp is what Python sees of them
+target.py      what a library is built for, which is its name
+compiling.py   ``python -m manualbp build``
+loading.py     finds it by its name; ``python -m manualbp status`` says what was found
+
+Everything works without it. docs/native.md has the rest.
+"""
 
 from __future__ import annotations
 
-import importlib.util
-from functools import lru_cache
-from pathlib import Path
-from typing import Any
+from manualbp.fast.native.compiling import BuildError, build, plan
+from manualbp.fast.native.loading import (
+    NativeStepWarning,
+    find,
+    library,
+    loads,
+    status,
+    warn_if_missing,
+)
+from manualbp.fast.native.target import here
 
-
-@lru_cache
-def library() -> Any:
-    """The compiled module; None where there is none for this PyTorch and processor."""
-    path = Path(__file__).parent / "library.so"
-    if not path.exists():
-        return None
-    spec = importlib.util.spec_from_file_location("manualbp_native", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+__all__ = [
+    "BuildError",
+    "NativeStepWarning",
+    "build",
+    "find",
+    "here",
+    "library",
+    "loads",
+    "plan",
+    "status",
+    "warn_if_missing",
+]

@@ -1,4 +1,4 @@
-"""Modules that run by pairs, as on a GPU whose faster routines are ATen's: nn.Sequential's values.
+"""Modules that run by pairs, as on a GPU where ATen's routines run all: nn.Sequential's values.
 
 In float64 the products are autograd's own, so first derivatives are bit-exact.
 """
@@ -14,8 +14,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 import manualbp
-from manualbp.fast import small, tiles
-from manualbp.fast.gpu import kernels
+from manualbp.fast import tiles
+from manualbp.fast.gpu import choice, kernels
 from manualbp.fast.gpu.pairs import PairedLinear
 from manualbp.modules import stretch
 from tests.dropin.nets import Skip, Unknown, unequal
@@ -39,7 +39,7 @@ CHILDREN: dict[str, Callable[[], list[nn.Module]]] = {
 def count(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """As on such a GPU; each Linear's passes by pairs."""
     monkeypatch.setattr(kernels, "takes", lambda x: True)
-    monkeypatch.setattr(small, "LEAST_WORK", 0)
+    monkeypatch.setattr(choice, "prefers_kernel", lambda step: False)
     seen: list[str] = []
     for name in ("forward", "backward"):
         right = getattr(PairedLinear, name)
@@ -88,7 +88,7 @@ def test_first_derivatives(name: str, wants_x: bool, count: list[str]) -> None:
 
 
 def test_float32() -> None:
-    """Bit-exact as well: these are no products of oneDNN's."""
+    """Bit-exact as well."""
     for name in CHILDREN:
         ours, theirs = pair(name, torch.float32)
         x = rows(5, dtype=torch.float32).requires_grad_()
@@ -220,7 +220,7 @@ def test_distributed_training_has_a_chain_for_each_layer(count: list[str]) -> No
 def test_planted_unpaired_pieces_are_caught(
     count: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stretch.fast, "chain", lambda layers, thetas, gpu: (layers, thetas))
+    monkeypatch.setattr(stretch.fast, "paired", lambda layers, thetas: layers)
     with pytest.raises(AssertionError, match="forward"):
         test_distributed_training_has_a_chain_for_each_layer(count)
 

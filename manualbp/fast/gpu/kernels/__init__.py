@@ -1,10 +1,11 @@
 """The equations as Triton kernels, for GPUs: the extra ``triton``. Not yet measured on a GPU.
 
-In fast mode choice.py chooses between them and ATen's routines, so users call nothing here. Triton
+In fast mode choice.py has the rule where they run and where ATen's routines do. Users call nothing
+here. Triton
 is imported when the first tensor comes that its kernels could take. Without Triton, ATen's routines
 run. The kernels take float32 (IEEE or TF32, by PyTorch's own flags), float16 and bfloat16, on GPUs
 of compute capability 8.0 and up. With TRITON_INTERPRET=1 in the environment they are interpreted on
-CPU tensors instead, slowly, for tests, where ``fast.pin("Triton")`` asks for them.
+CPU tensors instead, slowly, for tests.
 """
 
 from __future__ import annotations

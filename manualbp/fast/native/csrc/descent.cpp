@@ -4,10 +4,12 @@
 
 namespace manualbp {
 
-void descend(const std::vector<at::Tensor>& parameters, const std::vector<at::Tensor>& gradients,
-             double lr) {
+void descend(const std::vector<at::Tensor>& parameters, double epsilon) {
   at::NoGradGuard no_graph;
-  for (size_t i = 0; i < parameters.size(); ++i) parameters[i].add_(gradients[i], -lr);
+  for (const at::Tensor& w : parameters) {
+    const at::Tensor& gradient = w.grad();
+    if (gradient.defined()) w.add_(gradient, -epsilon);
+  }
 }
 
 }  // namespace manualbp

@@ -6,8 +6,7 @@
 
 namespace manualbp {
 
-// For every parameter, with the bits of torch.optim.SGD.
-void descend(const std::vector<at::Tensor>& parameters, const std::vector<at::Tensor>& gradients,
-             double lr);
+// For every w that has a gradient, with the bits of torch.optim.SGD.
+void descend(const std::vector<at::Tensor>& parameters, double epsilon);
 
 }  // namespace manualbp

@@ -20,7 +20,7 @@ from manualbp.maths.activations import Activation, to_module
 from tests.fast.gpu.kernels.costs import TANH, network, wrong
 from tests.fast.gpu.kernels.judged import DTYPES, FS
 
-pytestmark = [pytest.mark.kernels, pytest.mark.usefixtures("pinned")]
+pytestmark = [pytest.mark.kernels, pytest.mark.usefixtures("by_kernels")]
 
 LOSSES: list[nn.Module] = [
     nn.MSELoss(),

@@ -16,7 +16,7 @@ from tests.fast.gpu.kernels.costs import TANH, network, wrong
 from tests.fast.gpu.kernels.judged import interpreted
 from tests.fast.gpu.kernels.test_linear import tensors, wrong_down, wrong_up
 
-pytestmark = [pytest.mark.kernels, interpreted, pytest.mark.usefixtures("pinned", "filled")]
+pytestmark = [pytest.mark.kernels, interpreted, pytest.mark.usefixtures("by_kernels", "filled")]
 
 Patch = pytest.MonkeyPatch
 LEAKY, GELU, ELU = activations.LeakyReLU(0.2), activations.GELU(), activations.ELU(0.5)

@@ -21,7 +21,7 @@ from tests.fast.gpu.kernels.test_linear import tensors, wrong_down, wrong_up
 
 pytestmark = [
     pytest.mark.kernels,
-    pytest.mark.usefixtures("pinned"),
+    pytest.mark.usefixtures("by_kernels"),
     pytest.mark.skipif(not CUDA, reason="needs a GPU"),
 ]
 

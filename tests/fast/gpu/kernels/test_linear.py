@@ -142,7 +142,7 @@ def test_only_what_is_wanted(device: str) -> None:
     assert sums.numel() == 0 and bit_identical(below, down(delta, w, z, GELU)["below"])
 
 
-@pytest.mark.usefixtures("pinned")
+@pytest.mark.usefixtures("by_kernels")
 @pytest.mark.parametrize("f", FS[1:], ids=str)
 def test_whole_nets(f: Activation, device: str, launches: Counter[str]) -> None:
     """Sequential in fast mode, by the harness, with faults of its own that it has to see."""

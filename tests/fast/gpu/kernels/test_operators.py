@@ -30,7 +30,7 @@ CLOSE = 1e-5
 
 
 @pytest.fixture(autouse=True)
-def ran(pinned: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+def ran(by_kernels: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """Kernels everywhere; the names of those that ran."""
     from manualbp.fast.gpu.kernels import chain, linear
 

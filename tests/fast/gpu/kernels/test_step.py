@@ -14,7 +14,7 @@ from manualbp.maths.activations import Activation
 from manualbp.parity import bit_identical
 from tests.fast.gpu.kernels.costs import TANH, Expression, OnePass, batch, gradients, network
 
-pytestmark = [pytest.mark.kernels, pytest.mark.usefixtures("pinned")]
+pytestmark = [pytest.mark.kernels, pytest.mark.usefixtures("by_kernels")]
 
 
 @pytest.mark.parametrize("wants_x", [True, False])

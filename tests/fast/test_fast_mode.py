@@ -1,4 +1,4 @@
-"""The fast mode: other routines, held by float64; and the choice between the modes."""
+"""Fast mode: held by float64; whole batches as exact mode runs them; and who is in which mode."""
 
 from __future__ import annotations
 
@@ -10,20 +10,13 @@ import torch
 from torch import Tensor, nn
 
 import manualbp
-from manualbp.fast import small
-from manualbp.fast.cpu import products, routines
-from manualbp.fast.cpu.layers import FastLinear
+from manualbp import fast
 from manualbp.maths.activations import ACTIVATIONS
+from manualbp.maths.layers import Linear
 from tests.dropin.nets import unequal
 from tests.helpers import autograd_twin
 
 SHAPES = [(4096, 64), (8, 512, 64), (1, 64), (0, 64), (64,)]
-
-
-@pytest.fixture(autouse=True)
-def every_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also chains that are too small to win anything."""
-    monkeypatch.setattr(small, "LEAST_WORK", 0)
 
 
 def pair(widths: tuple[int, ...], activation: str = "relu", **options: Any) -> tuple[Any, Any]:
@@ -75,10 +68,8 @@ def test_second_order(activation: str) -> None:
     torch.testing.assert_close(*found, rtol=1e-12, atol=1e-14)
 
 
-@pytest.mark.parametrize("onednn", [True, False])
-def test_backward_inside_autocast(onednn: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_backward_inside_autocast() -> None:
     """Products of bfloat16, as autograd's are then: relative 3 % of each tensor's norm."""
-    monkeypatch.setattr(routines, "AVAILABLE", routines.AVAILABLE and onednn)
     torch.manual_seed(0)
     twin = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.LayerNorm(128), nn.Linear(128, 16))
     model = manualbp.Sequential(*copy.deepcopy(list(twin)))
@@ -94,9 +85,8 @@ def test_backward_inside_autocast(onednn: bool, monkeypatch: pytest.MonkeyPatch)
 
 def runs_fast(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> bool:
     seen = []
-    right = FastLinear.forward
     with monkeypatch.context() as patch:
-        patch.setattr(FastLinear, "forward", lambda self, *a: seen.append(1) or right(self, *a))
+        patch.setattr(fast, "run", lambda *args: seen.append(1))
         model(torch.randn(3, 4))
     return bool(seen)
 
@@ -121,27 +111,40 @@ def test_modes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert manualbp.set_mode.now == "exact"
 
 
-def test_small_chains_run_as_pytorchs_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(small, "LEAST_WORK", 2**27)
-    model, _ = pair((64, 64, 1))
-    assert type(model(torch.randn(32, 64)).grad_fn).__name__ != "ChainBackward"
-    by_hand = ("ChainBackward", "RecomputedBackward")
-    assert type(model(torch.randn(2**15, 64)).grad_fn).__name__ in by_hand
-
-
-def test_without_onednn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """ATen's products in its place: bit-exact for ReLU."""
-    monkeypatch.setattr(routines, "AVAILABLE", False)
-    model, twin = pair((64, 128, 16))
-    x, g = torch.randn(2048, 64), torch.randn(2048, 16)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_whole_batches_are_exact_modes(activation: str, shape: tuple[int, ...]) -> None:
+    """Bit-exact, of every size that is not tiled: the same layers, and laid out as there."""
+    model, twin = pair((64, 128, 16), activation)
+    for net in (model, twin):
+        net[2].weight = nn.Parameter(net[2].weight.detach().t().contiguous().t())
+    x, g = torch.randn(shape), torch.randn(*shape[:-1], 16)
+    assert type(model(x).grad_fn).__name__ == "ChainBackward"
     assert unequal(gradients(model, x, g), gradients(twin, x, g)) == ""
 
 
+def test_long_batches_are_tiled() -> None:
+    """By their shape alone."""
+    model, _ = pair((64, 64, 1))
+    for rows, node in ((2**14, "Chain"), (2**15, "Recomputed"), (2**15 - 1, "Chain")):
+        assert type(model(torch.randn(rows, 64)).grad_fn).__name__ == f"{node}Backward"
+
+
+def test_the_same_bits_every_time() -> None:
+    """Bit-exact, in tiles too: nothing depends on what ran before."""
+    for rows in (100, 2**15):
+        x, g = torch.randn(rows, 64), torch.randn(rows, 16)
+        first, again = (gradients(pair((64, 128, 16))[0], x, g) for _ in range(2))
+        assert unequal(first, again) == ""
+
+
 def test_planted_low_precision_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Products of bfloat16: the comparison with float64 must see them."""
-    right = products.input_gradient
-    monkeypatch.setattr(
-        products, "input_gradient", lambda g, w: right(g.bfloat16().float(), w.bfloat16().float())
-    )
+    """Gradients of bfloat16: the comparison with float64 must see them."""
+    right = Linear.backward
+
+    def wrong(self, delta, *rest):  # type: ignore[no-untyped-def]
+        return right(self, delta.bfloat16().float(), *rest)
+
+    monkeypatch.setattr(Linear, "backward", wrong)
     with pytest.raises(AssertionError):
         test_error_against_float64("tanh", (4096, 64))

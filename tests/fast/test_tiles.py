@@ -1,4 +1,4 @@
-"""Fast mode: low memory runs by tiles of rows, and f with the Linear behind it keeps h alone."""
+"""Fast mode: long batches and low memory run by tiles of rows."""
 
 from __future__ import annotations
 
@@ -10,14 +10,11 @@ import torch
 from torch import Tensor, nn
 
 import manualbp
-from manualbp import fast
-from manualbp.fast import small, tiles
-from manualbp.fast.cpu import products, routines
-from manualbp.fast.cpu.layers import ActivatedLinear, FastLinear
+from manualbp.fast import tiles
 from manualbp.maths.activations import ACTIVATIONS
-from manualbp.modules.stretch import Stretch, stretches
+from manualbp.maths.layers import Linear
 from tests.dropin.nets import Skip, unequal
-from tests.helpers import autograd_twin, hand_twin, kept_bytes
+from tests.helpers import autograd_twin, hand_twin
 
 READ_Z = [name for name, f in ACTIVATIONS.items() if f.needs == "z"]
 SHAPES = [(1300, 16), (3, 400, 16), (1, 16), (0, 16), (16,)]
@@ -26,7 +23,6 @@ SHAPES = [(1300, 16), (3, 400, 16), (1, 16), (0, 16), (16,)]
 @pytest.fixture(autouse=True)
 def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three tiles, the last one uneven."""
-    monkeypatch.setattr(small, "LEAST_WORK", 0)
     monkeypatch.setattr(tiles, "LEAST_ROWS", 512)
     monkeypatch.setattr(tiles, "TILE_BYTES", 2**10)
 
@@ -142,22 +138,6 @@ def test_second_order(activation: str, memory: str) -> None:
             torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-11 * float(b.abs().max()))
 
 
-@pytest.mark.parametrize("memory", ["full", "low"])
-@pytest.mark.parametrize("activation", ["tanh", "silu", "relu"])
-def test_second_order_by_onednn(
-    activation: str, memory: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """fp32, large enough for its products, which have no derivatives: relative 1e-5."""
-    monkeypatch.setattr(routines, "_policy", None)
-    fast.pin("oneDNN")
-    torch.manual_seed(0)
-    theirs = autograd_twin(manualbp.MLP((32, 64, 64, 32), activation))
-    x = torch.randn(2048, 32, generator=torch.Generator().manual_seed(1))
-    found = [of_slope(net, x) for net in (ours_of(theirs, memory), theirs)]
-    for a, b in zip(*found, strict=True):
-        assert a is not None and b is not None and (a - b).norm() <= 1e-5 * b.norm()
-
-
 def test_residual_and_batched_cotangents() -> None:
     """fp64, relative 1e-12; is_grads_batched runs whole."""
     torch.manual_seed(0)
@@ -208,18 +188,18 @@ def test_backward_inside_autocast() -> None:
 def largest(net: nn.Module, monkeypatch: pytest.MonkeyPatch, wants_x: bool = True) -> int:
     """Rows of the longest product."""
     seen: list[int] = []
-    right = products.linear
+    right = Linear.forward
     with monkeypatch.context() as patch:
-        patch.setattr(products, "linear", lambda h, *a: seen.append(len(h)) or right(h, *a))
+        patch.setattr(
+            Linear, "forward", lambda self, h, *a: seen.append(len(h)) or right(self, h, *a)
+        )
         x = torch.randn(1300, 16, dtype=next(net.parameters()).dtype, requires_grad=wants_x)
         net(x).sum().backward()
     return max(seen, default=0)
 
 
-def test_tiles_run_with_low_memory_and_where_they_are_faster(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Faster are narrow chains with large activations; 1300 rows of up to 48 columns here."""
+def test_tiles_run_with_low_memory_and_narrow_nets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Narrow chains with large activations; 1300 rows of up to 48 columns here."""
     low, full = (nets("tanh", memory, torch.float32)[0] for memory in ("low", "full"))
     assert [largest(net, monkeypatch) for net in (low, full)] == [434, 1300]
     half = ours_of(nets("tanh", "low", torch.bfloat16)[1][:4], "low")  # few digits for a long sum
@@ -229,49 +209,18 @@ def test_tiles_run_with_low_memory_and_where_they_are_faster(
     monkeypatch.setattr(tiles, "FRESH_BYTES", 1300 * 48 * 4)
     assert largest(full, monkeypatch) == 434
     manualbp.set_mode("exact", full)
-    assert largest(full, monkeypatch) == 0  # no tiles, and none of fast mode's products
+    assert largest(full, monkeypatch) == 1300
     manualbp.set_mode("fast", full)
     monkeypatch.setattr(tiles, "WIDEST", 47)
     assert largest(full, monkeypatch) == 1300
 
 
-@pytest.mark.parametrize("activation", READ_Z)
-def test_fast_keeps_one_of_two(activation: str) -> None:
-    """z_l alone, in a network as deep as you like; the last layer's z and a as autograd."""
-    torch.manual_seed(0)
-    model = manualbp.MLP([16] * 9, activation)
-    manualbp.set_mode("fast", model)
-    x = torch.randn(64, 16, requires_grad=True)
-    kept, theirs = kept_bytes(model, x)[1], kept_bytes(autograd_twin(model), x)[1]
-    assert kept == 7 * x.nbytes and theirs == 14 * x.nbytes
-
-
-def test_which_layers_are_put_together() -> None:
-    """f before a Linear, an activation that can write over z behind it; no other pairs."""
-    chain = [nn.GELU(), nn.Linear(4, 4), nn.SiLU(), nn.Linear(4, 4), nn.ReLU(), nn.ELU(),
-             nn.LayerNorm(4), nn.GELU(), nn.Linear(4, 4), nn.GELU()]  # fmt: skip
-    (row,) = stretches(chain, "fast")
-    assert isinstance(row, Stretch)
-    joined, _ = fast.chain(row.layers, row.thetas, gpu=False)
-    names = [type(layer).__name__ for layer in joined]
-    linear = "ActivatedLinear"
-    assert names == [linear, linear, "Elementwise", "LayerNorm", linear, "Elementwise"]
-    torch.manual_seed(0)
-    theirs = nn.Sequential(*chain).double()
-    ours = ours_of(theirs, "full")
-    x = torch.randn(1300, 4, dtype=torch.float64, requires_grad=True)
-    arms = [gradients(net, x, torch.ones_like(x)) for net in (ours, theirs)]
-    torch.testing.assert_close(*arms, rtol=1e-12, atol=1e-12)
-
-
-@pytest.mark.parametrize("fault", ["tile lost", "f forgotten", "half a sum"])
+@pytest.mark.parametrize("fault", ["tile lost", "half a sum"])
 def test_planted_faults_are_caught(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The last tile, f' of a recomputed activation, digits of a sum over tiles."""
+    """The last tile, digits of a sum over tiles."""
     if fault == "tile lost":
         right = tiles.slices
         monkeypatch.setattr(tiles, "slices", lambda n, tile: right(n, tile)[:-1] or right(n, tile))
-    elif fault == "f forgotten":
-        monkeypatch.setattr(ActivatedLinear, "backward", FastLinear.backward)
     else:
         add = tiles.Sums.add
         monkeypatch.setattr(
@@ -279,4 +228,4 @@ def test_planted_faults_are_caught(fault: str, monkeypatch: pytest.MonkeyPatch) 
             lambda s, grads: add(s, [g if g is None else g.bfloat16().to(g.dtype) for g in grads]),
         )  # fmt: skip
     with pytest.raises((AssertionError, RuntimeError)):
-        test_error_against_float64("gelu", "low" if fault != "f forgotten" else "full")
+        test_error_against_float64("gelu", "low")

@@ -1,0 +1,37 @@
+// What the nodes of this library share: how they save, look around, and hand over to Python.
+#pragma once
+#include <c10/core/SafePyObject.h>
+#include <torch/csrc/autograd/function.h>
+#include <torch/csrc/autograd/saved_variable.h>
+
+#include <memory>
+#include <vector>
+
+namespace manualbp::exact {
+
+using Tensors = std::vector<at::Tensor>;
+using Wants = std::vector<bool>;
+
+// A Python object that a node holds. Its last reference may go in a thread without the GIL.
+using Held = std::shared_ptr<c10::SafePyObject>;
+
+// A node with saved tensors: freed after a pass that does not keep the graph, like autograd's own.
+struct SavingNode : torch::autograd::Node {
+  void save(const at::Tensor& tensor, bool is_output) { saved.emplace_back(tensor, is_output); }
+
+  // Raises autograd's error where they were freed, or edited in place. Where the graph is not kept,
+  // the node lets go of them.
+  Tensors unpacked();
+
+  void release_variables() override;
+  // PyTorch's own check of what a pass may ask this node for: one per edge.
+  bool asked(size_t edge) const { return task_should_compute_output(edge); }
+
+  std::vector<torch::autograd::SavedVariable> saved;
+};
+
+// Whether a tensor is one plain tensor, and no transform is at work: what backward runs on in C++.
+bool plain(const Tensors& tensors);
+bool transforms_active();
+
+}  // namespace manualbp::exact

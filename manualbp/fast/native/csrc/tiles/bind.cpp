@@ -1,0 +1,108 @@
+#include "tiles/bind.h"
+
+#include "exact/guard.h"
+#include "tiles/activations.h"
+#include "tiles/fused.h"
+
+namespace py = pybind11;
+
+namespace manualbp {
+namespace {
+
+// A Python function as a C++ one, which may be called, copied and freed without the GIL.
+void set_recorded(Net& net, const py::object& function) {
+  const exact::Held held = exact::held(function.ptr());
+  net.recorded = [held](const at::Tensor& x, const Net::Tensors& parameters,
+                        const at::Tensor& delta, const std::vector<bool>& wants) {
+    py::gil_scoped_acquire gil;
+    const auto found = py::reinterpret_borrow<py::object>(held->ptr(getPyInterpreter()))(
+        x, parameters, delta, wants);
+    Net::Tensors result;
+    for (const auto& g : found) result.push_back(g.is_none() ? at::Tensor() : g.cast<at::Tensor>());
+    return result;
+  };
+}
+
+// A call that a guard serves: o of x.
+struct ServedTiles : exact::Served {
+  at::Tensor run(PyObject* const* given) const override {
+    const at::Tensor x = THPVariable_Unpack(given[0]);
+    py::gil_scoped_release no_gil;
+    return chain(net, x, keeps);
+  }
+  NetPtr net;
+  bool keeps;
+};
+
+// C of x and y: with a graph, or with every gradient added to .grad (then it is `residual`'s call).
+struct ServedFused : exact::Served {
+  at::Tensor run(PyObject* const* given) const override {
+    const at::Tensor x = THPVariable_Unpack(given[0]), y = THPVariable_Unpack(given[1]);
+    py::gil_scoped_release no_gil;
+    if (!residual) return fused_cost(net, loss, x, y);
+    return accumulates(*net, x) ? fused_backward(net, loss, x, y) : at::Tensor();
+  }
+  NetPtr net;
+  Loss loss;
+};
+
+void describe(exact::Served& served, const std::vector<at::Tensor>& inputs,
+              const py::list& tensors) {
+  for (const auto& input : inputs) served.inputs.emplace_back(input);
+  for (const auto& tensor : tensors) {
+    served.tensors.push_back(tensor.ptr());
+    served.tensor_states.emplace_back(THPVariable_Unpack(tensor.ptr()));
+  }
+}
+
+void serve_tiles(exact::Guard& guard, const std::shared_ptr<Net>& net, const py::list& tensors,
+                 const at::Tensor& x, bool keeps) {
+  auto served = std::make_shared<ServedTiles>();
+  served->net = net;
+  served->keeps = keeps;
+  describe(*served, {x}, tensors);
+  guard.serve(std::move(served), tensors.ptr());
+}
+
+void serve_fused(exact::Guard& guard, const std::shared_ptr<Net>& net, const Loss& loss,
+                 const py::list& tensors, const at::Tensor& x, const at::Tensor& y) {
+  for (const bool without_graph : {false, true}) {
+    auto served = std::make_shared<ServedFused>();
+    served->net = net;
+    served->loss = loss;
+    served->residual = without_graph;
+    describe(*served, {x, y}, tensors);
+    guard.serve(std::move(served), tensors.ptr());
+  }
+}
+
+}  // namespace
+
+void bind_tiles(py::module_& m) {
+  using no_gil = py::call_guard<py::gil_scoped_release>;
+  py::class_<Loss>(m, "TiledLoss")
+      .def(py::init([](std::string name, bool mean, double p, int64_t ignore_index,
+                       std::optional<at::Tensor> weight, std::optional<at::Tensor> pos_weight) {
+        return Loss{std::move(name),      mean, p, ignore_index, std::move(weight),
+                    std::move(pos_weight)};
+      }));
+  py::class_<Net, std::shared_ptr<Net>>(m, "Net")
+      .def(py::init(
+          [](int64_t features, std::vector<at::Tensor> parameters, const py::object& recorded) {
+            auto net = std::make_shared<Net>(features, std::move(parameters));
+            set_recorded(*net, recorded);
+            return net;
+          }))
+      .def("linear", &Net::linear)
+      .def("activation", &Net::activation)
+      .def("layer_norm", &Net::layer_norm);
+  m.def("tiles", &chain, no_gil());
+  m.def("fused_cost", &fused_cost, no_gil());
+  m.def("fused_backward", &fused_backward, no_gil());
+  m.def("accumulates",
+        [](const std::shared_ptr<Net>& net, const at::Tensor& x) { return accumulates(*net, x); });
+  m.def("serve_tiles", &serve_tiles);
+  m.def("serve_fused", &serve_fused);
+}
+
+}  // namespace manualbp

@@ -1,0 +1,36 @@
+// A chain, or a chain and its loss, for autograd.
+#pragma once
+#include "exact/node.h"
+#include "tiles/passes.h"
+
+namespace manualbp {
+
+// o of x (N, I), with a node that makes one pass down. Where `keeps`, activations are kept;
+// else they are computed again.
+at::Tensor chain(const NetPtr& net, const at::Tensor& x, bool keeps);
+
+// C(o, y), with every gradient ready for backward.
+at::Tensor fused_cost(const NetPtr& net, const Loss& loss, const at::Tensor& x,
+                      const at::Tensor& y);
+
+// C(o, y), and no graph: adds every gradient to .grad. Nothing has changed where it throws.
+at::Tensor fused_backward(const NetPtr& net, const Loss& loss, const at::Tensor& x,
+                          const at::Tensor& y);
+
+// Whether .grad of all that want a gradient can be added to: leaves, and nothing hooked to them.
+bool accumulates(const Net& net, const at::Tensor& x);
+
+// o's node: saves x, the parameters, and what the pass up kept.
+struct TilesNode : exact::SavingNode {
+  std::string name() const override { return "TilesBackward"; }
+  torch::autograd::variable_list apply(torch::autograd::variable_list&& grads) override;
+  NetPtr net;
+};
+
+// C's node: saves the gradients themselves.
+struct FusedNode : exact::SavingNode {
+  std::string name() const override { return "FusedLossBackward"; }
+  torch::autograd::variable_list apply(torch::autograd::variable_list&& grads) override;
+};
+
+}  // namespace manualbp

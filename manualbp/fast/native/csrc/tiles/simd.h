@@ -1,0 +1,39 @@
+// Rows of numbers, a register at a time. float is float or double.
+#pragma once
+#include <ATen/cpu/vec/vec.h>
+
+#include <cstdint>
+
+namespace manualbp {
+
+using Vec = at::vec::Vectorized<float>;
+
+// body(i, count) for every register's worth of n numbers; count is the last one's rest.
+template <typename Body>
+inline void sweep(int64_t n, Body body) {
+  int64_t i = 0;
+  for (; i + Vec::size() <= n; i += Vec::size()) body(i, Vec::size());
+  if (i < n) body(i, n - i);
+}
+
+inline Vec load(const float* from, int64_t count) {
+  return count == Vec::size() ? Vec::loadu(from) : Vec::loadu(from, count);
+}
+
+inline void store(const Vec& value, float* to, int64_t count) {
+  if (count == Vec::size()) {
+    value.store(to);
+  } else {
+    value.store(to, count);
+  }
+}
+
+// The numbers of a register added up, the first `count` of them.
+inline float sum(const Vec& value, int64_t count = Vec::size()) {
+  float parts[Vec::size()], total = 0;
+  value.store(parts);
+  for (int64_t i = 0; i < count; ++i) total += parts[i];
+  return total;
+}
+
+}  // namespace manualbp
