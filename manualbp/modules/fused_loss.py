@@ -61,6 +61,12 @@ class FusedLoss(nn.Module):
             cost = fast.fused_cost(segment, loss, input, target, self.tile_rows, gpu)
         return self.loss(self.model(input), target) if cost is None else cost
 
+    def backward(self, input: Tensor, target: Tensor) -> Tensor:
+        """Adds dC/dw to the .grad of every parameter, and returns C without a graph."""
+        loss = self(input, target)
+        loss.backward()
+        return loss.detach()
+
     def _segment(self, x: Any, y: Any, gpu: bool) -> tuple[Segment | None, Loss | None]:
         """The chain that the model is, and the loss, where one pass serves them on x and y."""
         stretch = self._stretch(gpu)
