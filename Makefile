@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 # A process for each core, of one thread each: most tests are too small for a second thread.
 PARALLEL ?= --numprocesses auto --dist worksteal
 NATIVE := manualbp/fast/native
-CSRC := $(wildcard $(NATIVE)/csrc/*.cpp $(NATIVE)/csrc/*.h)
+CSRC := $(wildcard $(NATIVE)/csrc/*.* $(NATIVE)/csrc/*/*.*)
 
 .PHONY: compare gradients power speed walkthrough test test-without-native test-slow test-kernels test-clients lint format install clean
 

@@ -1,4 +1,6 @@
-"""Builds the library: each file of csrc by itself, at the same time, then all into one.
+"""Builds the library: csrc in two units at the same time, then both into one.
+
+A unit includes its files, so that PyTorch's headers, which take longest, are read once for all.
 
 It is made in a folder of its own beside its place and moved there whole. So a build that is killed
 leaves no library, builds at the same time do not meet, and nobody waits for another.
@@ -64,9 +66,9 @@ def build(folder: Path | None = None) -> Path:
     try:
         with _workspace(place) as work:
             made = work / target.name
-            made_of = {str(f): str(work / f"{f.parent.name}-{f.stem}.o") for f in _files()}
-            _run_all([[*command, "-c", f, "-o", o] for f, o in made_of.items()], work)
-            objects = made_of.values()
+            units = _units(work)
+            objects = [str(unit.with_suffix(".o")) for unit in units]
+            _run_all([[*command, "-c", str(u), "-o", str(u.with_suffix(".o"))] for u in units], work)
             libraries = f"-L{_torch() / 'lib'}"
             _run_all([[*compiler(), *objects, libraries, *link_flags(), "-o", str(made)]], work)
             size = made.stat().st_size
@@ -106,6 +108,17 @@ def _files() -> list[Path]:
     return sorted(SOURCES.rglob("*.cpp"))
 
 
+def _units(work: Path) -> list[Path]:
+    """What is compiled: exact mode's files, and all others."""
+    units: dict[Path, list[str]] = {work / "exact.cpp": [], work / "others.cpp": []}
+    for file in _files():
+        unit = work / ("exact.cpp" if file.parent.name == "exact" else "others.cpp")
+        units[unit].append(f'#include "{file.relative_to(SOURCES).as_posix()}"\n')
+    for unit, lines in units.items():
+        unit.write_text("".join(lines))
+    return [unit for unit, lines in units.items() if lines]
+
+
 def _torch() -> Path:
     return Path(torch.__file__).parent
 
@@ -120,7 +133,7 @@ def _headers() -> list[str]:
         if not file.is_file():
             raise BuildError(f"no header {file}: {remedy}")
     paths = include, include / "torch" / "csrc" / "api" / "include", python
-    return [flag for path in paths for flag in ("-isystem", str(path))]
+    return [f"-I{SOURCES}", *(flag for path in paths for flag in ("-isystem", str(path)))]
 
 
 def _writable(choices: Sequence[Path]) -> Path:

@@ -64,7 +64,7 @@ def compile_flags() -> tuple[str, ...]:
     """For one file, but for the folders of the headers."""
     name = instructions()
     return (
-        "-std=c++20", "-O3", "-fPIC", "-Wall", f"-I{SOURCES}", *INSTRUCTIONS[name],
+        "-std=c++20", "-O3", "-fPIC", "-Wall", *INSTRUCTIONS[name],
         f"-DCPU_CAPABILITY_{name}", f"-DCPU_CAPABILITY={name}",
         f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}",
         "-DTORCH_EXTENSION_NAME=manualbp_native", "-DTORCH_API_INCLUDE_EXTENSION_H",

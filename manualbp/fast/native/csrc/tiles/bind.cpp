@@ -1,6 +1,10 @@
 #include "tiles/bind.h"
 
+#include <torch/csrc/PyInterpreter.h>
+#include <torch/csrc/autograd/python_variable.h>
+
 #include "exact/guard.h"
+#include "exact/python.h"
 #include "tiles/activations.h"
 #include "tiles/fused.h"
 

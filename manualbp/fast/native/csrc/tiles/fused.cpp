@@ -1,7 +1,7 @@
 #include "tiles/fused.h"
 
-#include <ATen/Functions.h>
 #include <ATen/core/LegacyTypeDispatch.h>
+#include <ATen/ops/mul.h>
 #include <torch/csrc/autograd/functions/utils.h>
 
 #include <algorithm>
@@ -30,10 +30,6 @@ std::vector<bool> wanted(const Net& net, const Tensor& x) {
   wants.push_back(x.requires_grad());
   if (!at::GradMode::is_enabled()) std::fill(wants.begin(), wants.end(), false);
   return wants;
-}
-
-bool any(const std::vector<bool>& wants) {
-  return std::find(wants.begin(), wants.end(), true) != wants.end();
 }
 
 }  // namespace
@@ -106,7 +102,7 @@ variable_list FusedNode::apply(variable_list&& grads) {
   const bool is_one = exact::plain({grad}) && !exact::transforms_active() && grad.is_cpu() &&
                       grad.item<double>() == 1;
   for (size_t i = 0; i < found.size(); ++i) {
-    if (found[i].defined() && (kept || !is_one)) found[i] = grad * found[i];
+    if (found[i].defined() && (kept || !is_one)) found[i] = at::mul(grad, found[i]);
   }
   return found;
 }

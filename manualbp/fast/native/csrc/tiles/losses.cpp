@@ -1,7 +1,5 @@
 #include "tiles/losses.h"
 
-#include <ATen/Functions.h>
-
 #include <algorithm>
 #include <cmath>
 #include <limits>

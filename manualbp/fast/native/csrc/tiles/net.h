@@ -9,7 +9,7 @@
 
 namespace manualbp {
 
-// z = h W^float + b and a = f(z) behind it;  or a = f(h);  or LayerNorm.
+// z = h W^T + b and a = f(z) behind it;  or a = f(h);  or LayerNorm.
 struct Layer {
   enum Kind { kLinear, kActivation, kLayerNorm } kind;
   int64_t inputs, outputs;

@@ -1,8 +1,8 @@
 #include "tiles/passes.h"
 
-#include <ATen/Dispatch.h>
-#include <ATen/Functions.h>
 #include <ATen/Parallel.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/scalar_tensor.h>
 
 #include <algorithm>
 #include <atomic>
@@ -175,11 +175,11 @@ double over_tiles(const Weights& by, Accumulated& sums, int64_t rows, bool train
   return sums.end();
 }
 
+}  // namespace
+
 bool any(const std::vector<bool>& wants) {
   return std::find(wants.begin(), wants.end(), true) != wants.end();
 }
-
-}  // namespace
 
 at::Tensor pass_up(const Net& net, const at::Tensor& x, KeptTensors* kept) {
   const std::vector<bool> nothing(net.parameters.size() + 1, false);

@@ -19,6 +19,8 @@ struct Gradients {
   at::Tensor x;
 };
 
+bool any(const std::vector<bool>& wants);
+
 // What a pass up keeps for one down: a, and what f' is computed from; empty to compute them again.
 using KeptTensors = std::vector<at::Tensor>;
 

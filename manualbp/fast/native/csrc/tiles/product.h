@@ -14,7 +14,7 @@ void product(int64_t M, int64_t N, int64_t K, const float* A, int64_t lda, const
 // (R, C) from X (C, R): X's rows are ld apart, the result's ldt.
 void transposed(const float* X, int64_t C, int64_t R, int64_t ld, float* result, int64_t ldt);
 
-// W^float (I, O) of W (O, I), in panels of kColumns columns, each row-major, one after the other.
+// W^T (I, O) of W (O, I), in panels of kColumns columns, each row-major, one after the other.
 void pack(const float* W, int64_t O, int64_t I, float* panels);
 
 // C (M, O) += A (M, I) times such panels.

@@ -1,6 +1,6 @@
 #include "tiles/tile.h"
 
-#include <ATen/Functions.h>
+#include <ATen/ops/empty_like.h>
 
 #include <algorithm>
 #include <cmath>

@@ -1,8 +1,8 @@
 // One tile of rows through all layers, up and down, in the memory of one thread.
 //
-//     up      a_l = f(h W^float + b)                      LayerNorm:  a = xhat gamma + beta
+//     up      a_l = f(h W^T + b)                      LayerNorm:  a = xhat gamma + beta
 //     down    delta <- delta f'
-//             dC/db += sum_n delta,  dC/dW += delta^float h,  dC/dh = delta W
+//             dC/db += sum_n delta,  dC/dW += delta^T h,  dC/dh = delta W
 #pragma once
 #include <vector>
 
@@ -11,7 +11,7 @@
 
 namespace manualbp {
 
-// What every thread reads: the parameters, each W^float in panels, and which gradients are wanted.
+// What every thread reads: the parameters, each W^T in panels, and which gradients are wanted.
 struct Weights {
   Weights(const Net& net, const std::vector<bool>& wants, bool wants_x);
 
