@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 import manualbp
+from manualbp.fast import native
 from manualbp.parity.cli import options
 
 CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
@@ -28,6 +29,7 @@ def description(device: torch.device) -> dict[str, str | int]:
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else counted,
         "threads": torch.get_num_threads(),
         "caches": caches(),
+        "native step": "no" if native.library() is None else "yes",
         "device": name(device),
         "system": platform.platform(terse=True),
         "python": platform.python_version(),
@@ -68,6 +70,7 @@ def line(known: Mapping[str, str | int]) -> str:
     threads = f"{known['threads']} thread{'' if known['threads'] == 1 else 's'}"
     return ", ".join(
         [place(known), f"{threads} on {known['cores']} cores", *packages,
+         *(["no native step"] if known.get("native step") == "no" else []),
          f"Python {known['python']}", str(known["date"])]
     )  # fmt: skip
 

@@ -1,7 +1,8 @@
 """How long a step takes and how much memory, every arm side by side in one process.
 
 workloads.py has what is measured, arms/ who takes the step: nn.Sequential eager and compiled, ours
-in three ways, both as CUDA graphs on a GPU, JAX and scikit-learn. A figure is the median over the
+in four ways, both as CUDA graphs on a GPU, JAX and scikit-learn. Before it is timed every arm has
+computed the same loss and the same gradients (arms/agreement.py). A figure is the median over the
 rounds; a ratio is the median of each round's own ratio, with half the distance of their quartiles
 as its spread. Arms take turns, so that what slows the machine down slows all of them. Not yet
 measured on a GPU.
@@ -18,11 +19,11 @@ from typing import Any
 import torch
 
 from comparisons import machine
-from comparisons.speed import floor, record, tables, timing, workloads
+from comparisons.speed import busy, floor, record, tables, timing, workloads
 from comparisons.speed.arms.arm import AUTOGRAD, problem
 from comparisons.speed.arms.available import AvailableArms
 from comparisons.speed.floor import Rates
-from comparisons.speed.results import Result, geometric_means
+from comparisons.speed.results import Result, measured_arms
 from comparisons.speed.timing import Budget
 from comparisons.speed.workloads import COSTS, Workload
 from manualbp.parity.cli import options
@@ -30,8 +31,8 @@ from manualbp.parity.cli.progress import track
 from manualbp.parity.reports.terminal import print_table
 
 # Seconds per workload, and rounds at most and at least; compiling and warming up are not in them.
-FULL = {"rows": Budget(15, 15, 5), "second-order": Budget(5, 15, 5)}
-QUICK = {"rows": Budget(1, 5, 2), "second-order": Budget(0.5, 5, 2)}
+FULL = {"rows": Budget(15, 15, 5), "second-order": Budget(5, 15, 5), "busy": Budget(8, 15, 5)}
+QUICK = {"rows": Budget(1, 5, 2), "second-order": Budget(0.5, 5, 2), "busy": Budget(1, 5, 3)}
 SWEEP, SWEEP_QUICK = Budget(1.5, 11, 3), Budget(0.15, 5, 2)
 PRODUCT, PRODUCT_QUICK = 0.3, 0.05  # seconds for every product whose rate is measured
 
@@ -39,10 +40,11 @@ PRODUCT, PRODUCT_QUICK = 0.3, 0.05  # seconds for every product whose rate is me
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What is measured, how long, on what, and where it goes."""
     add = parser.add_argument
-    parts = list(workloads.PARTS | workloads.ON_GPU)
+    parts = list(workloads.PARTS | workloads.ON_GPU | workloads.ON_REQUEST)
     add("--only", type=options.one_of(parts, "a part"), action="append", metavar="PART",
-        help=f"only this part, once or more: {', '.join(parts)} (default: all that the device has; "
-        "gpu, long batches and tiny networks, and more dtypes with --device cuda)")  # fmt: skip
+        help=f"only this part, once or more: {', '.join(parts)} (default: all that the device has "
+        "but busy, a step beside busy processes; gpu, long batches and tiny networks, and more "
+        "dtypes with --device cuda)")  # fmt: skip
     add("--step", type=options.one_of(COSTS, "a step"), help=f"only this one: {', '.join(COSTS)}")
     add("--quick", action="store_true",
         help="a minute or two instead of ten, rougher figures: no torch.compile, every second cell "
@@ -62,22 +64,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure, print, write; 0, since a slow result is a result, and 130 after Ctrl-C."""
+    """Measure, print, write; 0 however slow, 1 where an arm differs, and 130 after Ctrl-C."""
     earlier = record.read(args.read) if args.read else None
     device = earlier["machine"]["device"] if earlier else machine.name(args.device)
     name = args.run_name or machine.stamped("speed", device)
     record.check_new(args.log_dir, name, args.output)
     written, interrupted = (earlier, False) if earlier else measure(chosen(args), args)
     results = record.from_record(written)
-    for table in tables.of(results):
+    for table in tables.of(results, brief=True):
         print_table(*table)
-    said = *geometric_means(results), *written["notes"], machine.line(written["machine"])
-    print(*said, sep="\n")
+    print(*tables.said(written), machine.line(written["machine"]), sep="\n")
     if results:
         log = record.write(written, args.log_dir, name, args.output)
         print(f"Written: {args.output or log.path}")
         print(options.tensorboard_hint(log.path))
-    return 130 if interrupted else 0
+    return 130 if interrupted else int(bool(written["differing"]))
 
 
 def chosen(args: argparse.Namespace) -> list[tuple[str, Workload]]:
@@ -108,11 +109,12 @@ def measure(
     found: list[Result] = []
     rates: Rates | None = None
     notes: list[str] = []
+    differing: list[str] = []
     interrupted = False
     try:
         rates = _rates(wanted, args)
         available = AvailableArms(wanted, args.device, compiling=not args.quick)
-        notes = available.notes
+        notes, differing = available.notes, available.differing
         most = workloads.largest(args.device)
         for part, workload in track(wanted, "measuring"):
             least = max(floor.floors(workload, rates).values(), default=None)
@@ -126,7 +128,8 @@ def measure(
         notes.append(f"interrupted after {len(found)} of {len(wanted)} cells")
     if rates:
         found = [replace(each, floors=floor.floors(each.workload, rates)) for each in found]
-    return record.record(found, machine.description(args.device), rates, notes), interrupted
+    where = machine.description(args.device)
+    return record.record(found, where, rates, notes, differing), interrupted
 
 
 def measured(
@@ -146,13 +149,13 @@ def measured(
                 return None
             steps = {name: arm.step for name, arm in arms.items()}
             clock = timing.clock_of(args.device)
-            times = timing.time_in_turns(steps, _budget(part, args), clock)
+            with busy.beside(workload.beside):
+                times = timing.time_in_turns(steps, _budget(part, args), clock)
             peaks = {name: arm.peak() for name, arm in arms.items()}
     except torch.OutOfMemoryError as error:
         available.leave_out(part, workload, error)
         return None
-    known = {name: size for name, size in peaks.items() if size is not None}
-    return Result(part, workload, times, known)
+    return Result(part, workload, measured_arms(times, peaks))
 
 
 def _rates(wanted: list[tuple[str, Workload]], args: argparse.Namespace) -> Rates:

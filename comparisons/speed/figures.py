@@ -26,9 +26,10 @@ STYLE: dict[str, tuple[str, str]] = {
     "compile, max-autotune": ("#a34a00", "<"),
     "exact": ("#8cc0e8", "o"),
     "fast": ("#1f77b4", "D"),
-    "one pass": ("#0b7a5b", "P"),
+    "FusedLoss": ("#0b7a5b", "P"),
+    "FusedLoss, no graph": ("#12c28f", ">"),
     "fast, graphs": ("#0d3f66", "p"),
-    "one pass, graphs": ("#63b99b", "h"),
+    "FusedLoss, graphs": ("#63b99b", "h"),
     "JAX": ("#a05fb0", "X"),
     "scikit-learn": ("#b5b5b5", "*"),
 }
@@ -55,7 +56,8 @@ def figures(results: Sequence[Result], footnote: str) -> dict[str, Figure]:
 
 def speed_up(result: Result, arm: str) -> float | None:
     """autograd / arm; None for autograd itself."""
-    return None if arm == AUTOGRAD else result.speed_up(arm)
+    found = result.speed_up(arm)
+    return None if arm == AUTOGRAD or found is None else found.median
 
 
 def bars(results: Sequence[Result], footnote: str) -> Figure:
@@ -83,7 +85,7 @@ def bars(results: Sequence[Result], footnote: str) -> Figure:
 
 
 def _label(result: Result) -> str:
-    workload, seconds = result.workload, result.median(AUTOGRAD)
+    workload, seconds = result.workload, result.arms[AUTOGRAD].seconds
     return (
         f"{workload.net}\nbatch {workload.batch:,}, {workload.activation}\n"
         f"autograd {1e3 * seconds:,.{2 if seconds < 0.01 else 0}f} ms"
@@ -151,9 +153,11 @@ def _scales(axes: Axes, part: str, results: Sequence[Result], value: Value) -> N
 
 def _ratio_ticks(axis: Axis, results: Sequence[Result]) -> tuple[float, float]:
     """Ticks for a logarithmic axis of speed-ups, and its limits."""
-    values = [v for r in results for arm in r.times if (v := speed_up(r, arm))]
+    values = [v for r in results for arm in r.arms if (v := speed_up(r, arm))]
     low, high = min([*values, 0.8]) / 1.25, max([*values, 1.25]) * 1.25
-    steps = [tick for tick in (0.125, 0.25, 0.5, 0.75, 1, 1.5, 2, 3, 4, 6, 8) if low < tick < high]
+    steps = [
+        tick for tick in (0.125, 0.25, 0.5, 0.75, 1, 1.5, 2, 3, 4, 6, 8, 12) if low < tick < high
+    ]
     _set_ticks(axis, {tick: f"{tick:g}" for tick in steps})
     return low, high
 

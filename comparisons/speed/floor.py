@@ -23,7 +23,7 @@ from functools import partial
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from comparisons.speed.timing import Clock, clock_of
 from comparisons.speed.workloads import DTYPES, TRAINING, Workload, product_precision
@@ -116,9 +116,13 @@ def best_rate(
 
 
 def _products(name: str, device: torch.device) -> Iterator[tuple[Callable[[], Tensor], int]]:
-    """A product of every shape, and its operations."""
+    """A product of every shape by ATen, and by oneDNN where it is there; and its operations."""
     dtype = DTYPES[name]
+    # ATen's own product of bfloat16 is oneDNN's, and of float64 oneDNN has none.
+    onednn = device.type == "cpu" and name == "float32" and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     for n, inner, m in SHAPES_GPU if device.type == "cuda" else SHAPES:
         h = torch.randn(n, inner, dtype=dtype, device=device)
         w = torch.randn(m, inner, dtype=dtype, device=device)
         yield partial(torch.mm, h, w.t()), 2 * n * inner * m
+        if onednn:
+            yield partial(nn.functional.linear, h.to_mkldnn(), w.to_mkldnn()), 2 * n * inner * m

@@ -1,7 +1,7 @@
 """What a run leaves behind: speed.json, speed.md, the figures, and TensorBoard's event files.
 
-speed.json has the results with all that follows from them, and is read back. All files are made
-first and written then, into folders that were not there.
+speed.json has the medians with their spreads, a line for each cell, and is read back; all else
+follows from it. All files are made first and written then, into folders that were not there.
 """
 
 from __future__ import annotations
@@ -14,15 +14,18 @@ from typing import Any
 
 from comparisons import machine, output
 from comparisons.speed import figures
-from comparisons.speed.arms.arm import AUTOGRAD, AUTOGRAD_GRAPHS, COMPILED, JAX, OURS
-from comparisons.speed.floor import PRODUCTS, Rates
-from comparisons.speed.results import Ratio, Result, present, quartiles
+from comparisons.speed.arms.arm import ARMS, AUTOGRAD
+from comparisons.speed.floor import Rates
+from comparisons.speed.results import Measured, Ratio, Result, present
 from comparisons.speed.tables import page
-from comparisons.speed.workloads import TABLE, Workload, coordinate
+from comparisons.speed.workloads import Workload, coordinate
 from manualbp.parity.cli import options
 from manualbp.parity.reports.tensorboard import RunLog
 
 JSON, MARKDOWN, FIGURES = "speed.json", "speed.md", "figures"
+
+
+OF_EACH_ARM = ["ms", "autograd's ms / its ms", "spread of that", "peak MB"]
 
 
 def record(
@@ -30,82 +33,104 @@ def record(
     where: Mapping[str, str | int],
     rates: Rates | None,
     notes: Sequence[str],
+    differing: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Everything, as it is written to speed.json; times in seconds, memory in bytes.
+    """All that is written to speed.json: milliseconds and megabytes, to four digits.
 
-    ``where`` describes the machine. ``rates`` is None if the run ended before they were measured.
+    Args:
+        results: what was measured.
+        where: describes the machine.
+        rates: of products and of a copy; None if the run ended before they were measured.
+        notes: what is absent, and why.
+        differing: the arms that were left out because they compute something else.
     """
+    products = (
+        {dtype: _rounded(rate / 1e9) for dtype, rate in rates.operations.items()} if rates else {}
+    )
     return {
         "machine": dict(where),
-        "operations_per_second": dict(rates.operations) if rates else {},
-        "bytes_per_second": rates.bytes if rates else None,
+        "GFLOP_per_second": products,
+        "GB_per_second": {"copy": _rounded(rates.bytes / 1e9)} if rates else {},
         "notes": list(notes),
+        "differing": list(differing),
+        "of_each_arm": OF_EACH_ARM,
         "cells": [_cell(result) for result in results],
     }
 
 
 def _cell(result: Result) -> dict[str, Any]:
-    arms = {}
-    for arm, seconds in result.times.items():
-        low, middle, high = quartiles(seconds)
-        arms[arm] = {
-            "seconds": list(seconds),
-            "median": middle,
-            "quartiles": [low, high],
-            "autograd_over_this": _pair(result.ratio(AUTOGRAD, arm)),
-            "over_floor": result.over_floor(arm),
-            "peak_bytes": result.memory.get(arm),
-        }
-    return {
-        "part": result.part,
-        **asdict(result.workload),
-        "widths": list(result.workload.widths),
-        "floor_seconds": result.floor,
-        "floors": dict(result.floors),
-        "fastest_of_ours": result.fastest(OURS),
-        "compile_over_ours": _pair(result.against_ours(COMPILED)),
-        "graphs_over_ours": _pair(result.against_ours([AUTOGRAD_GRAPHS])),
-        "jax_over_ours": _pair(result.against_ours([JAX])),
-        "arms": arms,
-    }
+    of_workload = {"part": result.part, **asdict(result.workload)}
+    of_workload["widths"] = list(result.workload.widths)
+    if not result.workload.beside:
+        del of_workload["beside"]
+    floors = {name: _rounded(1e3 * seconds) for name, seconds in result.floors.items()}
+    return {**of_workload, "floors": floors,
+            "arms": {arm: _numbers(measured) for arm, measured in result.arms.items()}}  # fmt: skip
 
 
-def _pair(found: Ratio | None) -> dict[str, float] | None:
-    return None if found is None else found._asdict()
+def _numbers(measured: Measured) -> list[float | None]:
+    peak = None if measured.peak is None else measured.peak / 1e6
+    values = (1e3 * measured.seconds, *measured.speed_up, peak)
+    return [None if value is None else _rounded(value) for value in values]
+
+
+def _rounded(value: float) -> float:
+    """Four digits: rounds differ by more."""
+    return float(f"{value:.4g}")
 
 
 def from_record(written: Mapping[str, Any]) -> list[Result]:
-    """The results that a record was made of."""
+    """The results that a record was made of, to four digits."""
     return [
         Result(
             cell["part"],
             Workload(cell["step"], tuple(cell["widths"]), cell["batch"], cell["activation"],
-                     cell["dtype"]),
-            {arm: found["seconds"] for arm, found in cell["arms"].items()},
-            {arm: found["peak_bytes"] for arm, found in cell["arms"].items()
-             if found["peak_bytes"] is not None},
-            _floors(cell),
+                     cell["dtype"], cell.get("beside", 0)),
+            {arm: _measured(*numbers) for arm, numbers in cell["arms"].items()},
+            {name: milliseconds / 1e3 for name, milliseconds in cell["floors"].items()},
         )
         for cell in written["cells"]
     ]  # fmt: skip
 
 
-def _floors(cell: Mapping[str, Any]) -> dict[str, float]:
-    """Older records have one floor, that of the products."""
-    if "floors" in cell or cell["floor_seconds"] is None:
-        return dict(cell.get("floors", {}))
-    return {PRODUCTS: cell["floor_seconds"]}
+def _measured(ms: float, speed_up: float, spread: float, megabytes: float | None) -> Measured:
+    peak = None if megabytes is None else round(1e6 * megabytes)
+    return Measured(ms / 1e3, Ratio(speed_up, spread), peak)
+
+
+def json_text(written: Mapping[str, Any]) -> str:
+    """The record as JSON: a line for each cell, each note and each fact; NaN is an error."""
+    parts = []
+    for name, value in written.items():
+        inside = [f"  {_line(each)}" for each in value] if isinstance(value, list) else [
+            f"  {_line(key)}: {_line(each)}" for key, each in value.items()]  # fmt: skip
+        brackets = "[]" if isinstance(value, list) else "{}"
+        body = ("\n" + ",\n".join(inside) + "\n ") if inside else ""
+        parts.append(f" {_line(name)}: {brackets[0]}{body}{brackets[1]}")
+    return "{\n" + ",\n".join(parts) + "\n}\n"
+
+
+def _line(value: Any) -> str:
+    return json.dumps(value, allow_nan=False)
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The record of an earlier run."""
+    """The record of an earlier run.
+
+    Raises:
+        UsageError: it is none, or damaged.
+    """
     try:
         written = json.loads(path.read_text())
-        from_record(written)
+        page(written, from_record(written))
         machine.line(written["machine"])
-    except (OSError, ValueError, TypeError, KeyError) as error:
+        known = {arm for cell in written["cells"] for arm in cell["arms"]} <= set(ARMS)
+        if not known or not all(AUTOGRAD in cell["arms"] for cell in written["cells"]):
+            raise ValueError("its arms are not those of this version")
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, ArithmeticError) as error:
         raise options.UsageError(
-            f"expected the {JSON} of an earlier run, got {path} ({type(error).__name__}: {error})"
+            f"expected the {JSON} of an earlier run, got {path} "
+            f"({type(error).__name__}: {options.one_line(error)})"
         ) from None
     return dict(written)
 
@@ -125,7 +150,7 @@ def write(written: dict[str, Any], log_dir: Path, name: str, folder: Path | None
     drawn = figures.figures(results, machine.line(written["machine"]))
     pictures = {file: figures.pixels(figure) for file, figure in drawn.items()}
     markdown = page(written, results)
-    contents = {JSON: output.json_text(written).encode(), MARKDOWN: markdown.encode()}
+    contents = {JSON: json_text(written).encode(), MARKDOWN: markdown.encode()}
     contents |= {file: figures.png(picture) for file, picture in pictures.items()}
     if folder is not None:
         with output.writing(folder, "--output"):
@@ -143,15 +168,15 @@ def write(written: dict[str, Any], log_dir: Path, name: str, folder: Path | None
 def _log_curves(log: RunLog, results: Sequence[Result]) -> None:
     """The sweeps as scalars; the step is the number that was swept over."""
     for result in results:
-        if result.part in (*TABLE, "dtype"):
+        if result.part not in ("batch", "depth", "width", "gpu"):
             continue
         swept = result.part in ("depth", "width")
         net = result.part if swept else f"{result.part}_{result.workload.net}"
         step = coordinate(result.part, result.workload)
-        for arm in result.times:
+        for arm, measured in result.arms.items():
             values = {
                 "milliseconds": result.milliseconds(arm),
-                "speed_up": result.speed_up(arm),
+                "speed_up": measured.speed_up.median,
                 "over_floor": result.over_floor(arm),
                 "peak_megabytes": result.megabytes(arm),
             }

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from comparisons.speed.arms.arm import ARMS, AUTOGRAD, AUTOGRAD_GRAPHS, COMPILED, JAX, OURS
-from comparisons.speed.workloads import TABLE, Workload
+from comparisons.speed.arms.arm import ARMS, AUTOGRAD, AUTOGRAD_GRAPHS, COMPILED, JAX
+from comparisons.speed.workloads import Workload
 
 OTHERS = {
     "autograd": (AUTOGRAD,), "compile": COMPILED, "graphs": (AUTOGRAD_GRAPHS,), "JAX": (JAX,),
@@ -23,6 +23,14 @@ class Ratio(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.median:.2f} ±{self.spread:.2f}"
+
+
+class Measured(NamedTuple):
+    """Of one arm: seconds per step, autograd's time over its own, bytes at a step's height."""
+
+    seconds: float
+    speed_up: Ratio
+    peak: int | None = None
 
 
 def ratio(above: Sequence[float], below: Sequence[float]) -> Ratio:
@@ -40,14 +48,23 @@ def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
     return low, middle, high
 
 
+def measured_arms(
+    times: Mapping[str, Sequence[float]], peaks: Mapping[str, int | None]
+) -> dict[str, Measured]:
+    """The medians of the rounds; autograd is among the arms."""
+    return {
+        arm: Measured(statistics.median(each), ratio(times[AUTOGRAD], each), peaks.get(arm))
+        for arm, each in times.items()
+    }
+
+
 @dataclass(frozen=True)
 class Result:
-    """Of a workload: seconds per step of every arm and round, bytes per arm, floors in seconds."""
+    """Of a workload: what was measured of every arm, and the floors in seconds."""
 
     part: str
     workload: Workload
-    times: Mapping[str, list[float]]
-    memory: Mapping[str, int]
+    arms: Mapping[str, Measured]
     floors: Mapping[str, float] = field(default_factory=dict)
 
     @property
@@ -55,64 +72,51 @@ class Result:
         """Seconds of the larger floor."""
         return max(self.floors.values(), default=None)
 
-    def median(self, arm: str) -> float:
-        """Seconds per step."""
-        return statistics.median(self.times[arm])
-
     def milliseconds(self, arm: str) -> float | None:
-        """The median; None where the arm is absent, as in all that follows."""
-        return 1e3 * self.median(arm) if arm in self.times else None
+        """Of a step; None where the arm is absent, as in all that follows."""
+        return 1e3 * self.arms[arm].seconds if arm in self.arms else None
 
     def megabytes(self, arm: str) -> float | None:
         """The peak of a step."""
-        return self.memory[arm] / 1e6 if arm in self.memory else None
+        peak = self.arms[arm].peak if arm in self.arms else None
+        return None if peak is None else peak / 1e6
 
     def fastest(self, arms: Iterable[str]) -> str | None:
-        """The one of these arms with the smallest median."""
-        return min((arm for arm in arms if arm in self.times), key=self.median, default=None)
+        """The one of these arms with the largest speed-up."""
+        there = [arm for arm in arms if arm in self.arms]
+        return max(there, key=lambda arm: self.arms[arm].speed_up.median, default=None)
 
-    def ratio(self, above: str | None, below: str | None) -> Ratio | None:
-        """above / below."""
-        if above is None or below is None or not {above, below} <= set(self.times):
-            return None
-        return ratio(self.times[above], self.times[below])
-
-    def speed_up(self, arm: str) -> float | None:
+    def speed_up(self, arm: str) -> Ratio | None:
         """autograd / arm."""
-        found = self.ratio(AUTOGRAD, arm)
-        return found.median if found else None
+        return self.arms[arm].speed_up if arm in self.arms else None
 
-    def against_ours(self, arms: Iterable[str]) -> Ratio | None:
-        """The fastest of the arms over the fastest of ours: above 1 ours is faster."""
-        return self.ratio(self.fastest(arms), self.fastest(OURS))
+    def over(self, others: Iterable[str], arm: str | None) -> float | None:
+        """The fastest of the others / arm, by what each is to autograd: above 1 arm is faster."""
+        other = self.fastest(others)
+        if other is None or arm is None or arm not in self.arms:
+            return None
+        return self.arms[arm].speed_up.median / self.arms[other].speed_up.median
 
     def over_floor(self, arm: str | None) -> float | None:
         """How many times the floor a step takes."""
-        if arm is None or arm not in self.times or self.floor is None:
+        if arm is None or arm not in self.arms or self.floor is None:
             return None
-        return self.median(arm) / self.floor
+        return self.arms[arm].seconds / self.floor
 
 
 def present(results: Iterable[Result]) -> list[str]:
     """The arms that were measured at all, in their order."""
-    found = {arm for result in results for arm in result.times}
+    found = {arm for result in results for arm in result.arms}
     return [arm for arm in ARMS if arm in found]
 
 
-def geometric_means(results: Sequence[Result]) -> list[str]:
-    """Over the rows of each step: autograd, torch.compile, graphs and JAX over each of ours."""
-    rows = [result for result in results if result.part in TABLE]
-    lines = []
-    for step in dict.fromkeys(result.workload.step for result in rows):
-        of_step = [result for result in rows if result.workload.step == step]
-        for words, others in OTHERS.items():
-            each = [f"{ours} {mean:.2f}" for ours in OURS if (mean := _mean(of_step, others, ours))]
-            if each:
-                lines.append(f"{step}: {words} / ours, geometric mean: {', '.join(each)}")
-    return lines
+def geometric_mean(results: Iterable[Result], others: Sequence[str], arm: str) -> float | None:
+    """Of others / arm, over the results that have both."""
+    found = [value for result in results if (value := result.over(others, arm)) is not None]
+    return statistics.geometric_mean(found) if found else None
 
 
-def _mean(results: Sequence[Result], others: Sequence[str], ours: str) -> float | None:
-    found = [(result.fastest(others), result) for result in results if ours in result.times]
-    ratios = [result.median(arm) / result.median(ours) for arm, result in found if arm]
-    return statistics.geometric_mean(ratios) if ratios else None
+def worst(results: Iterable[Result], arm: str) -> Result | None:
+    """The cell in which the arm is slowest against autograd."""
+    cells = [result for result in results if arm in result.arms]
+    return min(cells, key=lambda result: result.arms[arm].speed_up.median, default=None)

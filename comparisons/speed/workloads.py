@@ -1,7 +1,8 @@
-"""What is measured: steps and dtypes; parts with a table of rows, and sweeps over one number."""
+"""What is measured: steps and dtypes; tables of rows, sweeps over one number, a busy machine."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -71,6 +72,7 @@ class Workload:
     batch: int
     activation: str
     dtype: str = "float32"
+    beside: int = 0  # other processes that keep a core busy each
 
     @property
     def layers(self) -> list[tuple[int, int]]:
@@ -79,9 +81,9 @@ class Workload:
 
     @property
     def net(self) -> str:
-        """The widths in words; more than three equal hidden ones as ``64x5``."""
+        """The widths in words; three or more equal hidden ones as ``64x5``."""
         hidden = self.widths[1:-1]
-        if len(hidden) > 3 and len(set(hidden)) == 1:
+        if len(hidden) >= 3 and len(set(hidden)) == 1:
             return f"{self.widths[0]}-{hidden[0]}x{len(hidden)}-{self.widths[-1]}"
         return "-".join(map(str, self.widths))
 
@@ -102,6 +104,7 @@ ROWS = (
     Workload(TRAINING, (64, 64, 64, 1), 256, "relu"),
     Workload(TRAINING, (32, 32, 32, 1), 32, "tanh"),
 )
+WIDE = 512  # features of a layer from which on products are nearly all of a step
 SECOND_ORDER = (
     Workload(INPUT_GRADIENT, (3, 256, 256, 256, 1), 8192, "softplus"),
     Workload(INPUT_GRADIENT, (2, 64, 64, 64, 1), 1024, "tanh"),
@@ -124,7 +127,9 @@ BY_DTYPE = {
 }
 LONG = tuple(replace(ROWS[0], batch=65536 * 4**n) for n in range(3))
 TINY = tuple(row for row in ROWS if row.batch * sum(row.widths) < 2**18)
-TABLE = ("rows", "second-order")  # the parts with a table of rows; the others are sweeps
+CORES = os.cpu_count() or 1
+TABLE = ("rows", "second-order")  # the parts with a table of rows
+SWEPT = ("batch", "depth", "width", "dtype", "gpu")
 PARTS: dict[str, tuple[Workload, ...]] = {
     "rows": ROWS,
     "second-order": SECOND_ORDER,
@@ -141,6 +146,13 @@ ON_GPU: dict[str, tuple[Workload, ...]] = {
 }
 # The most that an eager step of a sweep may take: seconds (also with --quick), bytes of tensors.
 LONGEST, LONGEST_QUICK, LARGEST = 0.6, 0.03, 6e9
+# Only where it is asked for: a step beside one and beside several other busy processes.
+BUSY_PART = "busy"
+ON_REQUEST: dict[str, tuple[Workload, ...]] = {
+    BUSY_PART: tuple(
+        replace(row, beside=count) for row in (ROWS[3], ROWS[0]) for count in (0, 1, 2 * CORES)
+    )
+}
 # How many arms hold a step's memory at the same time on a GPU: every graph has its own.
 HOLDING = 5
 
@@ -152,12 +164,12 @@ def selected(
     gpu: bool = False,
 ) -> list[tuple[str, Workload]]:
     """Part and workload of all that is asked for; quick takes every second one of a sweep."""
-    every = PARTS | ON_GPU if gpu else PARTS
+    usual = PARTS | ON_GPU if gpu else PARTS
     return [
         (part, workload)
-        for part, all_of_it in every.items()
-        for workload in (all_of_it[::2] if quick and part not in TABLE else all_of_it)
-        if part in (parts or every) and step in (None, workload.step)
+        for part, all_of_it in (usual | ON_REQUEST).items()
+        for workload in (all_of_it[::2] if quick and part in SWEPT else all_of_it)
+        if part in (parts or usual) and step in (None, workload.step)
     ]
 
 
@@ -182,7 +194,7 @@ def too_large(
 
     A long eager step takes about twice its floor, and three tensors per layer.
     """
-    if part in TABLE or floor is None:
+    if part not in SWEPT or floor is None:
         return None
     seconds = 2 * floor
     itemsize = 8 if workload.dtype == "float64" else 4

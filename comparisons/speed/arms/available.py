@@ -9,9 +9,10 @@ import torch
 
 from comparisons import machine
 from comparisons.speed.arms import peers
-from comparisons.speed.arms.arm import Arm, Problem
+from comparisons.speed.arms.agreement import differing
+from comparisons.speed.arms.arm import AUTOGRAD, FUSED, Arm, Problem
 from comparisons.speed.arms.pytorch import Compiler, eager_arms, graph_makers
-from comparisons.speed.workloads import TRAINING, Workload
+from comparisons.speed.workloads import BUSY_PART, TRAINING, Workload
 
 Maker = Arm | Callable[[], Arm | None]
 # The parts that torch.compile takes part in: it takes seconds for every network.
@@ -22,7 +23,7 @@ MEMORY_OF_GRAPHS = "memory of graphs: all that their pool keeps, in blocks of 2 
 
 
 class AvailableArms:
-    """Makes the arms of a workload, and a note for each that it cannot make.
+    """Makes the arms of a workload, and a note for each that it cannot make, or that is wrong.
 
     Args:
         wanted: parts and workloads to be measured; what none of them needs is not tried.
@@ -34,6 +35,7 @@ class AvailableArms:
         self, wanted: Sequence[tuple[str, Workload]], device: torch.device, compiling: bool
     ) -> None:
         self._peers, self.notes = peers.available(device)
+        self.differing: list[str] = []
         self._compiler: Compiler | None = None
         self._graphs = device.type == "cuda"
         if self._graphs:
@@ -49,16 +51,19 @@ class AvailableArms:
     def arms(self, part: str, problem: Problem) -> dict[str, Arm]:
         """Every arm that has such a step and has taken one; a note for those that raised."""
         there = eager_arms(problem)
+        if part == BUSY_PART:
+            pair = {name: arm for name, arm in there.items() if name in (AUTOGRAD, FUSED)}
+            return self.made(part, problem, pair)
         if self._compiler and part in COMPILING:
             there |= self._compiler.arms(problem, dynamic=part == "batch")
         makers: dict[str, Maker] = {**there}
         if self._graphs:
             makers |= graph_makers(problem)
         makers |= {name: partial(make, problem) for name, make in self._peers.items()}
-        return self.made(part, problem.workload, makers)
+        return self.made(part, problem, makers)
 
-    def made(self, part: str, workload: Workload, makers: Mapping[str, Maker]) -> dict[str, Arm]:
-        """The arms after their first steps."""
+    def made(self, part: str, problem: Problem, makers: Mapping[str, Maker]) -> dict[str, Arm]:
+        """The arms after their first steps; without those that computed something else."""
         found: dict[str, Arm] = {}
         for name, make in makers.items():
             try:
@@ -69,8 +74,10 @@ class AvailableArms:
                     arm.step()
                 found[name] = arm
             except Exception as error:  # of memory, a compiler, a recording: no common class
-                self.leave_out(part, workload, error, name)
-        return found
+                self.leave_out(part, problem.workload, error, name)
+        wrong = differing(problem, found) if AUTOGRAD in found else {}
+        self.differing += [f"{part}: {line}" for line in wrong.values()]
+        return {name: arm for name, arm in found.items() if name not in wrong}
 
     def leave_out(self, part: str, workload: Workload, error: Exception, arm: str = "all") -> None:
         """A note that this arm of the workload is absent, and why."""

@@ -21,12 +21,14 @@ from torch import Tensor
 
 from comparisons.counterparts import linears
 from comparisons.speed import memory
-from comparisons.speed.arms.arm import JAX, SKLEARN, Arm, Problem
+from comparisons.speed.arms.arm import JAX, SKLEARN, Arm, Computed, Problem
 from comparisons.speed.workloads import INPUT_GRADIENT, LAPLACIAN, TF32, TRAINING
 
 Make = Callable[[Problem], "Arm | None"]
 SKLEARN_ACTIVATIONS, SKLEARN_DTYPES = ("relu", "tanh"), ("float32", "float64")
-RATE = 1e-3  # learning rate: scikit-learn's step always updates
+# Learning rates: scikit-learn's step always updates. The second is so large that W - W_new has all
+# digits of the gradient.
+RATE, LARGE_RATE = 1e-3, 2.0**20
 
 
 def available(device: torch.device) -> tuple[dict[str, Make], list[str]]:
@@ -85,9 +87,10 @@ def _jax_arm(place: Any, problem: Problem) -> Arm:
 
     compiled = jax.jit(jax.value_and_grad(rounded))
 
-    def gradients() -> list[Tensor]:
-        _, found = compiled(*data)
-        return [torch.from_numpy(np.array(g, dtype=np.float64)) for theta in found for g in theta]
+    def computed() -> Computed:
+        value, found = compiled(*data)
+        gradients = [np.array(g, dtype=np.float64) for theta in found for g in theta]
+        return Computed(float(value), list(map(torch.from_numpy, gradients)))
 
     def peak() -> int | None:
         stats = compiled.lower(*data).compile().memory_analysis()
@@ -95,7 +98,7 @@ def _jax_arm(place: Any, problem: Problem) -> Arm:
             return None
         return int(stats.temp_size_in_bytes + stats.output_size_in_bytes)
 
-    return Arm(lambda: jax.block_until_ready(compiled(*data)), gradients, peak)
+    return Arm(lambda: jax.block_until_ready(compiled(*data)), computed, peak)
 
 
 def _forward(activation: str, thetas: Any, x: Any) -> Any:
@@ -151,7 +154,8 @@ def _prepare_sklearn(device: torch.device) -> Make:
 def _sklearn_arm(regressor: Any, problem: Problem) -> Arm | None:
     """partial_fit on all the data as one batch is one step; None where it has no such step.
 
-    Its cost is sum (u(x) - y)^2 / 2N for N rows of O outputs: ours is that times 2 / O.
+    Its gradient is that of sum (u(x) - y)^2 / 2N for N rows of O outputs: ours is that times 2 / O.
+    The cost that it reports is half of ours.
     """
     workload = problem.workload
     known = workload.activation in SKLEARN_ACTIVATIONS and workload.dtype in SKLEARN_DTYPES
@@ -159,32 +163,34 @@ def _sklearn_arm(regressor: Any, problem: Problem) -> Arm | None:
         return None
     x, y = problem.x.numpy(), problem.y.numpy()
     y = y.ravel() if y.shape[1] == 1 else y  # it warns of a column
-    model = regressor(
-        hidden_layer_sizes=workload.widths[1:-1], activation=workload.activation, solver="sgd",
-        alpha=0, batch_size=workload.batch, learning_rate_init=RATE, momentum=0,
-        nesterovs_momentum=False, shuffle=False, random_state=0,
-    )  # fmt: skip
 
-    def step() -> None:
-        model.partial_fit(x, y)
-
-    def restart() -> None:
-        """Put the weights back."""
+    def started(rate: float) -> Any:
+        """A regressor with the problem's weights."""
+        model = regressor(
+            hidden_layer_sizes=workload.widths[1:-1], activation=workload.activation, solver="sgd",
+            alpha=0, batch_size=workload.batch, learning_rate_init=rate, momentum=0,
+            nesterovs_momentum=False, shuffle=False, random_state=0,
+        )  # fmt: skip
+        model.partial_fit(x, y)  # makes the arrays
         with torch.no_grad():
             for i, layer in enumerate(linears(problem.model)):
                 model.coefs_[i][...] = layer.weight.numpy().T
                 model.intercepts_[i][...] = layer.bias.numpy()
+        return model
 
-    def gradients() -> list[Tensor]:
-        """(W - W_new) / rate."""
-        restart()
-        step()
-        scale = 2 / (workload.widths[-1] * RATE)
+    def computed() -> Computed:
+        """dC/dw = (w - w_new) / rate."""
+        model = started(LARGE_RATE).partial_fit(x, y)
+        scale = 2 / (workload.widths[-1] * LARGE_RATE)
         pairs = zip(model.coefs_, model.intercepts_, strict=True)
         updated = [torch.from_numpy(array.T.copy()) for pair in pairs for array in pair]
         before = problem.model.parameters()
-        return [(w.detach() - new) * scale for w, new in zip(before, updated, strict=True)]
+        gradients = [(w.detach() - new) * scale for w, new in zip(before, updated, strict=True)]
+        return Computed(2 * float(model.loss_), gradients)
 
-    step()  # makes the arrays
-    restart()
-    return Arm(step, gradients, lambda: memory.traced(step))
+    model = started(RATE)
+
+    def step() -> None:
+        model.partial_fit(x, y)
+
+    return Arm(step, computed, lambda: memory.traced(step))

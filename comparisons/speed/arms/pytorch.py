@@ -21,7 +21,7 @@ from comparisons.counterparts import WithLoss, autograd_twin, in_fast_mode
 from comparisons.speed import memory
 from comparisons.speed.arms import arm
 from comparisons.speed.arms.arm import Arm, Problem, torch_arm
-from comparisons.speed.workloads import COSTS, TF32, TRAINING
+from comparisons.speed.workloads import COSTS, TF32, TRAINING, Cost
 from manualbp.fast.gpu import kernels, one_launch
 
 # A sum over many tiles needs the digits of these dtypes. In others FusedLoss runs the model's own
@@ -30,19 +30,50 @@ ONE_PASS_DTYPES = ("float32", TF32, "float64")
 
 
 def eager_arms(problem: Problem) -> dict[str, Arm]:
-    """All of them, with equal weights."""
-    cost = COSTS[problem.workload.step]
+    """All of them, with equal weights. Training takes our own loss with our own network."""
+    cost, ours = COSTS[problem.workload.step], COSTS[problem.workload.step]
+    if problem.workload.step == TRAINING:
+        ours = _with_our_loss
     arms = {
-        arm.AUTOGRAD: torch_arm(problem, autograd_twin(problem.model), cost),
-        arm.EXACT: torch_arm(problem, problem.model, cost),
-        arm.FAST: torch_arm(problem, in_fast_mode(problem.model), cost),
+        arm.AUTOGRAD: cost_arm(problem, autograd_twin(problem.model), cost),
+        arm.EXACT: cost_arm(problem, problem.model, ours),
+        arm.FAST: cost_arm(problem, in_fast_mode(problem.model), ours),
     }
     if one_pass := fused(problem):
-        arms[arm.ONE_PASS] = torch_arm(problem, one_pass)
+        arms[arm.FUSED] = module_arm(problem, one_pass)
+    if without := fused(problem):
+        arms[arm.NO_GRAPH] = torch_arm(problem, without, without.backward)
     return arms
 
 
-def fused(problem: Problem) -> nn.Module | None:
+def cost_arm(problem: Problem, model: nn.Module, cost: Cost, held: int | None = 0) -> Arm:
+    """C = cost(model, x, y), and PyTorch's backward() from there."""
+
+    def backward(x: Tensor, y: Tensor) -> Tensor:
+        value = cost(model, x, y)
+        torch.autograd.backward(value)
+        return value.detach()
+
+    return torch_arm(problem, model, backward, held)
+
+
+def module_arm(problem: Problem, module: nn.Module, held: int | None = 0) -> Arm:
+    """C = module(x, y), and PyTorch's backward() from there."""
+    return cost_arm(problem, module, _call, held)
+
+
+def _call(module: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    return module(x, y)
+
+
+OUR_LOSS = manualbp.MSELoss()
+
+
+def _with_our_loss(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    return OUR_LOSS(model(x), y)
+
+
+def fused(problem: Problem) -> manualbp.FusedLoss | None:
     """FusedLoss of equal weights; None where it would run the model's own step."""
     workload = problem.workload
     launched = kernels.takes(problem.x) and max(workload.widths) <= one_launch.WIDEST
@@ -78,14 +109,14 @@ class Compiler:
             self._for = key
             self._cost = torch.compile(COSTS[TRAINING], dynamic=True if dynamic else None)
             self._tuned = torch.compile(COSTS[TRAINING], mode="max-autotune")
-        arms = {arm.COMPILE_LOSS: torch_arm(problem, autograd_twin(ours), self._cost)}
+        arms = {arm.COMPILE_LOSS: cost_arm(problem, autograd_twin(ours), self._cost)}
         if dynamic:
             return arms
         model = autograd_twin(ours)
         model.compile()
-        arms = {arm.COMPILE: torch_arm(problem, model, COSTS[TRAINING]), **arms}
+        arms = {arm.COMPILE: cost_arm(problem, model, COSTS[TRAINING]), **arms}
         if self._tuning:
-            arms[arm.COMPILE_MAX] = torch_arm(problem, autograd_twin(ours), self._tuned, held=None)
+            arms[arm.COMPILE_MAX] = cost_arm(problem, autograd_twin(ours), self._tuned, held=None)
         return arms
 
 
@@ -108,13 +139,13 @@ def graph_makers(problem: Problem) -> dict[str, Callable[[], Arm]]:
         return {}
     modules: dict[str, nn.Module] = {
         arm.AUTOGRAD_GRAPHS: WithLoss(autograd_twin(problem.model), nn.functional.mse_loss),
-        arm.FAST_GRAPHS: WithLoss(in_fast_mode(problem.model), nn.functional.mse_loss),
+        arm.FAST_GRAPHS: WithLoss(in_fast_mode(problem.model), OUR_LOSS),
     }
     if one_pass := fused(problem):
-        modules[arm.ONE_PASS_GRAPHS] = one_pass
+        modules[arm.FUSED_GRAPHS] = one_pass
     return {name: partial(_graph_arm, problem, module) for name, module in modules.items()}
 
 
 def _graph_arm(problem: Problem, module: nn.Module) -> Arm:
     graphed, held = captured(module, problem.x, problem.y)
-    return torch_arm(problem, graphed, held=held)
+    return module_arm(problem, graphed, held)

@@ -37,11 +37,11 @@ def test_the_larger_floor_counts() -> None:
     row, none = Workload(TRAINING, (2, 3, 4), 5, "relu"), Workload(LAPLACIAN, (2, 3, 1), 5, "tanh")
     found = floor.floors(row, Rates({"float32": 48.0}, 64.0))
     assert found == {"products": 10.0, "bytes": 5.0}
-    assert Result("rows", row, {}, {}, found).floor == 10.0
+    assert Result("rows", row, {}, found).floor == 10.0
     slower = floor.floors(row, Rates({"float32": 48.0}, 16.0))
-    assert Result("rows", row, {}, {}, slower).floor == 20.0
+    assert Result("rows", row, {}, slower).floor == 20.0
     assert floor.floors(none, Rates({"float32": 48.0}, 64.0)) == {}
-    assert Result("rows", none, {}, {}).floor is None
+    assert Result("rows", none, {}).floor is None
 
 
 def test_tf32_has_a_rate_of_its_own() -> None:

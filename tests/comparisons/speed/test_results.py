@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
+from comparisons.output import Table
 from comparisons.speed import figures, results, tables
 from comparisons.speed.arms.arm import (
     ARMS,
@@ -12,12 +15,13 @@ from comparisons.speed.arms.arm import (
     COMPILE_LOSS,
     EXACT,
     FAST,
+    FUSED,
     JAX,
-    ONE_PASS,
+    NO_GRAPH,
     SKLEARN,
 )
 from comparisons.speed.floor import BYTES, PRODUCTS
-from comparisons.speed.results import Result
+from comparisons.speed.results import Result, measured_arms
 from comparisons.speed.workloads import TRAINING, Workload
 
 ROW = Workload(TRAINING, (64, 128, 128, 128, 1), 65536, "relu")
@@ -30,7 +34,19 @@ TIMES = {
     COMPILE_LOSS: [0.002, 0.002, 0.002],
 }
 FLOORS = {PRODUCTS: 0.0005, BYTES: 0.0001}
-RESULT = Result("rows", ROW, TIMES, {AUTOGRAD: 2_000_000, EXACT: 1_500_000}, FLOORS)
+ARMS_OF_ROW = measured_arms(TIMES, {AUTOGRAD: 2_000_000, EXACT: 1_500_000})
+RESULT = Result("rows", ROW, ARMS_OF_ROW, FLOORS)
+
+
+def measured(**seconds: float) -> dict[str, results.Measured]:
+    """One round of every arm; Python's names for theirs."""
+    names = {"autograd": AUTOGRAD, "exact": EXACT, "fused": FUSED, "jax": JAX, "free": NO_GRAPH}
+    return measured_arms({names[key]: [value] for key, value in seconds.items()}, {})
+
+
+def columns(table: Table) -> dict[str, str]:
+    """The first row by the names of its columns."""
+    return dict(zip(table.columns, table.rows[0], strict=True))
 
 
 def test_ratio_and_spread() -> None:
@@ -42,51 +58,84 @@ def test_ratio_and_spread() -> None:
         results.ratio([1.0, 2.0], [1.0])
 
 
+def test_medians_of_every_arm() -> None:
+    assert ARMS_OF_ROW[EXACT] == (0.001, (2.0, 1.75), 1_500_000)
+    assert ARMS_OF_ROW[AUTOGRAD] == (0.004, (1.0, 0.0), 2_000_000)
+    assert ARMS_OF_ROW[FAST].peak is None
+
+
 def test_the_fastest_of_each_kind_are_compared() -> None:
     assert RESULT.fastest((EXACT, FAST)) == EXACT and RESULT.fastest((JAX,)) is None
-    assert RESULT.against_ours((COMPILE, COMPILE_LOSS)) == results.ratio(
-        TIMES[COMPILE_LOSS], TIMES[EXACT]
-    )
-    assert RESULT.against_ours((JAX,)) is None
+    assert RESULT.over((COMPILE, COMPILE_LOSS), EXACT) == 1.0  # 2 times autograd, both
+    assert RESULT.over((COMPILE,), EXACT) == pytest.approx(2 / (4 / 3))
+    assert RESULT.over((JAX,), EXACT) is RESULT.over((COMPILE,), JAX) is None
     assert RESULT.over_floor(AUTOGRAD) == 8.0 and RESULT.over_floor(JAX) is None
+
+
+CELLS = [
+    Result("rows", ROW, measured(autograd=4, fused=1, free=0.5, jax=0.5)),
+    Result("rows", SMALL, measured(autograd=1, fused=1)),
+    Result("batch", LARGE, measured(autograd=1, fused=4, jax=2)),
+    Result("busy", replace(LARGE, beside=1), measured(autograd=1, fused=9)),
+]
 
 
 def test_geometric_means() -> None:
     """Of 4 and 1: 2. A row without the arm does not count."""
-    times = [
-        {AUTOGRAD: [4.0], ONE_PASS: [1.0], JAX: [0.5], COMPILE: [9.0], COMPILE_LOSS: [2.0]},
-        {AUTOGRAD: [1.0], ONE_PASS: [1.0], JAX: [0.5]},
+    rows = CELLS[:2]
+    assert results.geometric_mean(rows, (AUTOGRAD,), FUSED) == 2.0
+    assert results.geometric_mean(rows, (JAX,), FUSED) == 0.5
+    assert results.geometric_mean(rows, (COMPILE,), FUSED) is None
+
+
+def test_the_means_are_of_rows_and_the_worst_cell_of_all() -> None:
+    """Not of the busy machine's."""
+    (table,) = tables.means(CELLS)
+    assert table.title == "Training: geometric means over 2 rows, worst of 3 cells"
+    assert list(table.columns) == ["arm", "over\nautograd", "over\nJAX", "worst\ncell", "which is"]
+    assert table.rows == [
+        [FUSED, "2.00", "0.50", "0.25", "64-32-32-1, batch 64"],
+        [NO_GRAPH, "8.00", "1.00", "8.00", "64-128x3-1, batch 65,536"],
+        [JAX, "8.00", "1.00", "0.50", "64-32-32-1, batch 64"],
     ]
-    found = [Result("rows", row, t, {}) for row, t in zip((ROW, SMALL), times, strict=True)]
-    assert results.geometric_means(found) == [
-        "training: autograd / ours, geometric mean: one pass 2.00",
-        "training: compile / ours, geometric mean: one pass 2.00",
-        "training: JAX / ours, geometric mean: one pass 0.50",
-    ]
+    assert tables.means(CELLS[2:]) == []
 
 
 def test_the_tables() -> None:
     found = {table.title.split(" ")[0]: table for table in tables.of([RESULT])}
-    assert list(found) == ["Milliseconds", "Speed-up,", "The", "Peak"]
+    assert list(found) == ["A", "Milliseconds", "Speed-up,", "The", "Peak", "Training:"]
     for table in found.values():
         assert all(len(row) == len(table.columns) for row in table.rows)
-    times = dict(zip(found["Milliseconds"].columns, found["Milliseconds"].rows[0], strict=True))
+    short = columns(found["A"])
+    assert (short["autograd,\nms"], short["compile,\nloss"], short["fast"]) == (
+        "4.000", "2.00", "0.04")  # fmt: skip
+    times = columns(found["Milliseconds"])
     assert (times["autograd"], times["compile,\nloss"], times["fast"]) == (
-        "4.000",
-        "2.000",
-        "100.0",
-    )
-    ratios = dict(zip(found["Speed-up,"].columns, found["Speed-up,"].rows[0], strict=True))
+        "4.000", "2.000", "100.0")  # fmt: skip
+    ratios = columns(found["Speed-up,"])
     assert ratios["exact"] == "2.00 ±1.75" and "JAX" not in ratios
-    assert found["The"].rows[0][2:] == [EXACT, "2.00 ±0.92", "0.500", "0.100", "8.00", "2.00"]
+    assert found["The"].rows[0][2:] == [EXACT, "1.00", "0.500", "0.100", "8.00", "2.00"]
     assert found["Peak"].rows[0][-2:] == ["2.000", "1.500"]
+    brief = [table.title.split(" ")[0] for table in tables.of([RESULT], brief=True)]
+    assert brief == ["A", "The", "Peak", "Training:"]
+
+
+def test_what_is_bound_by_products_stands_over_the_floor() -> None:
+    wide = replace(ROW, widths=(128, 512, 512, 10))
+    found = [t for t in tables.of([RESULT, replace(RESULT, workload=wide)]) if "Bound" in t.title]
+    (table,) = found
+    assert table.rows == [
+        ["128-512-512-10", "65,536", "0.500", "8.00", "6.00", "4.00", "2.00", "200"]]  # fmt: skip
+
+
+def test_a_busy_machine_has_a_table() -> None:
+    (table,) = tables.of(CELLS[3:])
+    assert table.rows == [["64-32-32-1", "64", "1", "1000", "9000", "0.11 ±0.00"]]
 
 
 def test_a_sweeps_table_has_a_dash_where_an_arm_is_absent() -> None:
-    cells = [
-        Result("batch", SMALL, TIMES, {}, FLOORS),
-        Result("batch", LARGE, {**TIMES, SKLEARN: [0.004, 0.008, 0.012]}, {}, FLOORS),
-    ]
+    more = measured_arms({**TIMES, SKLEARN: [0.004, 0.008, 0.012]}, {})
+    cells = [Result("batch", SMALL, ARMS_OF_ROW, FLOORS), Result("batch", LARGE, more, FLOORS)]
     (table,) = tables.of(cells)
     column = table.columns.index("scikit-\nlearn")
     assert [row[column] for row in table.rows] == ["-", "0.50"]

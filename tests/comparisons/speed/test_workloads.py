@@ -38,9 +38,31 @@ def test_the_workloads_of_a_gpu() -> None:
     assert of_tf32 == list(ROWS)
     found = [(row.net, row.batch) for _, row in workloads.selected(["gpu"], gpu=True)]
     assert found == [
-        ("64-128-128-128-1", 65536), ("64-128-128-128-1", 262144), ("64-128-128-128-1", 1048576),
+        ("64-128x3-1", 65536), ("64-128x3-1", 262144), ("64-128x3-1", 1048576),
         ("784-256-128-10", 128), ("64-64-64-1", 256), ("32-32-32-1", 32),
     ]  # fmt: skip
+
+
+def test_the_rows_are_these_nine() -> None:
+    """The README's table and every comparison with an earlier figure are of them."""
+    assert [(row.net, row.batch, row.activation, row.dtype) for row in ROWS] == [
+        ("64-128x3-1", 65536, "relu", "float32"),
+        ("2-128x4-1", 16384, "tanh", "float32"),
+        ("32-64x4-3", 131072, "relu", "float32"),
+        ("128-512-512-10", 8192, "relu", "float32"),
+        ("784-1024-1024-10", 512, "relu", "float32"),
+        ("784-1024-1024-10", 4096, "relu", "float32"),
+        ("784-256-128-10", 128, "relu", "float32"),
+        ("64-64-64-1", 256, "relu", "float32"),
+        ("32-32-32-1", 32, "tanh", "float32"),
+    ]
+
+
+def test_a_busy_machine_is_measured_where_it_is_asked_for() -> None:
+    assert "busy" not in {part for part, _ in workloads.selected()}
+    found = [row for _, row in workloads.selected(["busy"], quick=True)]
+    assert [row.net for row in found] == ["128-512-512-10"] * 3 + ["64-128x3-1"] * 3
+    assert [row.beside for row in found] == [0, 1, 2 * workloads.CORES] * 2
 
 
 def test_too_large() -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from comparisons.speed.arms.arm import AUTOGRAD, FAST, ONE_PASS, Problem, problem
+from comparisons.speed.arms.arm import AUTOGRAD, FAST, FUSED, Problem, problem
 from comparisons.speed.arms.pytorch import eager_arms
 from comparisons.speed.workloads import BATCH, DEPTH, ROWS, WIDTH, Workload
 from manualbp.maths.layers import Linear
@@ -47,10 +47,10 @@ def test_error_against_float64_over_the_workloads(part: Sequence[Workload]) -> N
         given = off_kinks(given, wide)
         nn.functional.mse_loss(wide(given.x.double()), given.y.double()).backward()
         arms = eager_arms(given)
-        autograd = arms[AUTOGRAD].gradients()
-        for name in (FAST, ONE_PASS):
+        autograd = arms[AUTOGRAD].computed().gradients
+        for name in (FAST, FUSED):
             for p, ours, theirs in zip(
-                wide.parameters(), arms[name].gradients(), autograd, strict=True
+                wide.parameters(), arms[name].computed().gradients, autograd, strict=True
             ):
                 exact = p.grad
                 assert exact is not None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from comparisons.speed.arms.arm import Arm
+from comparisons.speed.arms.arm import Arm, problem
 from comparisons.speed.arms.available import AvailableArms
 from comparisons.speed.workloads import TRAINING, Workload
 
@@ -20,5 +20,7 @@ def test_a_graph_that_fails_at_its_replay_is_a_note() -> None:
             raise error
 
     available = AvailableArms([], torch.device("cuda"), compiling=False)
-    assert available.made("rows", TINY, {"it": lambda: Arm(step, list, lambda: None)}) == {}
+    given = problem(TINY, 0, torch.device("cpu"))
+    made = available.made("rows", given, {"it": lambda: Arm(step, list, lambda: None)})  # type: ignore
+    assert made == {}
     assert "(RuntimeError: overwritten by a subsequent run)" in available.notes[-1]

@@ -15,7 +15,7 @@ from comparisons.speed.arms import pytorch
 from comparisons.speed.arms.arm import (
     AUTOGRAD_GRAPHS,
     FAST_GRAPHS,
-    ONE_PASS_GRAPHS,
+    FUSED_GRAPHS,
     problem,
 )
 from comparisons.speed.arms.pytorch import eager_arms
@@ -34,8 +34,8 @@ def test_arms_of_graphs(uncaptured: None, dtype: str) -> None:
     """As the arms without graphs; in bfloat16, which autograd rounds in the same way, to 2 %."""
     given = of(TRAINING, (4, 128, 64, 3), 600, "tanh", dtype)
     found = {name: make() for name, make in pytorch.graph_makers(given).items()}
-    one_pass = [] if dtype == "bfloat16" else [ONE_PASS_GRAPHS]
-    assert list(found) == [AUTOGRAD_GRAPHS, FAST_GRAPHS, *one_pass]
+    fused = [] if dtype == "bfloat16" else [FUSED_GRAPHS]
+    assert list(found) == [AUTOGRAD_GRAPHS, FAST_GRAPHS, *fused]
     tolerance = 0.02 if dtype == "bfloat16" else 1e-4
     assert differing({**eager_arms(given), **found}, tolerance) == []
     assert all((arm.peak() or 0) > 100 for arm in found.values())
@@ -65,7 +65,7 @@ def test_gradients_stay_when_a_graph_runs_again(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(pytorch, "captured", captured)
     arm = pytorch.graph_makers(given)[AUTOGRAD_GRAPHS]()
-    first = arm.gradients()
+    first = arm.computed().gradients
     arm.step()
     assert all((g == 1).all() for g in first) and all((g == 2).all() for g in static)
 
@@ -131,7 +131,7 @@ def test_pytorch_graphs_these_modules(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "empty_like", torch.ones_like)
     given = of(TRAINING, (4, 128, 64, 3), 600, "tanh", "float32")
     found = {name: make() for name, make in pytorch.graph_makers(given).items()}
-    assert list(found) == [AUTOGRAD_GRAPHS, FAST_GRAPHS, ONE_PASS_GRAPHS] and not replayed
+    assert list(found) == [AUTOGRAD_GRAPHS, FAST_GRAPHS, FUSED_GRAPHS] and not replayed
     assert differing({**eager_arms(given), **found}, 1e-4) == []
     assert len(replayed) == 2 * len(found)  # forward and backward
 

@@ -17,7 +17,9 @@ from comparisons.speed.arms.arm import (
     COMPILE_MAX,
     EXACT,
     FAST,
-    ONE_PASS,
+    FUSED,
+    NO_GRAPH,
+    Computed,
     problem,
 )
 from comparisons.speed.arms.pytorch import Compiler, eager_arms
@@ -31,21 +33,22 @@ def test_eager_arms(step: str) -> None:
     """fp32, 3 layers, sums over 600 rows, up to third derivatives: relative 1e-4."""
     outputs = 3 if step == TRAINING else 1
     found = eager_arms(of(step, (4, 128, 64, outputs), 600, "tanh", "float32"))
-    assert list(found) == [AUTOGRAD, EXACT, FAST, *([ONE_PASS] if step == TRAINING else [])]
+    fused = [FUSED, NO_GRAPH] if step == TRAINING else []
+    assert list(found) == [AUTOGRAD, EXACT, FAST, *fused]
     assert differing(found, 1e-4) == []
 
 
-def test_one_pass_is_absent_where_it_would_fall_back() -> None:
-    assert ONE_PASS not in eager_arms(of(TRAINING, (4, 8, 1), 16, "tanh", "bfloat16"))
+def test_fused_is_absent_where_it_would_fall_back() -> None:
+    assert FUSED not in eager_arms(of(TRAINING, (4, 8, 1), 16, "tanh", "bfloat16"))
 
 
-def test_one_pass_is_there_in_half_precision_where_it_is_one_launch(
+def test_fused_is_there_in_half_precision_where_it_is_one_launch(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(kernels, "takes", lambda x: True)
     narrow, wide = ((4, width, 1) for width in (128, 129))
-    assert ONE_PASS in eager_arms(of(TRAINING, narrow, 16, "tanh", "float16"))
-    assert ONE_PASS not in eager_arms(of(TRAINING, wide, 16, "tanh", "float16"))
+    assert FUSED in eager_arms(of(TRAINING, narrow, 16, "tanh", "float16"))
+    assert FUSED not in eager_arms(of(TRAINING, wide, 16, "tanh", "float16"))
 
 
 def test_another_step_is_noticed() -> None:
@@ -53,7 +56,8 @@ def test_another_step_is_noticed() -> None:
     found = eager_arms(given)
     wrong = eager_arms(replace(given, y=given.y * 1.001))[EXACT]
     assert differing({**found, "wrong": wrong}, 1e-6) == ["wrong"]
-    fewer = replace(found[EXACT], gradients=lambda: found[EXACT].gradients()[:-1])
+    less = Computed(1.0, found[EXACT].computed().gradients[:-1])
+    fewer = replace(found[EXACT], computed=lambda: less)
     assert differing({**found, "fewer": fewer}, 1e-6) == ["fewer"]
 
 

@@ -1,6 +1,7 @@
 #include "tiles/bind.h"
 
 #include <torch/csrc/PyInterpreter.h>
+#include <torch/csrc/autograd/python_cpp_function.h>
 #include <torch/csrc/autograd/python_variable.h>
 
 #include "exact/guard.h"
@@ -82,7 +83,18 @@ void serve_fused(exact::Guard& guard, const std::shared_ptr<Net>& net, const Los
 
 }  // namespace
 
+// The types of our nodes, so that grad_fn says what it is.
+template <typename Node>
+void name_node(PyTypeObject& type, const char* name) {
+  torch::autograd::_initFunctionPyTypeObject(type, name, nullptr, nullptr);  // as all nodes have
+  torch::autograd::registerCppFunction(typeid(Node), &type);
+}
+
 void bind_tiles(py::module_& m) {
+  static PyTypeObject tiles{PyVarObject_HEAD_INIT(nullptr, 0)};
+  static PyTypeObject fused{PyVarObject_HEAD_INIT(nullptr, 0)};
+  name_node<TilesNode>(tiles, "TilesBackward");
+  name_node<FusedNode>(fused, "FusedLossBackward");
   using no_gil = py::call_guard<py::gil_scoped_release>;
   py::class_<Loss>(m, "TiledLoss")
       .def(py::init([](std::string name, bool mean, double p, int64_t ignore_index,
