@@ -218,7 +218,7 @@ bool any(const std::vector<bool>& wants) {
 
 at::Tensor pass_up(const Net& net, const at::Tensor& x, KeptTensors* kept) {
   const std::vector<bool> nothing(net.parameters.size() + 1, false);
-  const Weights by(net, nothing, false);
+  const Weights by(net, nothing, true);
   const int64_t N = x.size(0);
   auto o = at::empty({N, net.layers.back().outputs}, x.options());
   const size_t depth = net.layers.size();
@@ -254,7 +254,7 @@ at::Tensor pass_up(const Net& net, const at::Tensor& x, KeptTensors* kept) {
 
 Gradients pass_down(const Net& net, const at::Tensor& x, const at::Tensor& delta,
                     const KeptTensors& kept, const std::vector<bool>& wants) {
-  const Weights by(net, wants, wants.back());
+  const Weights by(net, wants, kept.empty());
   Accumulated sums(net, wants, x);
   const int64_t N = x.size(0), I = x.size(1), O = net.layers.back().outputs;
   const size_t depth = net.layers.size();
@@ -291,7 +291,7 @@ Gradients pass_down(const Net& net, const at::Tensor& x, const at::Tensor& delta
 at::Tensor pass_both(const Net& net, const Loss& loss, const at::Tensor& x, const at::Tensor& y,
                      const std::vector<bool>& wants, Gradients& found) {
   const bool trains = any(wants);
-  const Weights by(net, wants, wants.back());
+  const Weights by(net, wants, true);
   const int64_t N = x.size(0), I = x.size(1);
   const Errors errors(loss, y, N, net.layers.back().outputs);
   Accumulated sums(net, wants, x);

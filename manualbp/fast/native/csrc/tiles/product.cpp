@@ -1,5 +1,6 @@
 #include "tiles/product.h"
 
+#include <ATen/Parallel.h>
 #include <ATen/cpu/vec/vec.h>
 #include <ATen/native/CPUBlas.h>
 
@@ -29,10 +30,14 @@ void transposed(const float* X, int64_t C, int64_t R, int64_t ld, float* result,
 }
 
 void pack(const float* W, int64_t O, int64_t I, float* panels) {
-  for (int64_t o = 0; o < O; o += kColumns) {
-    const int64_t columns = std::min(kColumns, O - o);
-    transposed(W + o * I, columns, I, I, panels + o * I, columns);
-  }
+  const int64_t count = (O + kColumns - 1) / kColumns;
+  const int64_t worth = std::max<int64_t>((1 << 16) / (kColumns * I), 1);  // panels for a thread
+  at::parallel_for(0, count, worth, [&](int64_t begin, int64_t end) {
+    for (int64_t o = begin * kColumns; o < std::min(end * kColumns, O); o += kColumns) {
+      const int64_t columns = std::min(kColumns, O - o);
+      transposed(W + o * I, columns, I, I, panels + o * I, columns);
+    }
+  });
 }
 
 void product_of_panels(int64_t M, int64_t O, int64_t I, const float* A, const float* panels,

@@ -10,7 +10,7 @@
 namespace manualbp {
 
 // Rows of a tile. Longer ones pay for wide layers, whose dC/dW is read and written once a tile.
-constexpr int64_t kRows = 64, kRowsOfWide = 128, kWide = 256;
+constexpr int64_t kRows = 64, kRowsOfWide = 256, kWide = 256;
 
 // total_c += sum_n values_nc, four rows at a time in float.
 static void sum_rows(const float* values, int64_t rows, int64_t columns, double* total) {
@@ -26,13 +26,13 @@ static void sum_rows(const float* values, int64_t rows, int64_t columns, double*
 
 constexpr int64_t padded(int64_t n) { return (n + 15) / 16 * 16; }  // to whole cache lines
 
-Weights::Weights(const Net& n, const std::vector<bool>& wants, bool wants_x)
+Weights::Weights(const Net& n, const std::vector<bool>& wants, bool goes_up)
     : net(n),
       layers(n.layers.size()),
       rows(n.tile_rows > 0      ? n.tile_rows
            : n.widest() > kWide ? kRowsOfWide
                                 : kRows) {
-  bool below = wants_x;
+  bool below = wants.back();
   for (size_t l = 0; l < layers.size(); ++l) {
     const auto& layer = net.layers[l];
     auto& found = layers[l];
@@ -48,7 +48,7 @@ Weights::Weights(const Net& n, const std::vector<bool>& wants, bool wants_x)
     found.wants_weight = layer.weight >= 0 && wants[layer.weight];
     found.wants_bias = layer.bias >= 0 && wants[layer.bias];
     below = below || found.wants_weight || found.wants_bias;
-    if (layer.kind == Layer::kLinear) {
+    if (layer.kind == Layer::kLinear && goes_up) {
       held_.push_back(at::empty_like(held_[held_.size() - (layer.bias < 0 ? 1 : 2)]));
       float* panels = held_.back().mutable_data_ptr<float>();
       pack(found.weight, layer.outputs, layer.inputs, panels);

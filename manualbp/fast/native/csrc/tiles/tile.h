@@ -13,7 +13,8 @@ namespace manualbp {
 
 // What every thread reads: the parameters, each W^T in panels, and which gradients are wanted.
 struct Weights {
-  Weights(const Net& net, const std::vector<bool>& wants, bool wants_x);
+  // Without `goes_up` there are no panels, which only the way up reads.
+  Weights(const Net& net, const std::vector<bool>& wants, bool goes_up);
 
   struct OfLayer {
     const float *weight = nullptr, *bias = nullptr, *panels = nullptr;
