@@ -102,9 +102,14 @@ def serve_fused(
 def native_chain(
     segment: Segment, x: Tensor, quick: bool, low: bool
 ) -> exact.Node | tiled.Tiled | None:
-    """The segment in C++: by tiles in fast mode, else as one exact node; None for neither."""
+    """The segment in C++: by tiles in fast mode, else as one exact node; None for neither.
+
+    In fast mode the tiles in Python come before the exact node.
+    """
     found = tiled.chain(segment, x, low) if quick else None
-    return found if found is not None or low else exact.chain(segment)
+    if found is not None or low or (quick and tiles_for(segment, x, low) is not None):
+        return found
+    return exact.chain(segment)
 
 
 def fused_cost(

@@ -1,6 +1,7 @@
 """Chains, and chains with their loss, in C++ by tiles of rows: for which layers, and which tiles.
 
-The rule: float32 on CPU, layers that compute each row by itself, at least one row. Activations are
+The rule: float32 on CPU, contiguous parameters, layers that compute each row by itself, one row or
+more. Activations are
 kept for backward, unless one of them takes ``FRESH_BYTES`` or more and no layer is wider than
 ``WIDEST``: then they are computed again. An x that wants a gradient, which may be differentiated
 again, goes through the exact node.
@@ -103,7 +104,7 @@ def as_read(y: Tensor) -> Tensor:
 
 
 def _takes(layer: Layer, theta: Theta) -> bool:
-    if any(t is not None and t.numel() == 0 for t in theta):
+    if any(t is not None and not (t.is_contiguous() and t.numel() > 0) for t in theta):
         return False
     if type(layer) is LayerNorm:
         return len(layer.shape) == 1
