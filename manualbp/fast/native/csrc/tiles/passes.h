@@ -1,8 +1,4 @@
 // Passes over all tiles of a batch. Gradients are summed tile by tile, in a fixed order.
-//
-// The tiles of a batch lie in groups, which threads take one after the other. A group adds up its
-// own gradients: tiles in float, and every kLevel rows of them in double. At the end the groups are
-// added up in order. So the bits depend on the shapes and the number of threads alone.
 #pragma once
 #include <optional>
 #include <vector>
