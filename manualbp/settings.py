@@ -43,7 +43,7 @@ class Setting:
 
 
 class set_mode(Setting):  # a function to its users, like torch.set_grad_enabled
-    """How products are computed from now on; as a context manager, until its end.
+    """How chains are computed from now on; as a context manager, until its end.
 
         manualbp.set_mode("fast")             for the whole process
         with manualbp.set_mode("fast"): ...   for a while
@@ -51,8 +51,8 @@ class set_mode(Setting):  # a function to its users, like torch.set_grad_enabled
 
     Args:
         mode: "exact" has autograd's bits; "fast" is held to autograd's own distance from float64.
-            What it runs is a rule of shapes, dtype and device: the same program on the same machine
-            has the same bits.
+            What it runs is a rule of shapes, dtype, device and instruction set: the same program on
+            the same machine with the same number of threads has the same bits.
         model: None, or a model whose modules keep the mode.
 
     Raises:

@@ -5,8 +5,9 @@
     native/       the step in C++, where it is built: exact as one node, fast by tiles
     gpu/          products together with their activations; a narrow net in one launch; Triton
 
-What runs is a rule of shapes, dtype and device: the same program on the same machine has the same
-bits. Fast mode (settings.py) and ``FusedLoss`` use it. Exact mode does not.
+What runs is a rule of shapes, dtype, device and instruction set (docs/native.md): the same program
+on the same machine has the same bits. Fast mode (settings.py) and ``FusedLoss`` use all of it.
+Exact mode uses ``native/exact.py`` alone, which has autograd's bits.
 """
 
 from __future__ import annotations

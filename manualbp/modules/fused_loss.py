@@ -1,4 +1,7 @@
-"""Forward, loss and backward in one pass over tiles of rows (fast/one_pass.py)."""
+"""Forward, loss and backward in one pass over tiles of rows.
+
+In C++ where the library is and takes it (fast/native/tiled.py), else in Python (fast/one_pass.py).
+"""
 
 from __future__ import annotations
 
@@ -30,13 +33,16 @@ class FusedLoss(nn.Module):
     Args:
         model: nn.Sequential or ours, of Linear, activations and LayerNorm.
         loss: one of our losses or its torch.nn original, with reduction "mean" or "sum".
-        tile_rows: rows of a tile; by default as many as keep their activations in the cache.
+        tile_rows: the most rows of a tile; None takes as many as keep their activations in the
+            cache.
 
     Equal to ``loss(model(x), y)`` up to rounding: sums over rows are added tile by tile. That very
     expression runs where one pass cannot serve (other layers, training dropout, torch.compile,
     autocast, hooks, half precision on CPU, ...). How large the network and the batch are does not
     matter for that. Under no_grad only the loss is computed. Derivatives of the gradients are an
     error: use ``loss(model(x), y)`` for them.
+
+    Shapes: x (N, I); y like the model's output (N, O), or class indices (N,).
 
     Raises:
         ValueError: tile_rows below 1.
@@ -73,10 +79,14 @@ class FusedLoss(nn.Module):
         """C, after adding every gradient to ``.grad``: what ``self(x, y).backward()`` does.
 
         In C++ no graph is made. Where that cannot serve (hooks on a parameter, such as those of
-        DistributedDataParallel, an x that is no leaf, no library, ...), autograd does it.
+        DistributedDataParallel, an x that is no leaf, no library, ...), autograd does it. Gradients
+        are those of C itself: with a GradScaler use ``scaler.scale(self(x, y)).backward()``.
 
         Returns:
             C, a scalar without a graph.
+
+        Raises:
+            RuntimeError: nothing wants a gradient, as for any loss without a graph.
         """
         if not _compiling():
             cost = self._guarded(True, input, target)

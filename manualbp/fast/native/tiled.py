@@ -1,10 +1,10 @@
 """Chains, and chains with their loss, in C++ by tiles of rows: for which layers, and which tiles.
 
-The rule: float32 on CPU, contiguous parameters, layers that compute each row by itself, one row or
-more. Activations are
-kept for backward, unless one of them takes ``FRESH_BYTES`` or more and no layer is wider than
-``WIDEST``: then they are computed again. An x that wants a gradient, which may be differentiated
-again, goes through the exact node.
+The rule: float32 on CPU, contiguous parameters, at least one row; Linear, the activations, and
+LayerNorm over one dimension. Activations are kept for backward, unless one of them takes
+``FRESH_BYTES`` or more and no layer is wider than ``WIDEST``: then they are computed again. With
+low memory they always are. With full memory an x that wants a gradient, which may be
+differentiated again, is not ours.
 """
 
 from __future__ import annotations
