@@ -31,7 +31,9 @@ def printed_by(code: str, name: str, space: dict[str, Any]) -> str:
     return out.getvalue()
 
 
-@pytest.mark.parametrize(("code", "printed"), EXAMPLES, ids=["drop-in", "fused", "convert", "harness"])
+@pytest.mark.parametrize(
+    ("code", "printed"), EXAMPLES, ids=["drop-in", "fused", "convert", "harness"]
+)
 def test_example(code: str, printed: str) -> None:
     assert printed_by(code, "<readme>", {"__name__": "readme"}) == printed
 

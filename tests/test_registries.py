@@ -16,6 +16,7 @@ from manualbp.reference import functions as oracle
 
 PACKAGE = Path(__file__).parents[1] / "manualbp"
 KERNELS = PACKAGE / "fast/gpu/kernels"
+CSRC = PACKAGE / "fast/native/csrc"
 COSTS = [losses.MSE, losses.L1, losses.Huber, losses.SmoothL1, losses.BCEWithLogits,
          cross_entropy.CrossEntropy]  # fmt: skip
 
@@ -43,6 +44,19 @@ def test_an_activation_is_everywhere(name: str) -> None:
     assert type(found) is kind, "maths/activations/__init__.py: MODULES lacks it"
     assert name in oracle.ACTIVATIONS, "reference/functions.py: ACTIVATIONS lacks it"
     assert kind.__name__ in codes("functions.py"), "fast/gpu/kernels/functions.py: CODES lacks it"
+
+
+def lacks(file: str, name: str) -> bool:
+    """Whether a table of the C++ sources has no entry of that name."""
+    return f'{{"{name}", ' not in (CSRC / file).read_text()
+
+
+@pytest.mark.parametrize("name", [name for name in ACTIVATIONS if name != "identity"])
+def test_an_activation_is_in_cpp(name: str) -> None:
+    """A layer of a name that C++ does not know would be an error there, and not run in Python."""
+    for file in ("exact/aten_activations.cpp", "tiles/activations.cpp"):
+        assert not lacks(file, name), f"fast/native/csrc/{file} lacks it"
+        assert lacks(file, name + "_forgotten")
 
 
 @pytest.mark.parametrize("kind", COSTS, ids=lambda k: k.__name__)

@@ -1,4 +1,5 @@
-// What Python sees of this library. The only file that knows pybind11's classes.
+// What Python sees of this library; of the tiles in tiles/bind.cpp. Other files know no pybind11
+// classes.
 #include <torch/csrc/Exceptions.h>
 #include <torch/csrc/autograd/python_variable.h>
 #include <torch/csrc/utils/pybind.h>

@@ -23,8 +23,8 @@ enum class F {
 
 struct Activation {
   F kind = F::relu;
-  double p = 0;  // negative_slope; alpha; beta; min_val
-  double q = 0;  // threshold; max_val
+  double p = 0;  // LeakyReLU's negative_slope; ELU's alpha; Softplus's beta; Hardtanh's min_val
+  double q = 0;  // Softplus's threshold; Hardtanh's max_val
 
   // f' is computed from a instead of z, so z need not be kept.
   bool reads_a() const { return kind == F::sigmoid || kind == F::tanh || kind == F::relu; }

@@ -14,7 +14,7 @@ enum class Errors { mse, l1, huber, smooth_l1, bce, cross_entropy };
 struct Loss {
   Errors kind = Errors::mse;
   int64_t reduction = 1;        // ATen's: 0 none, 1 mean, 2 sum
-  double p = 1;                 // delta; beta; label smoothing
+  double p = 1;                 // Huber's delta; SmoothL1's beta; label smoothing e
   int64_t ignore_index = -100;  // of cross-entropy
   at::Tensor weight, pos_weight;
   Held recursion;  // Python's cost.py ``backward_of``
@@ -23,15 +23,18 @@ struct Loss {
 // Raises std::invalid_argument for a name that is not known here.
 Errors errors_of(const std::string& name);
 
-// C, and log p for cross-entropy, in place of o, where it is what backward reads; and n.
+// What forward finds: C; x, which backward reads in place of o; n.
 struct Costs {
-  at::Tensor cost, x, n;
+  at::Tensor cost;
+  at::Tensor x;  // log softmax(o) for cross-entropy, else o itself
+  at::Tensor n;  // for class indices: the sum of the weights that count; else undefined
 };
 Costs forward(const Loss& loss, const at::Tensor& o, const at::Tensor& y);
 
-// grad * dC/dx for what forward's x is, and then by log softmax.
+// grad dC/dx, with forward's x, y and n.
 at::Tensor backward(const Loss& loss, const at::Tensor& grad, const at::Tensor& x,
                     const at::Tensor& y, const at::Tensor& n);
+// From dC/dlog p to dC/do, for cross-entropy.
 at::Tensor log_softmax_backward(const at::Tensor& delta, const at::Tensor& log_p);
 
 // dC/do from the gradients of C and of log p; ``kept`` x, y, n where there is one, and weights.

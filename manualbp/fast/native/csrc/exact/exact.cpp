@@ -54,7 +54,7 @@ Tensor run(const std::shared_ptr<const Chain>& chain, const Held& segment,
   Tensor o;
   Tape tape;
   {
-    at::AutoDispatchBelowADInplaceOrView no_graph;
+    at::AutoDispatchBelowADInplaceOrView no_graph;  // autograd does not record what is in here
     o = forward(chain->layers, needs_of(chain->layers, then), parameters, x, tape);
     if (residual) o = at::add(x, o);
   }

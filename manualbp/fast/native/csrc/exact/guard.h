@@ -37,7 +37,7 @@ struct Served {
   virtual at::Tensor run(PyObject* const* inputs) const = 0;
   bool fits(PyObject* const* inputs, size_t count) const;
 
-  bool residual = false;             // x + o is wanted
+  bool residual = false;             // x + o is wanted; of FusedLoss: C without a graph
   bool fixed = false;                // requires_grad of the tensors, too, must be as it was
   std::vector<State> inputs;         // requires_grad must be as it was
   std::vector<PyObject*> tensors;    // that take part beside the inputs; None is none

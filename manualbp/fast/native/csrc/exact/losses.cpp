@@ -60,7 +60,10 @@ Tensor bce_backward(const Loss& loss, const Tensor& grad, const Tensor& o, const
   return averaged(loss, weighted(loss, error * grad));
 }
 
-// Cross-entropy: C = -sum_c w_c q_c log p_c / n,  dC/dlog p = -w q / n.
+// Cross-entropy: C = -sum_c w_c q_c log p_c / n,  dC/dlog p_c = -w_c q_c / n.
+//
+// The target is a distribution q for each sample, with n their number (`probabilities`); or a class
+// index y, where q is 1 at y alone, and n the sum of w_y (`indices`). e smooths both.
 
 int64_t samples(const Tensor& log_p) { return log_p.numel() / log_p.size(-1); }
 
@@ -78,6 +81,7 @@ Tensor count(const Loss& loss, const Tensor& y) {
   return at::where(kept, loss.weight.index({classes}), 0).sum();
 }
 
+// C = -sum_i sum_c w_c q_ic log p_ic / n
 Costs probabilities(const Loss& loss, const Tensor& log_p, const Tensor& y) {
   const Tensor errors = weighted(loss, log_p * smoothed(loss, y));
   if (loss.reduction == NONE) return {-errors.sum(-1), log_p, {}};
@@ -85,6 +89,7 @@ Costs probabilities(const Loss& loss, const Tensor& log_p, const Tensor& y) {
   return {loss.reduction == MEAN ? sum / samples(log_p) : sum, log_p, {}};
 }
 
+// dC/dlog p_ic = -w_c q_ic / n
 Tensor probabilities_backward(const Loss& loss, Tensor grad, const Tensor& log_p, const Tensor& y) {
   if (loss.reduction == MEAN) grad = grad / samples(log_p);
   grad = -grad;
@@ -92,6 +97,8 @@ Tensor probabilities_backward(const Loss& loss, Tensor grad, const Tensor& log_p
   return weighted(loss, grad.expand(log_p.sizes())) * smoothed(loss, y);
 }
 
+// C = (1 - e) nll + e / classes * smooth
+// nll = -sum_i w_y log p_iy / n,  smooth = -sum_i sum_c w_c log p_ic / n
 Costs indices(const Loss& loss, const Tensor& log_p, const Tensor& y) {
   const double e = loss.p;
   auto [nll, n] =
@@ -109,6 +116,7 @@ Tensor nll_backward(const Loss& loss, const Tensor& grad, const Tensor& log_p, c
                                loss.ignore_index, n);
 }
 
+// dC/dlog p_ic = -[(1 - e) w_y where c is y, else 0] / n - e / classes * w_c / n
 Tensor indices_backward(const Loss& loss, const Tensor& grad, const Tensor& log_p, const Tensor& y,
                         const Tensor& n) {
   if (loss.p == 0) return nll_backward(loss, grad, log_p, y, n);

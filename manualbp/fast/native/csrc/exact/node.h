@@ -1,4 +1,8 @@
 // What the nodes of this library share: how they save, look around, and hand over to Python.
+//
+// A node is to C++ what a torch.autograd.Function is to Python. `apply` is its backward: it gets a
+// gradient for each output and returns one for each edge. Edges lead to the nodes of the inputs;
+// `set_history(o, node)` makes o an output of the node. SavedVariable is save_for_backward.
 #pragma once
 #include <c10/core/SafePyObject.h>
 #include <torch/csrc/autograd/function.h>

@@ -92,13 +92,14 @@ Tensor forward(const Layers& layers, const std::vector<Needs>& needs, const Tens
   for (size_t i = 0; i < layers.size(); ++i) {
     const auto& layer = layers[i];
     if (layer.linear) {
+      // z = h W^T + b
       const Tensor &weight = parameters[--at], &bias = parameters[--at];
       Tensor z = at::linear(h, weight, bias);
       keep(needs[i].weight, h, made_by);
       keep(needs[i].h, needs[i].h ? weight.tensor_data() : weight, -1);
       h = std::move(z);
     } else {
-      // Nobody keeps a z that f' does not read, so a may take its place.
+      // a = f(z). Nobody keeps a z that f' does not read, so a may take its place.
       const bool fresh = i > 0 && layers[i - 1].linear;
       const bool from_a = layer.f.reads_a();
       Tensor a = activate(layer.f, h, fresh && (from_a || !needs[i].h));

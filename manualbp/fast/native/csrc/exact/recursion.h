@@ -18,10 +18,12 @@ using Tensors = std::vector<at::Tensor>;
 using Wants = std::vector<bool>;
 
 struct Layer {
-  bool linear = false;
-  bool h_column_major = false,
-       w_column_major = false;  // of a Linear: (W^T delta^T)^T, (h^T delta)^T
-  Activation f;                 // of an activation
+  bool linear = false;  // else an activation
+  // Of a Linear: how autograd spells its products where h or W lies in memory column by column:
+  // dC/dh = (W^T delta^T)^T, dC/dW = (h^T delta)^T. The same numbers, other last bits.
+  bool h_column_major = false, w_column_major = false;
+  // Of an activation. in_place: the user chose inplace=True.
+  Activation f;
   bool in_place = false;
   int64_t over_from = 0;  // elements from which writing over delta saves more than it costs to look
 

@@ -1,9 +1,11 @@
 // a = f(z) and delta * f'(z), side by side: the formulas of manualbp/maths/activations.
 //
-// up    f(z), and `kept`, which down reads: a itself, or f'(z) where that needs z. So z goes at
-// once. down  dC/dz = dC/da f', with 0, infinity and NaN where autograd has them.
+//     up      a = f(z), and what `down` will read: a itself, or f'(z) where f' needs z
+//     down    dC/dz = dC/da f',  with 0, infinity and NaN where autograd has them
 //
-// p and q are an activation's parameters: slope, alpha, beta and threshold, least and most.
+// So z is never kept. p and q are the numbers of an activation that has some: LeakyReLU's slope p;
+// ELU's and SELU's alpha p and scale q; Softplus's beta p and threshold q; Hardtanh's least p and
+// most q. blendv(no, yes, mask) is yes where mask holds, else no.
 #pragma once
 #include <string>
 
@@ -12,7 +14,7 @@
 namespace manualbp {
 
 struct Parameters {
-  Vec p, q;
+  Vec p, q;  // each number in all places of a register
 };
 
 inline Vec number(double value) { return Vec(static_cast<float>(value)); }
@@ -101,8 +103,8 @@ struct Softplus : SlopeIsKept {
   }
 };
 
-// f = z Phi(z),  f' = Phi(z) + z phi(z),  Phi = (1 + erf(z / sqrt 2)) / 2,  phi = e^(-z^2/2) /
-// sqrt(2 pi)
+// f = z Phi(z),  f' = Phi(z) + z phi(z)
+// Phi = (1 + erf(z / sqrt 2)) / 2,  phi = e^(-z^2 / 2) / sqrt(2 pi)
 struct GELU : SlopeIsKept {
   static Vec up(Vec z, Vec& slope, const Parameters&) {
     const auto phi = (number(-0.5) * z * z).exp() * number(0.3989422804014327);
@@ -112,7 +114,8 @@ struct GELU : SlopeIsKept {
   }
 };
 
-// f = z (1 + t) / 2,  f' = (1 + t) / 2 + z (1 - t^2) u' / 2,  t = tanh u,  u = k (z + c z^3)
+// f = z (1 + t) / 2,  f' = (1 + t) / 2 + z (1 - t^2) u' / 2
+// t = tanh u,  u = k (z + c z^3),  u' = k (1 + 3 c z^2),  k = sqrt(2 / pi)
 struct GELUTanh : SlopeIsKept {
   static Vec up(Vec z, Vec& slope, const Parameters&) {
     const auto one = number(1), half = number(0.5), k = number(0.7978845608028654);
@@ -124,13 +127,14 @@ struct GELUTanh : SlopeIsKept {
   }
 };
 
-// What an activation does to n numbers.
+// What an activation does to n numbers: an entry of the table.
 struct Sweeps {
   void (*up)(float* z, float* kept, int64_t n, double p, double q);              // a over z
   void (*down)(float* delta, const float* kept, int64_t n, double p, double q);  // dC/dz over dC/da
   bool keeps_a;  // whether kept is a
 };
 
+// F::up of n numbers. `kept` may be nullptr: then nothing is kept.
 template <typename F>
 void sweep_up(float* z, float* kept, int64_t n, double p, double q) {
   const Parameters by{number(p), number(q)};
@@ -144,6 +148,7 @@ void sweep_up(float* z, float* kept, int64_t n, double p, double q) {
   });
 }
 
+// F::down of n numbers.
 template <typename F>
 void sweep_down(float* delta, const float* kept, int64_t n, double p, double q) {
   const Parameters by{number(p), number(q)};

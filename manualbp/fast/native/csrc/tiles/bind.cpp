@@ -39,7 +39,8 @@ struct ServedTiles : exact::Served {
   bool keeps;
 };
 
-// C of x and y: with a graph, or with every gradient added to .grad (then it is `residual`'s call).
+// C of x and y: with a graph; or, where `residual` is set, with every gradient added to .grad.
+// An undefined tensor says that autograd has to do that.
 struct ServedFused : exact::Served {
   at::Tensor run(PyObject* const* given) const override {
     const at::Tensor x = THPVariable_Unpack(given[0]), y = THPVariable_Unpack(given[1]);

@@ -40,7 +40,7 @@ Tensor chain(const NetPtr& net, const Tensor& x, bool keeps) {
   Tensors kept;
   Tensor o;
   {
-    at::AutoDispatchBelowADInplaceOrView no_graph;
+    at::AutoDispatchBelowADInplaceOrView no_graph;  // autograd does not record what is in here
     o = pass_up(*net, x.contiguous(), keeps && trains ? &kept : nullptr);
   }
   if (!trains) return o;
@@ -59,6 +59,7 @@ Tensor chain(const NetPtr& net, const Tensor& x, bool keeps) {
   return o;
 }
 
+// From dC/do: every dC/dtheta, then dC/dx; by Python's recursion where that is recorded.
 variable_list TilesNode::apply(variable_list&& grads) {
   Tensors saved = unpacked();
   const auto count = net->parameters.size();
@@ -94,6 +95,7 @@ Tensor fused_cost(const NetPtr& net, const Loss& loss, const Tensor& x, const Te
   return cost;
 }
 
+// grad dC/dtheta and grad dC/dx, with grad the cotangent of C.
 variable_list FusedNode::apply(variable_list&& grads) {
   TORCH_CHECK(!at::GradMode::is_enabled(),
               "FusedLoss has no second derivatives: expected backward without create_graph=True; "
@@ -133,6 +135,7 @@ Tensor fused_backward(const NetPtr& net, const Loss& loss, const Tensor& x, cons
 
 bool accumulates(const Net& net, const Tensor& x) {
   namespace impl = torch::autograd::impl;
+  // Whether nobody would notice that autograd's engine does not add to this one's .grad.
   const auto free = [](const Tensor& t) {
     if (!t.requires_grad()) return true;
     if (!t.is_leaf() || !impl::hooks(t).empty() || impl::post_acc_grad_hooks(t)) return false;

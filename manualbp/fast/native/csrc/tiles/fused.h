@@ -1,4 +1,4 @@
-// A chain, or a chain and its loss, for autograd.
+// A chain, or a chain and its loss, for autograd: the passes of passes.h with a node of the graph.
 #pragma once
 #include "exact/node.h"
 #include "tiles/passes.h"
@@ -9,7 +9,7 @@ namespace manualbp {
 // else they are computed again.
 at::Tensor chain(const NetPtr& net, const at::Tensor& x, bool keeps);
 
-// C(o, y), with every gradient ready for backward.
+// C(o, y), with a node that has every gradient ready.
 at::Tensor fused_cost(const NetPtr& net, const Loss& loss, const at::Tensor& x,
                       const at::Tensor& y);
 
@@ -28,7 +28,7 @@ struct TilesNode : exact::SavingNode {
   Net::Wants then;  // which parameters, and whether x, wanted a gradient at forward
 };
 
-// C's node: saves the gradients themselves.
+// C's node: saves the gradients of C themselves, and multiplies them by the cotangent.
 struct FusedNode : exact::SavingNode {
   std::string name() const override { return "FusedLossBackward"; }
   torch::autograd::variable_list apply(torch::autograd::variable_list&& grads) override;

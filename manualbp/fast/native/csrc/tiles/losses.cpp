@@ -8,11 +8,13 @@
 
 namespace manualbp {
 
-// One error for each element: cost C and slope dC/do from o and y; p as in Loss, w pos_weight.
+// The losses with one error for each element: the error C and its slope dC/do from o and y, a
+// register at a time. p as in Loss; w is pos_weight. Both are still without the 1/n of the mean.
 struct ErrorAndSlope {
   Vec cost, slope;
 };
 
+// yes where mask holds, else no
 Vec where(Vec mask, Vec yes, Vec no) { return Vec::blendv(no, yes, mask); }
 
 // sign(e), with sign(0) = 0 and NaN for NaN
@@ -96,6 +98,7 @@ Errors::Errors(const Loss& loss, const at::Tensor& y, int64_t rows, int64_t colu
   }
 }
 
+// count = sum of w_y over the rows that are not ignored
 void Errors::count_classes(const Loss& loss, int64_t rows) {
   double total = 0;
   bool any = false;
@@ -148,8 +151,11 @@ double Errors::elementwise(int64_t first, int64_t rows, const float* o, float* d
   return rest + sum(whole);
 }
 
-// With q the target's distribution and w the weights:  log p = o - log sum e^o,
-// C = -sum_j w_j q_j log p_j,   dC/do_j = p_j sum_k w_k q_k - w_j q_j.
+// With q the target's distribution, smoothed by e, and w the weights, of one row:
+//     log p = o - log sum e^o
+//     C = -sum_j w_j q_j log p_j,    dC/do_j = p_j sum_k w_k q_k - w_j q_j
+// For a class index y without smoothing q is 1 at y alone. `most` is the largest o, which is
+// subtracted first, so that e^o does not overflow.
 double Errors::cross_entropy(int64_t first, int64_t rows, const float* o, float* delta) const {
   const auto e = static_cast<float>(p_), even = e / static_cast<float>(columns_);
   double total = 0;

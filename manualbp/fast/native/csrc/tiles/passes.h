@@ -17,13 +17,14 @@ struct Gradients {
 
 bool any(const std::vector<bool>& wants);
 
-// What a pass up keeps for one down: a, and what f' is computed from; empty to compute them again.
+// What a pass up keeps for one down: a, and what f' is computed from, of each layer. Empty where
+// the pass down computes them again.
 using KeptTensors = std::vector<at::Tensor>;
 
 // o of x (N, I); what is kept goes to `kept` unless that is nullptr.
 at::Tensor pass_up(const Net& net, const at::Tensor& x, KeptTensors* kept);
 
-// From delta = dC/do.
+// The gradients from delta = dC/do.
 Gradients pass_down(const Net& net, const at::Tensor& x, const at::Tensor& delta,
                     const KeptTensors& kept, const std::vector<bool>& wants);
 

@@ -1,10 +1,11 @@
-// C = A B, in blocks that fit the caches, by oneDNN's kernels.
+// C = A B, in blocks that fit the caches, by PyTorch's brgemm: oneDNN's kernels.
 #pragma once
 #include <cstdint>
 
 namespace manualbp {
 
-// Columns of a panel, and terms of a sum that are added up in one go. Longer sums round worse.
+// Columns of a panel, and terms of a sum that are added up in one go: a longer sum is made of such
+// parts, one after the other, since it would round worse in one.
 constexpr int64_t kColumns = 64, kTerms = 256;
 
 // C (M, N) = A (M, K) B (K, N), row-major, with rows ld apart; added to C where `add`.

@@ -1,4 +1,7 @@
-// Rows of numbers, a register at a time. float is float or double.
+// Rows of numbers, a register at a time.
+//
+// A Vec is one register: 16 floats with AVX512, 8 with AVX2. `a * b` of two of them multiplies
+// number by number, so formulas read as they do for one number.
 #pragma once
 #include <ATen/cpu/vec/vec.h>
 
@@ -8,7 +11,8 @@ namespace manualbp {
 
 using Vec = at::vec::Vectorized<float>;
 
-// body(i, count) for every register's worth of n numbers; count is the last one's rest.
+// body(i, count) for i = 0, Vec::size(), ...: count numbers from i on. Fewer than a register holds
+// come last, if at all.
 template <typename Body>
 inline void sweep(int64_t n, Body body) {
   int64_t i = 0;

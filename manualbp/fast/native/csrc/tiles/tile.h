@@ -17,7 +17,7 @@ struct Weights {
   Weights(const Net& net, const std::vector<bool>& wants, bool goes_up);
 
   struct OfLayer {
-    const float *weight = nullptr, *bias = nullptr, *panels = nullptr;
+    const float *weight = nullptr, *bias = nullptr, *panels = nullptr;  // W, b, W^T in panels
     const Sweeps* f = nullptr;
     bool wants_weight = false, wants_bias = false, wants_h = false;
     bool wants() const { return wants_weight || wants_bias || wants_h; }
@@ -47,7 +47,7 @@ struct Into {
 
 class Tile {
  public:
-  // memory: as many numbers as `numbers` says.
+  // memory: as many floats as `numbers` says. `trains`: whether `down` will be called.
   Tile(const Weights& by, bool trains, float* memory);
   static int64_t numbers(const Weights& by, bool trains);
 
@@ -67,7 +67,8 @@ class Tile {
                  float* below);
 
   const Weights& by_;
-  float *delta_[2] = {}, *turned_ = nullptr;
+  float* delta_[2] = {};     // dC/da of the layer at hand, and of the one below
+  float* turned_ = nullptr;  // delta^T
 };
 
 }  // namespace manualbp
