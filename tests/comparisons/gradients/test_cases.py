@@ -105,6 +105,7 @@ FAULTS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
 }  # fmt: skip
 
 
+@pytest.mark.usefixtures("in_python")  # the faults are planted there
 @pytest.mark.parametrize("fault", FAULTS)
 def test_planted_faults_turn_it_red(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert check(SQUARE).agrees

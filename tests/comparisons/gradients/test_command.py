@@ -17,6 +17,7 @@ from comparisons.gradients.cases import Case, check
 from tests.comparisons.gradients.test_cases import FAULTS
 
 
+@pytest.mark.usefixtures("in_python")  # the faults are planted there
 def test_exit_code_and_table(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -32,6 +33,7 @@ def test_exit_code_and_table(
     assert "2 cases DIFFER" in printed and "0.weight.grad: " in printed
 
 
+@pytest.mark.usefixtures("in_python")  # the faults are planted there
 def test_the_record(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

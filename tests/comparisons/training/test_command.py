@@ -119,6 +119,7 @@ def test_the_logged_command_runs_it_again(
     assert results(first) == results(second) and len(results(first)) == 5
 
 
+@pytest.mark.usefixtures("in_python")  # the faults are planted there
 def test_a_planted_fault_turns_it_red(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
