@@ -91,6 +91,7 @@ def runs_fast(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> bool:
     return bool(seen)
 
 
+@pytest.mark.usefixtures("in_python")
 def test_modes(monkeypatch: pytest.MonkeyPatch) -> None:
     """For the process, for a while, for a model; copies and files keep a model's mode."""
     model, other = manualbp.MLP((4, 4, 2)), manualbp.MLP((4, 4, 2))
@@ -111,6 +112,7 @@ def test_modes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert manualbp.set_mode.now == "exact"
 
 
+@pytest.mark.usefixtures("in_python")
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_whole_batches_are_exact_modes(activation: str, shape: tuple[int, ...]) -> None:
@@ -123,6 +125,7 @@ def test_whole_batches_are_exact_modes(activation: str, shape: tuple[int, ...]) 
     assert unequal(gradients(model, x, g), gradients(twin, x, g)) == ""
 
 
+@pytest.mark.usefixtures("in_python")
 def test_long_batches_are_tiled() -> None:
     """By their shape alone."""
     model, _ = pair((64, 64, 1))
@@ -138,6 +141,7 @@ def test_the_same_bits_every_time() -> None:
         assert unequal(first, again) == ""
 
 
+@pytest.mark.usefixtures("in_python")
 def test_planted_low_precision_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """Gradients of bfloat16: the comparison with float64 must see them."""
     right = Linear.backward
