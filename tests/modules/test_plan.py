@@ -61,6 +61,7 @@ def assert_alike(net: nn.Sequential) -> None:
         assert torch.equal(a, b)
 
 
+@pytest.mark.usefixtures("in_python")  # whose bits fast mode has there
 @pytest.mark.parametrize("f", ACTIVATIONS, ids=repr)
 def test_bits_of_a_whole_batch(f: nn.Module) -> None:
     net = chain(f)
@@ -68,6 +69,7 @@ def test_bits_of_a_whole_batch(f: nn.Module) -> None:
     assert type(quickly(net)(torch.randn(5, 4)).grad_fn).__name__ == "ChainBackward"
 
 
+@pytest.mark.usefixtures("in_python")  # whose bits fast mode has there
 def test_a_linear_whose_weight_is_no_parameter() -> None:
     """As after `del linear.weight; linear.weight = tensor`, and with weight_norm."""
     net = chain(nn.Tanh())

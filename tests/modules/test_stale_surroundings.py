@@ -77,6 +77,7 @@ SETTINGS: list[tuple[Callable[..., AbstractContextManager[None]], str]] = [
 ]
 
 
+@pytest.mark.usefixtures("in_python")  # where `fast.run` is asked, and its bits are exact mode's
 @pytest.mark.parametrize("owner", ["Sequential", "converted"])
 @pytest.mark.parametrize(("setting", "choice"), SETTINGS, ids=[c for _, c in SETTINGS])
 def test_settings(
