@@ -5,6 +5,7 @@
 #include <torch/csrc/autograd/functions/utils.h>
 
 #include <algorithm>
+#include <optional>
 
 namespace manualbp {
 
@@ -73,7 +74,14 @@ variable_list TilesNode::apply(variable_list&& grads) {
   }
   at::AutoDispatchBelowADInplaceOrView no_graph;
   const KeptTensors kept(saved.begin() + count + 1, saved.end());
-  auto found = pass_down(*net, x.contiguous(), delta.contiguous(), kept, wants);
+  const auto same = [](const Tensor& a, const Tensor& b) {
+    return a.const_data_ptr() == b.const_data_ptr() && a.strides() == b.strides();
+  };
+  std::optional<Net> as_then;  // p.data was exchanged since
+  if (!std::equal(parameters.begin(), parameters.end(), net->parameters.begin(), same)) {
+    as_then.emplace(*net).parameters = parameters;
+  }
+  auto found = pass_down(as_then ? *as_then : *net, x.contiguous(), delta.contiguous(), kept, wants);
   found.parameters.push_back(found.x);
   return std::move(found.parameters);
 }
