@@ -191,6 +191,7 @@ def test_low_memory(name: str) -> None:
     assert differing(seeded(ours, x), seeded(theirs, x)) == []
 
 
+@pytest.mark.usefixtures("in_python")
 def test_long_batches_are_not_tiled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Bit-exact: tiles are for a processor's caches."""
     monkeypatch.setattr(tiles, "FRESH_BYTES", 1)

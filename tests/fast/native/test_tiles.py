@@ -60,11 +60,24 @@ def test_gradient_of_x(wants_weights: bool) -> None:
 def test_strided() -> None:
     loss, kind = judged.losses()["mse"]
     net = network((9, 33, 5))
-    net[0].weight = nn.Parameter(net[0].weight.detach().t().contiguous().t())
     x, y = judged.data(net, loss, kind, 130)
     for laid in (lambda t: t.t().contiguous().t(), lambda t: t.repeat(1, 2)[:, : t.shape[1]]):
         assert wrong(net, loss, laid(x), laid(y)) == []
     assert wrong(net, loss, x[:1].expand(130, 9), y[:1].expand(130, 5)) == []
+
+
+def test_a_strided_weight_goes_pythons_way() -> None:
+    """Its gradient has to be laid out like it."""
+    net = network((9, 33, 5))
+    net[0].weight = nn.Parameter(net[0].weight.detach().t().contiguous().t())
+    fused, x, y = manualbp.FusedLoss(net, nn.MSELoss()), torch.randn(130, 9), torch.randn(130, 5)
+    assert judged.node(fused(x, y)) == "OnePassBackward"
+    nn.MSELoss()(net(x), y).backward()
+    expected = [p.grad.clone() for p in net.parameters()]
+    net.zero_grad()
+    fused.backward(x, y)
+    for p, e in zip(net.parameters(), expected, strict=True):
+        assert torch.allclose(p.grad, e, rtol=1e-5, atol=1e-6)  # a few roundings
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
@@ -165,6 +178,23 @@ def test_other_data_and_backward_again() -> None:
             torch.autograd.grad(o.sum(), p)
     for a, b in zip(*results, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+def test_mode_and_weights_are_seen_at_once() -> None:
+    """Fast for a while, or for a model; and a weight that is no parameter."""
+    net, x = network((9, 33, 20, 5)), torch.randn(70, 9)
+    model = manualbp.Sequential(*net)
+    for _ in range(3):
+        assert judged.node(model(x)) != "TilesBackward"
+        with manualbp.set_mode("fast"):
+            assert judged.node(model(x)) == "TilesBackward"
+    manualbp.set_mode("fast", model)
+    for scale in (2, 3):
+        weight = net[3].weight.detach() * scale
+        del net[3].weight
+        net[3].weight = weight
+        assert judged.node(model(x)) == "TilesBackward"
+        assert (model(x) - net(x)).norm() <= 1e-6 * net(x).norm()  # fp32: some roundings
 
 
 def test_planted_faults_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
