@@ -61,6 +61,7 @@ def test_fast_mode_is_held_to_autograds_own_error(activation: str) -> None:
     agree(ours, autograd_twin(ours), normal(64, 48), nn.MSELoss(), target=normal(64, 48, seed=1))
 
 
+@pytest.mark.usefixtures("in_python")  # the fault is planted there
 def test_fused_loss_is_one_arm_of_two_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
     """The candidate has the loss inside, so the reference gets it inside as well."""
 
@@ -110,6 +111,7 @@ PLANTED: list[tuple[type, Callable[..., Any], set[str]]] = [
 ]
 
 
+@pytest.mark.usefixtures("in_python")  # the fault is planted there
 @pytest.mark.parametrize(
     ("where", "fault", "names"), PLANTED, ids=lambda p: getattr(p, "__name__", "")
 )
