@@ -81,7 +81,8 @@ variable_list TilesNode::apply(variable_list&& grads) {
   if (!std::equal(parameters.begin(), parameters.end(), net->parameters.begin(), same)) {
     as_then.emplace(*net).parameters = parameters;
   }
-  auto found = pass_down(as_then ? *as_then : *net, x.contiguous(), delta.contiguous(), kept, wants);
+  auto found =
+      pass_down(as_then ? *as_then : *net, x.contiguous(), delta.contiguous(), kept, wants);
   found.parameters.push_back(found.x);
   return std::move(found.parameters);
 }
