@@ -31,8 +31,8 @@ from manualbp.fast.tiles import rows_of_tile, tiles_for
 from manualbp.maths import descent
 from manualbp.maths.losses import Loss
 
-__all__ = ["descend", "exact", "fused_backward", "fused_cost", "fused_native", "native",
-           "native_chain", "on_gpu", "outputs", "paired", "run",
+__all__ = ["descend", "exact", "fused_backward", "fused_cost", "fused_native",
+           "fused_natively", "native", "native_chain", "on_gpu", "outputs", "paired", "run",
            "serve_fused"]  # fmt: skip
 
 # A sum of many tiles needs the digits of one of these.
@@ -80,8 +80,14 @@ def fused_native(
 ) -> tuple[Any, Any] | None:
     """The chain and the loss as one pass in C++ takes them; None where it does not."""
     net = tiled.net_of(segment, x, tile_rows)
-    found = None if net is None else tiled.loss_of(loss)
+    found = None if net is None else exact.loss(loss)
     return None if found is None else (net, found)
+
+
+def fused_natively(native: tuple[Any, Any], x: Tensor, y: Tensor) -> Tensor:
+    """C, with its gradients ready for backward."""
+    found: Tensor = exact.library().fused_cost(*native, x, tiled.as_read(y))
+    return found
 
 
 def fused_backward(native: tuple[Any, Any], x: Tensor, y: Tensor) -> Tensor | None:
@@ -116,7 +122,7 @@ def native_chain(
 def fused_cost(
     segment: Segment, loss: Loss, x: Tensor, y: Tensor, tile_rows: int | None, gpu: bool
 ) -> Tensor | None:
-    """C, with its gradients ready for backward; None for a dtype that one pass does not serve.
+    """The same in Python or by kernels; None for a dtype that one pass does not serve.
 
     Args:
         segment: the model's layers, in pairs (``paired``) where ``gpu``.
@@ -126,10 +132,6 @@ def fused_cost(
         tile_rows: the rows of a tile. None chooses them; on a GPU it also allows one launch.
         gpu: whether ``on_gpu(x)``.
     """
-    native = fused_native(segment, loss, x, tile_rows)
-    if native is not None:
-        found: Tensor = exact.library().fused_cost(*native, x, tiled.as_read(y))
-        return found
     trained = torch.is_grad_enabled() and any(t.requires_grad for t in (x, *segment.tensors()))
     wants = tuple(trained and t is not None and t.requires_grad for t in (*segment.parameters, x))
     steps = segment.task(wants).steps

@@ -71,8 +71,11 @@ class FusedLoss(nn.Module):
         gpu = fast.on_gpu(input)
         segment, loss = self._segment(input, target, gpu)
         if segment is not None and loss is not None:
-            self._watch(segment, loss, input, target)
-            cost = fast.fused_cost(segment, loss, input, target, self.tile_rows, gpu)
+            native = self._native(segment, loss, input, target)
+            if native is not None:
+                cost = fast.fused_natively(native, input, target)
+            else:
+                cost = fast.fused_cost(segment, loss, input, target, self.tile_rows, gpu)
         return self.loss(self.model(input), target) if cost is None else cost
 
     def backward(self, input: Tensor, target: Tensor) -> Tensor:
@@ -91,25 +94,22 @@ class FusedLoss(nn.Module):
         if not _compiling():
             cost = self._guarded(True, input, target)
             if cost is None:
-                cost = self._natively(input, target)
+                cost = self._without_graph(input, target)
             if cost is not None:
                 return cost
         cost = self(input, target)
         cost.backward()
         return cost.detach()
 
-    def _natively(self, x: Tensor, y: Tensor) -> Tensor | None:
+    def _without_graph(self, x: Tensor, y: Tensor) -> Tensor | None:
         """``backward`` without a graph, with all questions asked; None where autograd does it."""
         if refusal.of_call(x) is not None or not unhooked(self):
             return None
         segment, loss = self._segment(x, y, fast.on_gpu(x))
         if segment is None or loss is None:
             return None
-        native = fast.fused_native(segment, loss, x, self.tile_rows)
-        if native is None:
-            return None
-        self._watch(segment, loss, x, y)
-        return fast.fused_backward(native, x, y)
+        native = self._native(segment, loss, x, y)
+        return None if native is None else fast.fused_backward(native, x, y)
 
     def _guarded(self, backward: bool, x: Any, y: Any) -> Tensor | None:
         """C in C++ where nothing has changed since a call that was served; else None."""
@@ -120,12 +120,12 @@ class FusedLoss(nn.Module):
         cost: Tensor | None = plan.whole.run(children, backward, x, y)
         return cost
 
-    def _watch(self, segment: Segment, loss: Loss, x: Tensor, y: Tensor) -> None:
-        """Has a guard of the model and the loss run them for such x and y."""
+    def _native(self, segment: Segment, loss: Loss, x: Tensor, y: Tensor) -> Any:
+        """Both in C++, which a guard runs from now on for such x and y; None where they cannot."""
         plan = self.__dict__.get(KEY)
         native = fast.fused_native(segment, loss, x, self.tile_rows)
         if plan is None or native is None or y.dtype is torch.uint8:
-            return
+            return native
         children = self.model._modules
         if plan.whole is None or not plan.whole.holds(children, False):
             shells: list[Any] = [self, self.model, self.loss]
@@ -140,6 +140,7 @@ class FusedLoss(nn.Module):
         if state not in plan.served:
             plan.served.add(state)
             fast.serve_fused(plan.whole, native, segment, loss, x, y)
+        return native
 
     def _segment(self, x: Any, y: Any, gpu: bool) -> tuple[Segment | None, Loss | None]:
         """The chain that the model is, and the loss, where one pass serves them on x and y."""

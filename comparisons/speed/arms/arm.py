@@ -3,7 +3,7 @@
 autograd               eager nn.Sequential
 compile                torch.compile of the model
 compile, loss          torch.compile of model and loss in one function
-compile, max-autotune  the same with mode="max-autotune", on a GPU: kernels tried out, and graphs
+compile, max-autotune  the same with mode="max-autotune", on a GPU
 exact                  manualbp.Sequential and manualbp.MSELoss as they are: the bits of autograd
 fast                   the same with manualbp.set_mode("fast")
 FusedLoss              loss = fused(x, y); loss.backward()

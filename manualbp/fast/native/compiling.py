@@ -47,7 +47,7 @@ def plan() -> str:
     """
     return (
         f"compiling {len(_files())} files with {' '.join(compiler())} for {here().words}, "
-        "about half a minute"
+        "about a minute"
     )
 
 

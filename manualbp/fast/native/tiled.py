@@ -21,17 +21,11 @@ from manualbp.autograd.segment import Segment
 from manualbp.fast.native import exact
 from manualbp.maths import backprop
 from manualbp.maths.activations.rectifiers import SELU_ALPHA, SELU_SCALE
-from manualbp.maths.cross_entropy import CrossEntropy
 from manualbp.maths.layers import Elementwise, Layer, LayerNorm, Linear, Theta, rows
-from manualbp.maths.losses import L1, MSE, BCEWithLogits, Huber, Loss, SmoothL1
 
 # malloc takes a block of this size from the system each time; up to this width it takes less time
 # to compute an activation twice.
 FRESH_BYTES, WIDEST = 2**25, 256
-_LOSSES: dict[type[Loss], str] = {
-    MSE: "mse", L1: "l1", Huber: "huber", SmoothL1: "smooth_l1",
-    BCEWithLogits: "bce_with_logits", CrossEntropy: "cross_entropy",
-}  # fmt: skip
 
 
 class Tiled:
@@ -86,16 +80,6 @@ def net_of(segment: Segment, x: Tensor, tile_rows: int | None = None) -> Any:
         elif isinstance(layer, Elementwise):
             net.activation(*_activation(layer))
     return net
-
-
-def loss_of(loss: Loss) -> Any:
-    """The loss as the tiles run it; None for one that they lack."""
-    name = _LOSSES.get(type(loss))
-    if name is None or loss.reduction not in ("mean", "sum"):
-        return None
-    ignored = getattr(loss, "ignore_index", -100)
-    number, mean = exact.number(loss), loss.reduction == "mean"
-    return exact.library().TiledLoss(name, mean, number, ignored, *exact.weights(loss))
 
 
 def as_read(y: Tensor) -> Tensor:

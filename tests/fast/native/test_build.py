@@ -79,8 +79,7 @@ def test_build_find_and_status(
     count, words = len(list(target.SOURCES.rglob("*.cpp"))), here().words
     assert (code, text) == (
         0,
-        f"compiling {count} files with {compiler} for {words}, about half a minute\n"
-        f"built: {path}\n",
+        f"compiling {count} files with {compiler} for {words}, about a minute\nbuilt: {path}\n",
     )
     assert files(folder) == sorted([path.name, path.with_suffix(".json").name])
     record = json.loads(path.with_suffix(".json").read_text())

@@ -66,6 +66,21 @@ def test_strided() -> None:
     assert wrong(net, loss, x[:1].expand(130, 9), y[:1].expand(130, 5)) == []
 
 
+@pytest.mark.parametrize("tile_rows", [1, 7, 19])
+def test_tiles_of_odd_rows(tile_rows: int) -> None:
+    """A tile's memory has whole cache lines for each layer, whatever its rows."""
+    net = nn.Sequential(nn.Linear(9, 5), *(nn.LayerNorm(5) for _ in range(6)), nn.Linear(5, 3))
+    net, x, y = net.double(), torch.randn(40, 9), torch.randn(40, 3)  # the last tile is shorter
+    nn.MSELoss()(net(x.double()), y.double()).backward()
+    expected = [p.grad for p in net.parameters()]
+    net = copy.deepcopy(net).float()
+    net.zero_grad()
+    manualbp.FusedLoss(net, nn.MSELoss(), tile_rows=tile_rows).backward(x, y)
+    for p, e in zip(net.parameters(), expected, strict=True):
+        assert p.grad is not None and e is not None
+        assert (p.grad.double() - e).norm() <= 1e-5 * max(float(e.norm()), 1e-3)  # some roundings
+
+
 def test_a_strided_weight_goes_pythons_way() -> None:
     """Its gradient has to be laid out like it."""
     net = network((9, 33, 5))

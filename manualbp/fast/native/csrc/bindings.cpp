@@ -38,14 +38,6 @@ std::shared_ptr<Chain> chain_of(const Row& row, const py::object& recursion, int
   return found;
 }
 
-void describe(Served& served, const std::vector<at::Tensor>& inputs, const py::list& tensors) {
-  for (const auto& input : inputs) served.inputs.emplace_back(input);
-  for (const auto& tensor : tensors) {
-    served.tensors.push_back(tensor.ptr());
-    if (!tensor.is_none()) served.tensor_states.emplace_back(THPVariable_Unpack(tensor.ptr()));
-  }
-}
-
 at::Tensor apply(const std::shared_ptr<Chain>& chain, const py::object& segment,
                  const py::list& parameters, const at::Tensor& x, bool residual) {
   Tensors tensors;
@@ -62,8 +54,8 @@ void serve_chain(Guard& guard, const std::shared_ptr<Chain>& chain, const py::ob
   auto served = std::make_shared<ServedChain>();
   served->chain = chain;
   served->segment = segment.ptr();
-  served->residual = residual;
-  describe(*served, {x}, parameters);
+  served->second = residual;
+  served->describe({x}, parameters.ptr());
   guard.serve(std::move(served), segment.ptr());
 }
 
@@ -82,14 +74,14 @@ void serve_cost(Guard& guard, const Loss& loss, const py::object& rule, const py
   served->loss.pos_weight.reset();
   served->fixed = true;
   served->rule = rule.ptr();
-  describe(*served, {o, y}, weights);
+  served->describe({o, y}, weights.ptr());
   guard.serve(std::move(served), rule.ptr());
 }
 
-py::object guarded(const Guard& guard, const py::handle& children, bool residual,
+py::object guarded(const Guard& guard, const py::handle& children, bool second,
                    const py::args& inputs) {
   PyObject* const* given = reinterpret_cast<PyTupleObject*>(inputs.ptr())->ob_item;
-  auto found = guard.run(children.ptr(), residual, given, inputs.size());
+  auto found = guard.run(children.ptr(), second, given, inputs.size());
   return found ? py::reinterpret_steal<py::object>(THPVariable_Wrap(std::move(*found)))
                : py::object(py::none());
 }

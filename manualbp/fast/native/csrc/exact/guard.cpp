@@ -97,14 +97,14 @@ bool Guard::holds(PyObject* children, bool graph) const {
   return true;
 }
 
-std::optional<at::Tensor> Guard::run(PyObject* children, bool residual, PyObject* const* inputs,
+std::optional<at::Tensor> Guard::run(PyObject* children, bool second, PyObject* const* inputs,
                                      size_t count) const {
   for (size_t i = 0; i < count; ++i) {
     if (!THPVariable_CheckExact(inputs[i])) return std::nullopt;
   }
   if (!holds(children, true)) return std::nullopt;
   for (const auto& each : served_) {
-    if (each->residual != residual || !each->fits(inputs, count)) continue;
+    if (each->second != second || !each->fits(inputs, count)) continue;
     const auto served = each;  // another thread may serve something else meanwhile
     return served->run(inputs);
   }
@@ -127,6 +127,15 @@ int Guard::traverse(visitproc visit, void* arg) const {
 void Guard::clear() {
   served_.clear();
   Py_CLEAR(held_);
+}
+
+void Served::describe(const std::vector<at::Tensor>& given, PyObject* list) {
+  for (const auto& input : given) inputs.emplace_back(input);
+  for (Py_ssize_t i = 0; i < PyList_GET_SIZE(list); ++i) {
+    PyObject* tensor = PyList_GET_ITEM(list, i);
+    tensors.push_back(tensor);
+    if (!Py_IsNone(tensor)) tensor_states.emplace_back(THPVariable_Unpack(tensor));
+  }
 }
 
 bool Served::fits(PyObject* const* given, size_t count) const {
@@ -154,7 +163,7 @@ at::Tensor ServedChain::run(PyObject* const* given) const {
   const at::Tensor x = THPVariable_Unpack(given[0]);
   const Held alive = held(segment);
   pybind11::gil_scoped_release no_gil;
-  return exact::run(chain, alive, parameters, x, residual);
+  return exact::run(chain, alive, parameters, x, second);
 }
 
 at::Tensor ServedCost::run(PyObject* const* given) const {

@@ -37,7 +37,10 @@ struct Served {
   virtual at::Tensor run(PyObject* const* inputs) const = 0;
   bool fits(PyObject* const* inputs, size_t count) const;
 
-  bool residual = false;             // x + o is wanted; of FusedLoss: C without a graph
+  // Which inputs, and the tensors of a list, as they are now.
+  void describe(const std::vector<at::Tensor>& given, PyObject* list);
+
+  bool second = false;               // way of two: x + o instead of o; C without a graph
   bool fixed = false;                // requires_grad of the tensors, too, must be as it was
   std::vector<State> inputs;         // requires_grad must be as it was
   std::vector<PyObject*> tensors;    // that take part beside the inputs; None is none
@@ -68,7 +71,7 @@ class Guard {
   // ``children``: a dict of them or a tuple, as they are now.
   bool holds(PyObject* children, bool graph) const;
   // o, or nothing where the guard does not hold or nothing fits.
-  std::optional<at::Tensor> run(PyObject* children, bool residual, PyObject* const* inputs,
+  std::optional<at::Tensor> run(PyObject* children, bool second, PyObject* const* inputs,
                                 size_t count) const;
   void serve(std::shared_ptr<Served> served, PyObject* owned);
 

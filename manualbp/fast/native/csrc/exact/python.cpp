@@ -2,7 +2,6 @@
 
 #include <torch/csrc/Exceptions.h>
 #include <torch/csrc/PyInterpreter.h>
-#include <torch/csrc/autograd/python_cpp_function.h>
 #include <torch/csrc/autograd/python_variable.h>
 
 #include "cost.h"
@@ -10,12 +9,6 @@
 
 namespace manualbp::exact {
 namespace {
-
-template <typename Node>
-void name_node(PyTypeObject& type, const char* name) {
-  torch::autograd::_initFunctionPyTypeObject(type, name, nullptr, nullptr);  // as all nodes have
-  torch::autograd::registerCppFunction(typeid(Node), &type);
-}
 
 template <typename Values>
 THPObjectPtr tuple_of(const Values& values) {

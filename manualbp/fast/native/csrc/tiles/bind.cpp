@@ -1,12 +1,10 @@
 #include "tiles/bind.h"
 
 #include <torch/csrc/PyInterpreter.h>
-#include <torch/csrc/autograd/python_cpp_function.h>
 #include <torch/csrc/autograd/python_variable.h>
 
 #include "exact/guard.h"
 #include "exact/python.h"
-#include "tiles/activations.h"
 #include "tiles/fused.h"
 
 namespace py = pybind11;
@@ -39,70 +37,49 @@ struct ServedTiles : exact::Served {
   bool keeps;
 };
 
-// C of x and y: with a graph; or, where `residual` is set, with every gradient added to .grad.
+// C of x and y: with a graph; or, in the second way, with every gradient added to .grad.
 // An undefined tensor says that autograd has to do that.
 struct ServedFused : exact::Served {
   at::Tensor run(PyObject* const* given) const override {
     const at::Tensor x = THPVariable_Unpack(given[0]), y = THPVariable_Unpack(given[1]);
     py::gil_scoped_release no_gil;
-    if (!residual) return fused_cost(net, loss, x, y);
+    if (!second) return fused_cost(net, loss, x, y);
     return accumulates(*net, x) ? fused_backward(net, loss, x, y) : at::Tensor();
   }
   NetPtr net;
-  Loss loss;
+  exact::Loss loss;
 };
-
-void describe(exact::Served& served, const std::vector<at::Tensor>& inputs,
-              const py::list& tensors) {
-  for (const auto& input : inputs) served.inputs.emplace_back(input);
-  for (const auto& tensor : tensors) {
-    served.tensors.push_back(tensor.ptr());
-    served.tensor_states.emplace_back(THPVariable_Unpack(tensor.ptr()));
-  }
-}
 
 void serve_tiles(exact::Guard& guard, const std::shared_ptr<Net>& net, const py::list& tensors,
                  const at::Tensor& x, bool keeps) {
   auto served = std::make_shared<ServedTiles>();
   served->net = net;
   served->keeps = keeps;
-  describe(*served, {x}, tensors);
+  served->describe({x}, tensors.ptr());
   guard.serve(std::move(served), tensors.ptr());
 }
 
-void serve_fused(exact::Guard& guard, const std::shared_ptr<Net>& net, const Loss& loss,
+void serve_fused(exact::Guard& guard, const std::shared_ptr<Net>& net, const exact::Loss& loss,
                  const py::list& tensors, const at::Tensor& x, const at::Tensor& y) {
   for (const bool without_graph : {false, true}) {
     auto served = std::make_shared<ServedFused>();
     served->net = net;
     served->loss = loss;
-    served->residual = without_graph;
-    describe(*served, {x, y}, tensors);
+    served->second = without_graph;
+    served->describe({x, y}, tensors.ptr());
     guard.serve(std::move(served), tensors.ptr());
   }
 }
 
 }  // namespace
 
-// The types of our nodes, so that grad_fn says what it is.
-template <typename Node>
-void name_node(PyTypeObject& type, const char* name) {
-  torch::autograd::_initFunctionPyTypeObject(type, name, nullptr, nullptr);  // as all nodes have
-  torch::autograd::registerCppFunction(typeid(Node), &type);
-}
-
 void bind_tiles(py::module_& m) {
+  // So that grad_fn says what it is.
   static PyTypeObject tiles{PyVarObject_HEAD_INIT(nullptr, 0)};
   static PyTypeObject fused{PyVarObject_HEAD_INIT(nullptr, 0)};
-  name_node<TilesNode>(tiles, "TilesBackward");
-  name_node<FusedNode>(fused, "FusedLossBackward");
+  exact::name_node<TilesNode>(tiles, "TilesBackward");
+  exact::name_node<FusedNode>(fused, "FusedLossBackward");
   using no_gil = py::call_guard<py::gil_scoped_release>;
-  py::class_<Loss>(m, "TiledLoss")
-      .def(py::init([](std::string name, bool mean, double p, int64_t ignore_index,
-                       std::optional<at::Tensor> weight, std::optional<at::Tensor> pos_weight) {
-        return Loss{std::move(name),      mean, p, ignore_index, std::move(weight),
-                    std::move(pos_weight)};
-      }));
   py::class_<Net, std::shared_ptr<Net>>(m, "Net")
       .def(py::init([](int64_t features, int64_t tile_rows, std::vector<at::Tensor> parameters,
                        const py::object& recorded) {

@@ -87,7 +87,7 @@ variable_list TilesNode::apply(variable_list&& grads) {
   return std::move(found.parameters);
 }
 
-Tensor fused_cost(const NetPtr& net, const Loss& loss, const Tensor& x, const Tensor& y) {
+Tensor fused_cost(const NetPtr& net, const exact::Loss& loss, const Tensor& x, const Tensor& y) {
   const auto wants = wanted(*net, x);
   Gradients found;
   Tensor cost;
@@ -123,7 +123,8 @@ variable_list FusedNode::apply(variable_list&& grads) {
   return found;
 }
 
-Tensor fused_backward(const NetPtr& net, const Loss& loss, const Tensor& x, const Tensor& y) {
+Tensor fused_backward(const NetPtr& net, const exact::Loss& loss, const Tensor& x,
+                      const Tensor& y) {
   const auto wants = wanted(*net, x);
   at::NoGradGuard no_graph;
   Gradients found;

@@ -10,11 +10,11 @@ namespace manualbp {
 at::Tensor chain(const NetPtr& net, const at::Tensor& x, bool keeps);
 
 // C(o, y), with a node that has every gradient ready.
-at::Tensor fused_cost(const NetPtr& net, const Loss& loss, const at::Tensor& x,
+at::Tensor fused_cost(const NetPtr& net, const exact::Loss& loss, const at::Tensor& x,
                       const at::Tensor& y);
 
 // C(o, y), and no graph: adds every gradient to .grad. Nothing has changed where it throws.
-at::Tensor fused_backward(const NetPtr& net, const Loss& loss, const at::Tensor& x,
+at::Tensor fused_backward(const NetPtr& net, const exact::Loss& loss, const at::Tensor& x,
                           const at::Tensor& y);
 
 // Whether .grad of all that want a gradient can be added to: leaves, and nothing hooked to them.

@@ -1,5 +1,7 @@
 #include "tiles/losses.h"
 
+#include <ATen/core/Reduction.h>
+
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -72,34 +74,35 @@ struct LogisticError {
   }
 };
 
-Errors::Errors(const Loss& loss, const at::Tensor& y, int64_t rows, int64_t columns)
-    : name_(loss.name),
+BatchLoss::BatchLoss(const exact::Loss& loss, const at::Tensor& y, int64_t rows, int64_t columns)
+    : kind_(loss.kind),
       y_(y.contiguous()),
       columns_(columns),
       ignore_index_(loss.ignore_index),
       p_(loss.p) {
-  if (loss.weight) {
-    weight_ = loss.weight->expand({columns}).contiguous();
+  if (loss.weight.defined()) {
+    weight_ = loss.weight.expand({columns}).contiguous();
     w_ = weight_.const_data_ptr<float>();
   }
-  if (loss.pos_weight) {
-    pos_weight_ = loss.pos_weight->expand({columns}).contiguous();
+  if (loss.pos_weight.defined()) {
+    pos_weight_ = loss.pos_weight.expand({columns}).contiguous();
     positive_ = pos_weight_.const_data_ptr<float>();
   }
+  const bool mean = loss.reduction == at::Reduction::Mean;
   if (y_.is_floating_point()) {
     values_ = y_.const_data_ptr<float>();
   } else {
     classes_ = y_.const_data_ptr<int64_t>();
-    count_classes(loss, rows);
+    count_classes(mean, rows);
   }
-  if (loss.mean && values_) {
-    count = static_cast<double>(name_ == "cross_entropy" ? rows : rows * columns);
+  if (mean && values_) {
+    count = static_cast<double>(kind_ == exact::Errors::cross_entropy ? rows : rows * columns);
     scale_ = static_cast<float>(1 / count);
   }
 }
 
 // count = sum of w_y over the rows that are not ignored
-void Errors::count_classes(const Loss& loss, int64_t rows) {
+void BatchLoss::count_classes(bool mean, int64_t rows) {
   double total = 0;
   bool any = false;
   for (int64_t n = 0; n < rows; ++n) {
@@ -109,22 +112,32 @@ void Errors::count_classes(const Loss& loss, int64_t rows) {
     total += w_ ? w_[y] : 1;
     any = true;
   }
-  if (!loss.mean) return;
+  if (!mean) return;
   count = total;
   scale_ = any ? static_cast<float>(1 / total) : 0;  // no sample counts: 0, not 0 / 0
 }
 
-double Errors::of_rows(int64_t first, int64_t rows, const float* o, float* delta) const {
-  if (name_ == "cross_entropy") return cross_entropy(first, rows, o, delta);
-  if (name_ == "mse") return elementwise<SquaredError>(first, rows, o, delta);
-  if (name_ == "bce_with_logits") return elementwise<LogisticError>(first, rows, o, delta);
-  if (name_ == "huber") return elementwise<HuberError>(first, rows, o, delta);
-  if (name_ == "smooth_l1" && p_ > 0) return elementwise<SmoothError>(first, rows, o, delta);
-  return elementwise<AbsoluteError>(first, rows, o, delta);
+double BatchLoss::of_rows(int64_t first, int64_t rows, const float* o, float* delta) const {
+  switch (kind_) {
+    case exact::Errors::mse:
+      return elementwise<SquaredError>(first, rows, o, delta);
+    case exact::Errors::l1:
+      return elementwise<AbsoluteError>(first, rows, o, delta);
+    case exact::Errors::huber:
+      return elementwise<HuberError>(first, rows, o, delta);
+    case exact::Errors::smooth_l1:
+      return p_ > 0 ? elementwise<SmoothError>(first, rows, o, delta)
+                    : elementwise<AbsoluteError>(first, rows, o, delta);
+    case exact::Errors::bce:
+      return elementwise<LogisticError>(first, rows, o, delta);
+    case exact::Errors::cross_entropy:
+      return cross_entropy(first, rows, o, delta);
+  }
+  TORCH_CHECK(false, "a loss that the tiles lack");
 }
 
 template <typename Error>
-double Errors::elementwise(int64_t first, int64_t rows, const float* o, float* delta) const {
+double BatchLoss::elementwise(int64_t first, int64_t rows, const float* o, float* delta) const {
   const float* y = values_ + first * columns_;
   const auto p = number(p_), scale = Vec(scale_), one = number(1);
   // Without weights all rows are one; with weights they go one by one.
@@ -156,7 +169,7 @@ double Errors::elementwise(int64_t first, int64_t rows, const float* o, float* d
 //     C = -sum_j w_j q_j log p_j,    dC/do_j = p_j sum_k w_k q_k - w_j q_j
 // For a class index y without smoothing q is 1 at y alone. `most` is the largest o, which is
 // subtracted first, so that e^o does not overflow.
-double Errors::cross_entropy(int64_t first, int64_t rows, const float* o, float* delta) const {
+double BatchLoss::cross_entropy(int64_t first, int64_t rows, const float* o, float* delta) const {
   const auto e = static_cast<float>(p_), even = e / static_cast<float>(columns_);
   double total = 0;
   for (int64_t n = 0; n < rows; ++n, o += columns_) {

@@ -2,28 +2,18 @@
 #pragma once
 #include <ATen/core/Tensor.h>
 
-#include <optional>
-#include <string>
+#include "exact/cost.h"
 
 namespace manualbp {
-
-// A loss as a user chose it.
-struct Loss {
-  std::string name;  // mse, l1, huber, smooth_l1, bce_with_logits, cross_entropy
-  bool mean = true;  // else the sum
-  double p = 0;      // Huber's delta, SmoothL1's beta, cross-entropy's label smoothing
-  int64_t ignore_index = -100;
-  std::optional<at::Tensor> weight, pos_weight;  // (O,), or one number
-};
 
 // The loss of a whole batch, C = sum of all errors / count, to be computed some rows at a time.
 //
 // So dC/do of a row needs `count` of the whole batch: it is found in the constructor. For class
 // indices it is the sum of the weights w_y of all rows that are not ignored.
-class Errors {
+class BatchLoss {
  public:
   // y: like o (N, O), or class indices (N,). Throws IndexError for a class that does not exist.
-  Errors(const Loss& loss, const at::Tensor& y, int64_t rows, int64_t columns);
+  BatchLoss(const exact::Loss& loss, const at::Tensor& y, int64_t rows, int64_t columns);
 
   // The sum of the errors of these rows, whose outputs lie at `o`, and their dC/do in `delta`
   // unless that is nullptr.
@@ -36,9 +26,9 @@ class Errors {
   template <typename Error>
   double elementwise(int64_t first, int64_t rows, const float* o, float* delta) const;
   double cross_entropy(int64_t first, int64_t rows, const float* o, float* delta) const;
-  void count_classes(const Loss& loss, int64_t rows);
+  void count_classes(bool mean, int64_t rows);
 
-  std::string name_;
+  exact::Errors kind_;
   at::Tensor y_, weight_, pos_weight_;  // contiguous, and held for the pointers
   const float *values_ = nullptr, *w_ = nullptr, *positive_ = nullptr;  // y, weight, pos_weight
   const int64_t* classes_ = nullptr;                                    // y as class indices

@@ -18,7 +18,7 @@ template <typename Body>
 double over_tiles(const Weights& by, Accumulated& sums, int64_t rows, bool trains, Body body) {
   const Split s = split(by, rows, sums.numbers());
   sums.begin(s);
-  const int64_t numbers = Tile::numbers(by, trains) + 16;
+  const int64_t numbers = Tile::numbers(by, trains);
   auto memory = at::empty({s.threads * numbers}, at::TensorOptions(at::kFloat));
   float* start = memory.mutable_data_ptr<float>();
   std::atomic<int64_t> next{0};
@@ -128,12 +128,12 @@ Gradients pass_down(const Net& net, const at::Tensor& x, const at::Tensor& delta
   return sums.found;
 }
 
-at::Tensor pass_both(const Net& net, const Loss& loss, const at::Tensor& x, const at::Tensor& y,
-                     const std::vector<bool>& wants, Gradients& found) {
+at::Tensor pass_both(const Net& net, const exact::Loss& loss, const at::Tensor& x,
+                     const at::Tensor& y, const std::vector<bool>& wants, Gradients& found) {
   const bool trains = any(wants);
   const Weights by(net, wants, true);
   const int64_t N = x.size(0), I = x.size(1);
-  const Errors errors(loss, y, N, net.layers.back().outputs);
+  const BatchLoss errors(loss, y, N, net.layers.back().outputs);
   Accumulated sums(net, wants, x);
   const float* data = x.const_data_ptr<float>();
   float* grad_x = sums.found.x.defined() ? sums.found.x.mutable_data_ptr<float>() : nullptr;

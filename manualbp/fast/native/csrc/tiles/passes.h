@@ -29,7 +29,7 @@ Gradients pass_down(const Net& net, const at::Tensor& x, const at::Tensor& delta
                     const KeptTensors& kept, const std::vector<bool>& wants);
 
 // C(o, y) and its gradients in one pass.
-at::Tensor pass_both(const Net& net, const Loss& loss, const at::Tensor& x, const at::Tensor& y,
-                     const std::vector<bool>& wants, Gradients& found);
+at::Tensor pass_both(const Net& net, const exact::Loss& loss, const at::Tensor& x,
+                     const at::Tensor& y, const std::vector<bool>& wants, Gradients& found);
 
 }  // namespace manualbp

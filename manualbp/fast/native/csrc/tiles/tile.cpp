@@ -59,7 +59,8 @@ Weights::Weights(const Net& n, const std::vector<bool>& wants, bool goes_up)
 
 int64_t Tile::numbers(const Weights& by, bool trains) {
   int64_t found = 0;
-  for (const auto& layer : by.net.layers) found += 2 * padded(by.rows * layer.outputs) + by.rows;
+  for (const auto& layer : by.net.layers)
+    found += 2 * padded(by.rows * layer.outputs) + padded(by.rows);
   if (trains) found += 3 * padded(by.rows * by.net.widest());
   return found;
 }
