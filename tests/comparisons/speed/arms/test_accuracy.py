@@ -62,6 +62,7 @@ def test_error_against_float64_over_the_workloads(part: Sequence[Workload]) -> N
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("in_python")  # the fault is planted there
 def test_a_worse_rounding_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Weight gradients with three bits less."""
     right = Linear.backward
