@@ -176,10 +176,10 @@ def _finished(figure: Figure, footnote: str) -> Figure:
     }
     for one in figure.axes:
         one.spines[["top", "right"]].set_visible(False)
-    figure.tight_layout(rect=(0, 0.04, 0.84, 1))
-    figure.legend(every.values(), every.keys(), loc="center left", bbox_to_anchor=(0.845, 0.5),
-                  frameon=False, fontsize=9)  # fmt: skip
-    figure.text(0.01, 0.01, footnote, fontsize=6.5, color="#666666")
+    figure.set_layout_engine("constrained")
+    figure.legend(every.values(), every.keys(), loc="outside right center", frameon=False,
+                  fontsize=9)  # fmt: skip
+    figure.supxlabel(footnote, x=0.01, ha="left", fontsize=6.5, color="#666666")
     return figure
 
 

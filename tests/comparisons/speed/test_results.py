@@ -145,3 +145,19 @@ def test_every_arm_has_its_own_colour_and_marker() -> None:
     assert set(figures.STYLE) == set(ARMS)
     for kind in (0, 1):
         assert len({style[kind] for style in figures.STYLE.values()}) == len(ARMS)
+
+
+def test_nothing_is_cut_off() -> None:
+    """The legend, with the longest name of an arm, lies in the picture."""
+    arms = measured_arms({name: [0.001 * (i + 1)] for i, name in enumerate(ARMS)}, {})
+    found = [Result("rows", w, arms, FLOORS) for w in (SMALL, LARGE)]
+    for picture in (
+        figures.bars(found, "a machine"),
+        figures.panels(found, figures.speed_up, "a machine"),
+        figures.single("width", found, "a machine"),
+    ):
+        figures.pixels(picture)  # lays it out
+        for part in (*picture.legends, *picture.axes):
+            box, inside = part.get_window_extent(), picture.bbox
+            assert inside.x0 <= box.x0 and box.x1 <= inside.x1
+            assert inside.y0 <= box.y0 and box.y1 <= inside.y1
