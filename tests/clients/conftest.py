@@ -10,6 +10,11 @@ from typing import Any
 import pytest
 import torch
 
+from manualbp.conversion import blocks
+from manualbp.fast import native
+from manualbp.modules import losses, sequential
+from manualbp.modules.stretch import Stretch
+
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """Imports no client unless ``-m clients`` asks for them: they may not be installed."""
@@ -42,9 +47,9 @@ def wrap_backwards(monkeypatch: pytest.MonkeyPatch, wrapper: Callable[[str, Any]
             monkeypatch.setattr(function, "backward", backward)
 
 
-@pytest.fixture
-def calls(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """How often each hand-written Function's backward has run, by the Function's name."""
+@pytest.fixture(params=["Python", "C++"])
+def calls(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """How often each hand-written backward has run, by its name: in Python, then in C++."""
     counts: Counter[str] = Counter()
 
     def counted(name: str, backward: Any) -> Any:
@@ -55,11 +60,39 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
         return spy
 
     wrap_backwards(monkeypatch, counted)
+    if request.param == "Python":
+        request.getfixturevalue("in_python")
+    elif native.library() is None:
+        pytest.skip("the library is not built")
+    else:
+        count_nodes(monkeypatch, counts)
     return counts
 
 
+def count_nodes(monkeypatch: pytest.MonkeyPatch, counts: Counter[str]) -> None:
+    """Adds to ``counts["Chain"]`` and ``counts["Cost"]`` whenever such a node of C++ has run."""
+
+    def watched(function: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*args: Any, **options: Any) -> Any:
+            found = function(*args, **options)
+            node = getattr(found, "grad_fn", None)
+            name = type(node).__name__.removesuffix("Backward")
+            in_cpp = not isinstance(node, torch.autograd.function.BackwardCFunction)
+            if name in ("Chain", "Cost") and in_cpp and not node.metadata.get("watched"):
+                node.metadata["watched"] = True
+                node.register_hook(lambda *_: counts.update([name]))
+            return found
+
+        return run
+
+    for where, name in (
+        (sequential, "call"), (blocks, "call"), (losses, "cost"), (Stretch, "__call__"),
+    ):  # fmt: skip
+        monkeypatch.setattr(where, name, watched(getattr(where, name)))
+
+
 @pytest.fixture
-def planted(monkeypatch: pytest.MonkeyPatch) -> None:
+def planted(in_python: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """A fault: every gradient computed by hand is too large by one part in a thousand."""
 
     def wrong(name: str, backward: Any) -> Any:
