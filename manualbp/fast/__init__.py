@@ -27,13 +27,13 @@ from manualbp.fast.gpu import kernels, one_launch
 from manualbp.fast.gpu.pairs import paired
 from manualbp.fast.native import exact, tiled
 from manualbp.fast.one_pass import apply_one_pass, cost_and_gradients, outputs
-from manualbp.fast.tiles import rows_of_tile, tiles_for
+from manualbp.fast.tiles import LEAST_ROWS, rows_of_tile, tiles_for
 from manualbp.maths import descent
 from manualbp.maths.losses import Loss
 
 __all__ = ["descend", "exact", "fused_backward", "fused_cost", "fused_native",
-           "fused_natively", "native", "native_chain", "on_gpu", "outputs", "paired", "run",
-           "serve_fused"]  # fmt: skip
+           "fused_natively", "native", "native_chain", "on_gpu", "outputs", "paired", "pays",
+           "run", "serve_fused"]  # fmt: skip
 
 # A sum of many tiles needs the digits of one of these.
 SUMMED = (torch.float32, torch.float64)
@@ -59,6 +59,23 @@ def run(segment: Segment, x: Tensor, skip: Tensor | None, low: bool, gpu: bool) 
         return None
     o: Tensor = apply_recomputed(segment, tiles, skip, *segment.parameters, x)
     return o
+
+
+def pays(x: Any, tile_rows: int | None) -> bool:
+    """Whether one pass over x can take less time than ``loss(model(x), y)``; asked before all else.
+
+    Not on CPU in another dtype than float32, where the batch is one tile of Python's and that
+    expression has the library's nodes.
+    """
+    return (
+        tile_rows is not None
+        or not isinstance(x, Tensor)
+        or x.dtype is torch.float32
+        or not x.is_cpu
+        or x.dim() != 2
+        or len(x) > LEAST_ROWS
+        or native.library() is None
+    )
 
 
 def descend(parameters: Sequence[Tensor], epsilon: float | Tensor) -> None:

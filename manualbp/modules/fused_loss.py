@@ -38,9 +38,9 @@ class FusedLoss(nn.Module):
 
     Equal to ``loss(model(x), y)`` up to rounding: sums over rows are added tile by tile. That very
     expression runs where one pass cannot serve (other layers, training dropout, torch.compile,
-    autocast, hooks, half precision on CPU, ...). How large the network and the batch are does not
-    matter for that. Under no_grad only the loss is computed. Derivatives of the gradients are an
-    error: use ``loss(model(x), y)`` for them.
+    autocast, hooks, half precision on CPU, ...) or takes more time (docs/native.md); the targets
+    may be the same in both. Under no_grad only the loss is computed. Derivatives of the gradients
+    are an error: use ``loss(model(x), y)`` for them.
 
     Shapes: x (N, I); y like the model's output (N, O), or class indices (N,).
 
@@ -63,7 +63,7 @@ class FusedLoss(nn.Module):
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """C, a scalar."""
-        if _compiling():
+        if _compiling() or not fast.pays(input, self.tile_rows):
             return self.loss(self.model(input), target)
         cost = self._guarded(False, input, target)
         if cost is not None:
@@ -91,7 +91,7 @@ class FusedLoss(nn.Module):
         Raises:
             RuntimeError: nothing wants a gradient, as for any loss without a graph.
         """
-        if not _compiling():
+        if not _compiling() and fast.pays(input, self.tile_rows):
             cost = self._guarded(True, input, target)
             if cost is None:
                 cost = self._without_graph(input, target)

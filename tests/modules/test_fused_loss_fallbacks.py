@@ -77,6 +77,23 @@ def test_no_size_decides(rows: int, width: int) -> None:
     assert not is_fused(cost)
 
 
+@pytest.mark.skipif(native.library() is None, reason="a rule for the library alone")
+@pytest.mark.parametrize(("dtype", "rows", "fused"), [
+    (torch.float32, 1, True), (torch.float32, 513, True), (torch.float64, 1, False),
+    (torch.float64, 512, False), (torch.float64, 513, True),
+])  # fmt: skip
+def test_one_tile_of_python_gives_way_to_the_exact_node(
+    dtype: torch.dtype, rows: int, fused: bool
+) -> None:
+    net, x, y = model().to(dtype), torch.randn(rows, 16).to(dtype), torch.randn(rows, 5).to(dtype)
+    for tile_rows, expected in ((None, fused), (512, True)):
+        cost = manualbp.FusedLoss(net, nn.MSELoss(), tile_rows)(x, y)
+        in_one_pass = type(cost.grad_fn).__name__ in ("OnePassBackward", "FusedLossBackward")
+        assert in_one_pass == expected
+    alone = manualbp.FusedLoss(net, nn.MSELoss()).backward(x, y)
+    torch.testing.assert_close(alone, nn.MSELoss()(net(x), y), rtol=1e-5, atol=0)
+
+
 def test_a_hooked_loss_is_called() -> None:
     net, x, y = model(), torch.randn(ROWS, 16), torch.randn(ROWS, 5)
     expected, loss = 2 * nn.MSELoss()(net(x), y), nn.MSELoss()

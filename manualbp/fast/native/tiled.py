@@ -1,7 +1,9 @@
 """Chains, and chains with their loss, in C++ by tiles of rows: for which layers, and which tiles.
 
 The rule: float32 on CPU, contiguous parameters, at least one row; Linear, the activations, and
-LayerNorm over one dimension. Activations are kept for backward, unless one of them takes
+LayerNorm over one dimension; not where the parameters take ``LARGE_BYTES`` or more and there are
+fewer than ``MANY_ROWS`` rows, which do not pay for W^T in panels and for the gradients of each
+thread. Activations are kept for backward, unless one of them takes
 ``FRESH_BYTES`` or more and no layer is wider than ``WIDEST``: then they are computed again. With
 low memory they always are. With full memory an x that wants a gradient, which may be
 differentiated again, is not ours.
@@ -26,6 +28,8 @@ from manualbp.maths.layers import Elementwise, Layer, LayerNorm, Linear, Theta, 
 # malloc takes a block of this size from the system each time; up to this width it takes less time
 # to compute an activation twice.
 FRESH_BYTES, WIDEST = 2**25, 256
+# Parameters of so many bytes need so many rows.
+LARGE_BYTES, MANY_ROWS = 2**25, 2048
 
 
 class Tiled:
@@ -68,6 +72,9 @@ def net_of(segment: Segment, x: Tensor, tile_rows: int | None = None) -> Any:
     if not all(_takes(*both) for both in zip(segment.layers, segment.thetas, strict=True)):
         return None
     present, tensors = segment.present, segment.tensors()
+    large = sum(t.nbytes for t in tensors) >= LARGE_BYTES
+    if large and tile_rows is None and x.numel() < MANY_ROWS * x.shape[-1]:
+        return None
     again = functools.partial(_recorded, segment.layers, segment.parameters)
     net = library.Net(x.shape[-1], tile_rows or 0, tensors, again)
     position = iter(range(len(tensors)))

@@ -234,3 +234,15 @@ def test_planted_faults_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(tiled.backprop, "by_layer", without_bias)
         assert {text.partition(":")[0] for text in wrong(net, loss, x, y)} == set(WAYS)
+
+
+def test_few_rows_through_large_parameters_run_as_in_exact_mode(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """They do not pay for W^T in panels and for each thread's gradients."""
+    monkeypatch.setattr(tiled, "LARGE_BYTES", 4 * (7 * 9 + 9))
+    for inputs, rows, kind in ((7, 2047, "ChainBackward"), (7, 2048, "TilesBackward"),
+                               (6, 2047, "TilesBackward")):  # fmt: skip
+        model = manualbp.Sequential(nn.Linear(inputs, 9), nn.Tanh())
+        manualbp.set_mode("fast", model)
+        assert judged.node(model(torch.randn(rows, inputs))) == kind
