@@ -6,13 +6,14 @@
     autograd     the maths as torch.autograd.Functions
     fast         other ways to the same gradients, behind one door
     modules      what users put into their programs
-    conversion   convert, explain: the same for models that are already there
+    conversion   convert, explain, derivatives: the same for models that are already there
     parity       the harness: compares gradients and training of any two modules
 
 Each room imports only those above it. ``reference`` and ``parity`` import nothing of the others.
 """
 
 from manualbp.conversion.convert import convert
+from manualbp.conversion.derivatives import derivatives
 from manualbp.conversion.explain import explain
 from manualbp.modules.descent import GradientDescent
 from manualbp.modules.fused_loss import FusedLoss
@@ -44,6 +45,7 @@ __all__ = [
     "Sequential",
     "SmoothL1Loss",
     "convert",
+    "derivatives",
     "explain",
     "set_memory",
     "set_mode",

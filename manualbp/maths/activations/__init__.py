@@ -1,4 +1,4 @@
-"""Activation functions: f and f' side by side, and f''.
+"""Activation functions: f and f' side by side, f'' and f'''.
 
     a = f(z)            dC/dz = dC/da * f'(z)
 
@@ -6,7 +6,8 @@ z    pre-activation, any shape          a    activation f(z), same shape
 delta  dC/da on its way down; ``backward`` turns it into dC/dz
 
 ``derivative`` is the written formula. Teaching, function transforms and the tests run it. The
-second order uses its slope, ``second_derivative``. ``backward`` is ``delta * derivative(cache)`` by
+second order uses its slope, ``second_derivative``; ``derivatives`` are all three in z, for
+maths/taylor.py. ``backward`` is ``delta * derivative(cache)`` by
 PyTorch's own kernel: the same bits as autograd, the formula's number to a few units in the last
 place. Source: Nielsen, "Neural Networks and Deep Learning", ch. 2, BP1 and BP2; PyTorch's
 documentation of torch.nn for the parameters and their defaults.

@@ -1,4 +1,4 @@
-"""What every activation has: f, f', f'', and what they are computed from."""
+"""What every activation has: f, f', f'', f''', and what they are computed from."""
 
 from __future__ import annotations
 
@@ -34,6 +34,13 @@ class Activation(ABC):
     def second_derivative(self, cache: Tensor) -> Tensor | None:
         """Slope of ``derivative`` in its own argument; None where that is 0 everywhere."""
         return None
+
+    def derivatives(self, cache: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """f', f'' and f''' in z, the written formulas; None for 0 everywhere.
+
+        At a kink they are what PyTorch has there, so f'' and f''' of a piecewise linear f are 0.
+        """
+        return self.derivative(cache), None, None
 
     @abstractmethod
     def backward(self, delta: Tensor, cache: Tensor, into: Tensor | None = None) -> Tensor:

@@ -59,9 +59,19 @@ class LeakyReLU(Activation):
         return run(aten.leaky_relu_backward, into, delta, z, self.negative_slope, False)
 
 
+def _exponential(z: Tensor, factor: float, slope: float) -> tuple[Tensor, Tensor, Tensor]:
+    """f', f'' and f''': ``slope``, 0, 0 where z > 0, else ``factor`` e^z each."""
+    below = factor * torch.exp(z.clamp(max=0))
+    second = torch.where(z < 0, below, 0.0)
+    return torch.where(z > 0, slope, below), second, second
+
+
 @dataclass(frozen=True)
 class ELU(Activation):
-    """f(z) = z where z > 0, else alpha (e^z - 1),  f' = 1 where z > 0, else alpha e^z = f''."""
+    """f(z) = z where z > 0, else alpha (e^z - 1),  f' = 1 where z > 0, else alpha e^z.
+
+    f'' and f''' are 0 where z > 0, else alpha e^z.
+    """
 
     alpha: float = 1.0
     needs = "z"
@@ -75,6 +85,9 @@ class ELU(Activation):
 
     def second_derivative(self, z: Tensor) -> Tensor:
         return torch.where(z < 0, self.alpha * torch.exp(z.clamp(max=0)), 0.0)
+
+    def derivatives(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return _exponential(z, self.alpha, 1.0)
 
     def backward(self, delta: Tensor, z: Tensor, into: Tensor | None = None) -> Tensor:
         return run(aten.elu_backward, into, delta, self.alpha, 1, 1, False, z)
@@ -100,6 +113,9 @@ class SELU(Activation):
 
     def second_derivative(self, z: Tensor) -> Tensor:
         return torch.where(z < 0, SELU_SCALE * SELU_ALPHA * torch.exp(z.clamp(max=0)), 0.0)
+
+    def derivatives(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return _exponential(z, SELU_SCALE * SELU_ALPHA, SELU_SCALE)
 
     def backward(self, delta: Tensor, z: Tensor, into: Tensor | None = None) -> Tensor:
         return run(aten.elu_backward, into, delta, SELU_ALPHA, SELU_SCALE, 1, False, z)

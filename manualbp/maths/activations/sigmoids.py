@@ -13,7 +13,10 @@ from manualbp.maths.activations.base import Activation, aten, run
 
 @dataclass(frozen=True)
 class Sigmoid(Activation):
-    """f(z) = 1 / (1 + e^-z),  f' = a (1 - a),  slope of f' in a: 1 - 2 a."""
+    """f(z) = 1 / (1 + e^-z),  f' = a (1 - a),  slope of f' in a: 1 - 2 a.
+
+    f'' = f' (1 - 2 a),  f''' = f' (1 - 6 f').
+    """
 
     needs = "a"
 
@@ -25,13 +28,20 @@ class Sigmoid(Activation):
     def second_derivative(self, a: Tensor) -> Tensor:
         return 1 - 2 * a
 
+    def derivatives(self, a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        slope = self.derivative(a)
+        return slope, slope * (1 - 2 * a), slope * (1 - 6 * slope)
+
     def backward(self, delta: Tensor, a: Tensor, into: Tensor | None = None) -> Tensor:
         return run(aten.sigmoid_backward, into, delta, a)
 
 
 @dataclass(frozen=True)
 class Tanh(Activation):
-    """f(z) = tanh z,  f' = 1 - a^2,  slope of f' in a: -2 a."""
+    """f(z) = tanh z,  f' = 1 - a^2,  slope of f' in a: -2 a.
+
+    f'' = -2 a f',  f''' = f' (6 a^2 - 2).
+    """
 
     needs = "a"
 
@@ -42,6 +52,10 @@ class Tanh(Activation):
 
     def second_derivative(self, a: Tensor) -> Tensor:
         return -2 * a
+
+    def derivatives(self, a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        slope = self.derivative(a)
+        return slope, -2 * a * slope, slope * (6 * a * a - 2)
 
     def backward(self, delta: Tensor, a: Tensor, into: Tensor | None = None) -> Tensor:
         return run(aten.tanh_backward, into, delta, a)
@@ -69,7 +83,7 @@ class Hardtanh(Activation):
 class Softplus(Activation):
     """f(z) = log(1 + e^(beta z)) / beta,  f' = s = sigmoid(beta z),  f'' = beta s (1 - s).
 
-    Linear where beta z > threshold.
+    f''' = beta^2 s (1 - s) (1 - 2 s). Linear where beta z > threshold.
     """
 
     beta: float = 1.0
@@ -85,6 +99,12 @@ class Softplus(Activation):
     def second_derivative(self, z: Tensor) -> Tensor:
         s = torch.sigmoid(self.beta * z)
         return torch.where(self.beta * z < self.threshold, self.beta * s * (1 - s), 0.0)
+
+    def derivatives(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        x = self.beta * z
+        s = torch.sigmoid(x)
+        second = torch.where(x < self.threshold, self.beta * s * (1 - s), 0.0)
+        return torch.where(x > self.threshold, 1.0, s), second, self.beta * (1 - 2 * s) * second
 
     def backward(self, delta: Tensor, z: Tensor, into: Tensor | None = None) -> Tensor:
         return run(aten.softplus_backward, into, delta, z, self.beta, self.threshold)

@@ -1,0 +1,196 @@
+"""maths/taylor.py as a torch.autograd.Function: u, du and d2u of a chain, in one node.
+
+Between the passes nothing is kept but x and the parameters: the jets are computed again, one tile
+of points after the other, so they stay in the cache. Where backward is recorded, they are computed
+from the x and the parameters that carry their graphs, in that graph. So derivatives of what is
+returned are right to any order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from manualbp.autograd import torch_internals
+from manualbp.autograd.recomputed import with_graph
+from manualbp.autograd.segment import Segment
+from manualbp.autograd.torch_internals import nobody_records, wanted
+from manualbp.maths import backprop, taylor
+from manualbp.maths.layers import Theta, total
+from manualbp.maths.taylor import Stage, Jet, Second
+
+TILE_BYTES = 2**20  # of a jet in a tile's widest layer, so that several of them stay in the cache
+Gradients = tuple[Tensor | None, list[Tensor | None]]  # dC/dx, every dC/dtheta
+
+
+class Stages(Segment):
+    """A segment in stages: each has some of its layers, in order, and may be residual."""
+
+    def __init__(self, stages: Sequence[Segment], residual: Sequence[bool]) -> None:
+        layers = [layer for stage in stages for layer in stage.layers]
+        super().__init__(layers, [theta for stage in stages for theta in stage.thetas])
+        self.ends = [(len(b.layers), r) for b, r in zip(stages, residual, strict=True)]
+
+    def of(self, thetas: Sequence[Theta], wanted: Sequence[Any] | None, x: bool) -> list[Stage]:
+        """The stages with these parameters, and the gradients that are wanted."""
+        steps = backprop.steps(self.layers, thetas, wanted, x)
+        found, start = [], 0
+        for count, residual in self.ends:
+            found.append(Stage(steps[start : start + count], residual))
+            start += count
+        return found
+
+    def fit(self, inputs: int) -> bool:
+        """Whether x (N, inputs) goes through, and the residual stages keep their width."""
+        shape: tuple[int, ...] | None = (1, inputs)
+        start = 0
+        for count, residual in self.ends:
+            before = shape
+            for i in range(start, start + count):
+                shape = shape and self.layers[i].output_shape(shape, self.thetas[i])
+            if shape is None or (residual and shape != before):
+                return False
+            start += count
+        return True
+
+    def tile(self, rows: int, itemsize: int) -> int:
+        """The points of a tile, of which each has so many rows of a jet."""
+        widest = max((len(t) for t in self.tensors()), default=1)
+        return max(TILE_BYTES // (rows * widest * itemsize), 16)
+
+
+class Derivatives(torch.autograd.Function):
+    """``apply_derivatives(stages, second, lines, *stages.parameters, x)``: u, du and d2u.
+
+    lines: v (K, I), or (N, K, I) of each point's own. d2u is left out where ``second`` is None.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, stages: Stages, second: Second, lines: Tensor, *tensors: Any) -> Any:
+        *parameters, x = tensors
+        values = [None if t is None else t.detach() for t in parameters]
+        trained = ctx.needs_input_grad[3:-1]
+        graphs = [t if trains else None for t, trains in zip(parameters, trained, strict=True)]
+        ctx.save_for_backward(lines, x, *values, *graphs)
+        ctx.stages, ctx.second = stages, second
+        ctx.present = (*stages.present, True)
+        ctx.set_materialize_grads(False)
+        todo = stages.of(stages.thetas, None, False)
+        return tuple(_shown(_up(x, lines, todo, second, _tile(stages, x, lines, second)), second))
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:
+        lines, x, *saved = ctx.saved_tensors
+        stages, second = ctx.stages, ctx.second
+        *wants, wants_x = wanted(ctx, ctx.needs_input_grad[3:], ctx.present)
+        if not (wants_x or any(wants)) or all(g is None for g in grad_outputs):
+            return None, None, None, *[None] * (len(wants) + 1)
+        values, graphs = saved[: len(wants)], saved[len(wants) :]
+        recorded = torch.is_grad_enabled()
+        if recorded:
+            x = x if ctx.needs_input_grad[-1] else x.detach()  # a constant at forward
+            values = list(map(with_graph, values, graphs))
+        thetas, by_layer = (backprop.by_layer(stages.layers, each) for each in (values, wants))
+        todo = stages.of(thetas, by_layer, wants_x)
+        whole = recorded or not all(g is None or nobody_records(g) for g in grad_outputs)
+        tile = len(x) if whole else _tile(stages, x, lines, second)
+        grad_x, grads = _down(grad_outputs, x, lines, todo, second, tile)
+        return None, None, None, *grads, grad_x if wants_x else None
+
+
+apply_derivatives = torch_internals.applied(Derivatives)
+
+
+def _tile(stages: Stages, x: Tensor, lines: Tensor, second: Second) -> int:
+    return stages.tile(1 + lines.shape[-2] + second_count(lines.shape[-2], second), x.itemsize)
+
+
+def second_count(lines: int, second: Second) -> int:
+    """P: how many second derivatives go up."""
+    counts = {None: 0, "laplacian": 1, "diagonal": lines, "hessian": lines * (lines + 1) // 2}
+    return counts[second]
+
+
+def _start(x: Tensor, lines: Tensor, part: slice) -> Jet:
+    """x, its derivative along each line, and no second one."""
+    first = lines[:, None] if lines.dim() == 2 else lines[part].transpose(0, 1)
+    return Jet(x[part], first, None)
+
+
+def _parts(x: Tensor, tile: int) -> list[slice]:
+    return [slice(n, n + tile) for n in range(0, max(len(x), 1), max(tile, 1))]
+
+
+def _up(x: Tensor, lines: Tensor, todo: list[Stage], second: Second, tile: int) -> Jet:
+    """The jet of u: (N, O), (K, N, O), (P, N, O)."""
+    found = []
+    for part in _parts(x, tile):
+        u, first, curved = taylor.forward(_start(x, lines, part), todo, second)
+        shape = u.shape  # type: ignore[union-attr]
+        first = first.expand(-1, *shape)  # type: ignore[union-attr]
+        if second is not None and curved is None:
+            curved = u.new_zeros(second_count(len(first), second), *shape)  # type: ignore[union-attr]
+        found.append((u, first, curved))
+    if len(found) == 1:
+        return Jet(*found[0])
+    u, first, curved = zip(*found, strict=True)
+    return Jet(torch.cat(u), torch.cat(first, 1), None if second is None else torch.cat(curved, 1))
+
+
+def _down(
+    grads: Sequence[Tensor | None], x: Tensor, lines: Tensor, todo: list[Stage], second: Second,
+    tile: int,
+) -> Gradients:  # fmt: skip
+    """dC/dx and every dC/dtheta, with the jets computed again."""
+    grad_xs: list[Tensor | None] = []
+    sums: list[Tensor | None] = []
+    for part in _parts(x, tile):
+        tape: taylor.Tape = []
+        taylor.forward(_start(x, lines, part), todo, second, tape)
+        g = _hidden([None if g is None else g[part] for g in grads], second)
+        grad_x, thetas = taylor.backward(g, todo, second, tape)
+        sums = list(map(total, sums, thetas)) if sums else thetas
+        grad_xs.append(grad_x)
+    there = [g for g in grad_xs if g is not None]
+    return (torch.cat(there) if there else None), sums
+
+
+def _shown(jet: Jet, second: Second) -> list[Tensor]:
+    """u (N, O), du (N, O, K), and d2u: (N, O), (N, O, K) or (N, O, K, K)."""
+    u, first, curved = jet
+    found = [u, first.permute(1, 2, 0).contiguous()]  # type: ignore[union-attr]
+    if curved is not None and second == "laplacian":
+        found.append(curved[0])
+    elif curved is not None:
+        curved = curved.permute(1, 2, 0)
+        if second == "hessian":
+            curved = curved[..., _place(len(first), curved.device)]  # type: ignore[arg-type]
+        found.append(curved.contiguous())
+    return found  # type: ignore[return-value]
+
+
+def _hidden(grads: Sequence[Tensor | None], second: Second) -> Jet:
+    """Back from the shapes of ``_shown``, of gradients."""
+    g, g_first, *rest = grads
+    g_first = None if g_first is None else g_first.permute(2, 0, 1)
+    g_second = rest[0] if rest else None
+    if g_second is not None and second == "laplacian":
+        g_second = g_second[None]
+    elif g_second is not None:
+        if second == "hessian":
+            k, m = taylor.pairs(g_second.shape[-1], g_second.device)
+            both = g_second[..., k, m] + g_second[..., m, k]
+            g_second = torch.where(k == m, g_second[..., k, m], both)
+        g_second = g_second.permute(2, 0, 1)
+    return Jet(g, g_first, g_second)
+
+
+def _place(lines: int, device: torch.device) -> Tensor:
+    """(K, K): the number of the pair (k, m), in either order."""
+    k, m = taylor.pairs(lines, device)
+    place = torch.empty(lines, lines, dtype=torch.long, device=device)
+    place[k, m] = place[m, k] = torch.arange(len(k), device=device)
+    return place

@@ -1,0 +1,148 @@
+"""derivatives(model, x): u, du/dx and second derivatives by hand, in one pass."""
+
+from __future__ import annotations
+
+from typing import Literal, overload
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from manualbp.autograd.taylor import Stages, apply_derivatives
+from manualbp.conversion import nested
+from manualbp.conversion.read_stages import Reason, stages_of, leaves_of
+from manualbp.maths.taylor import Second
+from manualbp.modules import refusal
+from manualbp.modules.plan import Plan
+
+SECOND = ("laplacian", "diagonal", "hessian")
+# What was found for a model, until a child of it changes. A plan holds no reference to its model.
+_plans: WeakKeyDictionary[nn.Module, Plan] = WeakKeyDictionary()
+
+
+@overload
+def derivatives(
+    model: nn.Module, x: Tensor, second: None = None, directions: Tensor | None = None
+) -> tuple[Tensor, Tensor]: ...
+
+
+@overload
+def derivatives(
+    model: nn.Module, x: Tensor, second: Literal["laplacian", "diagonal", "hessian"],
+    directions: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]: ...  # fmt: skip
+
+
+def derivatives(
+    model: nn.Module, x: Tensor, second: Second = None, directions: Tensor | None = None
+) -> tuple[Tensor, ...]:
+    """u = model(x) with its derivatives by x, each of which can be differentiated again.
+
+        u, du, laplacian = manualbp.derivatives(model, x, "laplacian")
+        loss = (laplacian - f(x)).square().mean()
+        loss.backward()
+
+    Let x(t) = x + t v_k. Then, of every point by itself,
+
+        du_k = du(x(t))/dt at t = 0                                 "the derivative along v_k"
+        laplacian   sum_k d2u(x(t))/dt2      (N, O)
+        diagonal    d2u(x(t))/dt2            (N, O, K)
+        hessian     v_k^T (d2u/dx2) v_l      (N, O, K, K)
+
+    Without ``directions`` v_1, ..., v_I are the axes: du is the Jacobian, the laplacian the sum of
+    all d2u/dx_i^2.
+
+    Args:
+        model: nn.Sequential or ours, converted or hand-made blocks (``fc2(act(fc1(x)))``), also
+            residual, of Linear and activations: by hand (maths/taylor.py). With anything else, or
+            under autocast, torch.compile, torch.func and the like: by nested torch.autograd.grad,
+            with equal results. ``explain(model)`` says which. Each row of the output must depend on
+            that row of x alone.
+        x: (N, I), float32 or float64 by hand. What is returned can be differentiated by x where x
+            requires a gradient.
+        second: which second derivatives.
+        directions: (K, I), or (N, K, I) with lines of each point's own. Their length counts.
+
+    Returns:
+        u (N, O), du (N, O, K), and what ``second`` asks for.
+
+    At a kink derivatives are PyTorch's: ReLU has f'(0) = 0. Second derivatives of piecewise linear
+    activations are 0, so the Laplacian of a ReLU network is 0; use a smooth f.
+
+    Raises:
+        TypeError: model is no nn.Module; x or directions are no tensors.
+        ValueError: x not (N, I); directions of another shape, dtype or device; an unknown
+            ``second``; a model whose output is not (N, O).
+    """
+    _check(model, x, second, directions)
+    found = stages_or_reason(model)
+    lines = directions
+    if isinstance(found, Stages) and _refusal(found, x, directions) is None:
+        if lines is None:
+            lines = torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
+        by_hand: tuple[Tensor, ...] = apply_derivatives(found, second, lines, *found.parameters, x)
+        return by_hand
+    return nested.derivatives(model, x, second, directions)
+
+
+def stages_or_reason(model: nn.Module) -> Stages | Reason:
+    """The model's layers; or why there are none by hand."""
+    leaves = leaves_of(model)
+    if isinstance(leaves, Reason):
+        return leaves
+    plan = _plans.get(model)
+    if plan is not None and plan.holds(leaves.modules, leaves.ends):
+        found: Stages | Reason = plan.found
+        return found
+    plan = Plan(leaves.modules, leaves.ends)
+    plan.found = stages_of(leaves)
+    if plan.may_be_kept() and model not in leaves.modules:
+        _plans[model] = plan
+    return plan.found
+
+
+def _refusal(stages: Stages, x: Tensor, directions: Tensor | None) -> str | None:
+    """Why this call goes to nested autograd."""
+    reason = refusal.of_call(x, graph=False)
+    if reason is None and x.dtype not in (torch.float32, torch.float64):
+        reason = f"the input is of dtype {x.dtype}"
+    if reason is None and directions is not None and directions.requires_grad:
+        reason = "the directions want a gradient"
+    if reason is None:
+        reason = refusal.of_tensors([x, *stages.tensors()])
+    if reason is None and not stages.fit(x.shape[1]):
+        reason = "the shapes do not fit"
+    return reason
+
+
+def _check(model: object, x: object, second: object, directions: object) -> None:
+    if not isinstance(model, nn.Module):
+        kind = type(model).__name__
+        raise TypeError(f"model must be an nn.Module, got {kind}; pass the model itself")
+    for name, tensor in (("x", x), ("directions", directions)):
+        if not isinstance(tensor, Tensor) and not (name == "directions" and tensor is None):
+            kind = type(tensor).__name__
+            raise TypeError(f"{name} must be a tensor, got {kind}; use torch.as_tensor")
+    assert isinstance(x, Tensor)
+    if x.dim() != 2 or x.shape[1] == 0 or not x.is_floating_point():
+        got = f"{tuple(x.shape)} of {x.dtype}"
+        raise ValueError(f"x must be (N, I), one point a row, of real numbers; got {got}")
+    if second not in (None, *SECOND):
+        raise ValueError(f"second must be None or one of {', '.join(SECOND)}; got {second!r}")
+    if isinstance(directions, Tensor):
+        _check_directions(x, directions)
+
+
+def _check_directions(x: Tensor, directions: Tensor) -> None:
+    shape, (points, inputs) = tuple(directions.shape), x.shape
+    fits = directions.dim() in (2, 3) and shape[-1] == inputs and shape[-2] > 0
+    if not fits or (directions.dim() == 3 and shape[0] != points):
+        raise ValueError(
+            f"directions must be (K, {inputs}) or ({points}, K, {inputs}) with K of at least 1 "
+            f"for an x of {tuple(x.shape)}; got {shape}"
+        )
+    if directions.dtype is not x.dtype or directions.device != x.device:
+        raise ValueError(
+            f"directions must be {x.dtype} on {x.device} as x is; got {directions.dtype} on "
+            f"{directions.device}; use directions.to(x)"
+        )

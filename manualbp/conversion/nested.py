@@ -1,0 +1,59 @@
+"""The same derivatives by nested torch.autograd.grad: the usual way, for any model.
+
+    du_o/dx = grad(sum_n u_no, x),      d2u_o/dx dv_k = grad(sum_n du_o/dv_k, x)
+
+The sums over points are no matter where each row of u depends on its row of x alone.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from manualbp.maths.taylor import Second
+
+
+def derivatives(
+    model: nn.Module, x: Tensor, second: Second, directions: Tensor | None
+) -> tuple[Tensor, ...]:
+    """u (N, O), du (N, O, K) and the second derivatives asked for, with their graph."""
+    recorded = torch.is_grad_enabled()
+    with torch.inference_mode(False), torch.enable_grad():
+        at = x if x.requires_grad and recorded else x.detach().requires_grad_()
+        u = model(at)
+        if not isinstance(u, Tensor) or u.dim() != 2 or len(u) != len(x):
+            got = tuple(u.shape) if isinstance(u, Tensor) else type(u).__name__
+            raise ValueError(f"model(x) must be (N, O), one row a point; got {got}")
+        first = torch.stack([_along(_by_x(column, at), directions) for column in u.unbind(1)], 1)
+        found = [u, first]
+        if second is not None:
+            found.append(
+                torch.stack([_second(f, at, second, directions) for f in first.unbind(1)], 1)
+            )
+    return tuple(found) if recorded else tuple(t.detach() for t in found)
+
+
+def _second(first: Tensor, x: Tensor, second: Second, directions: Tensor | None) -> Tensor:
+    """Of one output, whose du is (N, K): (N,), (N, K) or (N, K, K)."""
+    rows = torch.stack([_along(_by_x(f, x), directions) for f in first.unbind(1)], 1)
+    if second == "hessian":
+        return rows
+    diagonal = rows.diagonal(dim1=1, dim2=2)
+    return diagonal.sum(1) if second == "laplacian" else diagonal
+
+
+def _by_x(column: Tensor, x: Tensor) -> Tensor:
+    """dcolumn_n/dx_n, (N, I)."""
+    if not column.requires_grad:
+        return torch.zeros_like(x)
+    (found,) = torch.autograd.grad(column.sum(), x, create_graph=True, materialize_grads=True)
+    return found
+
+
+def _along(gradient: Tensor, directions: Tensor | None) -> Tensor:
+    """The gradient (N, I) along each direction, (N, K)."""
+    if directions is None:
+        return gradient
+    if directions.dim() == 2:
+        return gradient @ directions.t()
+    return (directions @ gradient[..., None])[..., 0]

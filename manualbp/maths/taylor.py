@@ -1,0 +1,196 @@
+"""A chain and its derivatives by the input in one pass up; their gradients in one pass down.
+
+    up     h_0 = x,  h'_k = v_k,  h'' = 0         x + t v_k is the k-th line through x
+           z = h W^T + b          z'_k = h'_k W^T        z'' = h'' W^T
+           a = f(z)               a'_k = f' z'_k         a'' = f' z'' + f'' q
+
+    down   from dC/da, dC/da'_k, dC/da'':
+           dC/dz'' = f' g''       dC/dz'_k = f' g'_k + f'' g'' dq/dz'_k
+           dC/dz   = f' g + f'' (sum_k g'_k z'_k + g'' z'') + f''' g'' q
+           dC/dW   = g^T h + sum_k g'_k^T h'_k + g''^T h''       dC/db = sum_n g
+
+' is d/dt along the k-th line. q is what the square of z' brings in, and one of three things:
+
+    laplacian    z''_1 + ... + z''_K in one          q = sum_k z'_k^2
+    diagonal     one z'' for each line               q_k = z'_k^2
+    hessian      one for each pair of lines k <= m   q_km = z'_k z'_m
+
+Since a'' is linear in z'', a sum of second derivatives goes up as one quantity: that is the
+"forward Laplacian". Shapes: x (N, I); first (K, N, I), second (P, N, I) with P = 1, K or
+K (K + 1) / 2. A first of (K, 1, I) stands for the same lines through every point.
+
+Source: Griewank and Walther, *Evaluating Derivatives*, ch. 13 (Taylor coefficients); Li et al.,
+*A computational framework for neural network-based variational Monte Carlo with Forward Laplacian*,
+2023; Dangel et al., *Collapsing Taylor Mode Automatic Differentiation*, 2025.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from manualbp.maths.activations import Activation
+from manualbp.maths.backprop import Step
+from manualbp.maths.layers import Elementwise, Linear, Needs, Theta, total
+
+Second = Literal["laplacian", "diagonal", "hessian"] | None
+
+
+class Jet(NamedTuple):
+    """A quantity with its first and second derivatives; None for zeros. Also their gradients."""
+
+    value: Tensor | None  # (N, I)
+    first: Tensor | None  # (K, N, I), or (K, 1, I) where all points have the same
+    second: Tensor | None  # (P, N, I)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Steps in a row, o = f_L(... f_1(x)); a ``residual`` one is x + that."""
+
+    steps: Sequence[Step]
+    residual: bool = False
+
+
+Tape = list[Jet]
+
+
+def forward(h: Jet, stages: Sequence[Stage], second: Second, tape: Tape | None = None) -> Jet:
+    """o, o', o'' of h. What ``backward`` reads goes on the tape."""
+    for stage in stages:
+        start = h
+        for layer, theta, _ in stage.steps:
+            if isinstance(layer, Linear):
+                h = _kept(tape, h)
+                h = linear(h, theta)
+            else:
+                h = elementwise(h, _activation(layer), second, tape)
+        h = sum_of(start, h) if stage.residual else h
+    return h
+
+
+def backward(
+    g: Jet, stages: Sequence[Stage], second: Second, tape: Tape
+) -> tuple[Tensor | None, list[Tensor | None]]:
+    """dC/dx and every dC/dtheta in the order of backprop.flat, from g = dC/do, dC/do', dC/do''."""
+    grads: list[Tensor | None] = []
+    for stage in reversed(stages):
+        start = g
+        for layer, theta, needs in reversed(stage.steps):
+            if isinstance(layer, Linear):
+                g = linear_backward(g, tape.pop(), theta, needs, grads)
+            else:
+                g = elementwise_backward(g, tape.pop(), _activation(layer), second)
+        g = sum_of(start, g) if stage.residual else g
+    return g.value, grads
+
+
+def linear(h: Jet, theta: Theta) -> Jet:
+    """z = h W^T + b,  z' = h' W^T,  z'' = h'' W^T."""
+    weight, bias = theta
+    value, first, second = h
+    return Jet(
+        F.linear(value, weight, bias),  # type: ignore[arg-type]
+        None if first is None else F.linear(first, weight),  # type: ignore[arg-type]
+        None if second is None else F.linear(second, weight),  # type: ignore[arg-type]
+    )
+
+
+def linear_backward(g: Jet, h: Jet, theta: Theta, needs: Needs, grads: list[Tensor | None]) -> Jet:
+    """dC/dh, dC/dh', dC/dh''. dC/db and dC/dW go to ``grads``."""
+    weight = theta[0]
+    wants_weight, wants_bias = needs.theta
+    grads.append(g.value.sum(0) if wants_bias and g.value is not None else None)
+    grads.append(total(*map(_weight_gradient, g, h)) if wants_weight else None)
+    if not needs.h:
+        return Jet(None, None, None)
+    return Jet(*(None if part is None else torch.matmul(part, weight) for part in g))  # type: ignore[arg-type]
+
+
+def _weight_gradient(g: Tensor | None, h: Tensor | None) -> Tensor | None:
+    """g^T h, summed over points and lines."""
+    if g is None or h is None:
+        return None
+    if g.dim() == 3 and h.shape[1] != g.shape[1]:  # the same lines through all points
+        g = g.sum(1, keepdim=True)
+    return g.reshape(-1, g.shape[-1]).t().mm(h.reshape(-1, h.shape[-1]))
+
+
+def elementwise(z: Jet, f: Activation, second: Second, tape: Tape | None) -> Jet:
+    """a = f(z),  a'_k = f' z'_k,  a'' = f' z'' + f'' q.  z goes on the tape, or a in its place."""
+    value, first, curved = z
+    a = f.f(value)  # type: ignore[arg-type]
+    cache = a if f.needs == "a" else value
+    _kept(tape, Jet(cache, first, curved))
+    if first is None:
+        return Jet(a, None, None)
+    slope, curvature, _ = f.derivatives(cache)  # type: ignore[arg-type]
+    found = None if curved is None else slope * curved
+    if second is not None and curvature is not None:
+        found = total(found, curvature * squares(first, second))
+    return Jet(a, slope * first, found)
+
+
+def elementwise_backward(g: Jet, z: Jet, f: Activation, second: Second) -> Jet:
+    """dC/dz'' = f' g'',  dC/dz' = f' g' + f'' g'' dq/dz',  and dC/dz, the sum of all three."""
+    cache, first, curved = z
+    slope, curvature, third = f.derivatives(cache)  # type: ignore[arg-type]
+    down, down_first, down_second = (None if part is None else slope * part for part in g)
+    if curvature is None or first is None:
+        return Jet(down, down_first, down_second)
+    along = None if g.first is None else (g.first * first).sum(0)
+    if g.second is not None:
+        if curved is not None:
+            along = total(along, (g.second * curved).sum(0))
+        down_first = total(down_first, curvature * pulled(g.second, first, second))
+        q = squares(first, second)
+        down = total(down, third * (g.second * q).sum(0))  # type: ignore[operator]
+    if along is not None:
+        down = total(down, curvature * along)
+    return Jet(down, down_first, down_second)
+
+
+def squares(first: Tensor, second: Second) -> Tensor:
+    """q (P, N, O) of z' (K, N, O)."""
+    if second == "laplacian":
+        return (first * first).sum(0, keepdim=True)
+    if second == "diagonal":
+        return first * first
+    k, m = pairs(len(first), first.device)
+    return first[k] * first[m]
+
+
+def pulled(g: Tensor, first: Tensor, second: Second) -> Tensor:
+    """sum_p g''_p dq_p/dz'_k, (K, N, O): 2 g'' z'_k; of a hessian sum_m (g''_km + g''_mk) z'_m."""
+    if second != "hessian":
+        return 2 * g * first
+    k, m = pairs(len(first), first.device)
+    zero = g.new_zeros(len(first), *g.shape[1:])
+    return zero.index_add(0, k, g * first[m]).index_add(0, m, g * first[k])
+
+
+def pairs(lines: int, device: torch.device) -> Tensor:
+    """(2, P): k and m of every pair k <= m, in order."""
+    return torch.triu_indices(lines, lines, device=device)
+
+
+def sum_of(left: Jet, right: Jet) -> Jet:
+    """Both added up, derivative by derivative."""
+    return Jet(*map(total, left, right))
+
+
+def _kept(tape: Tape | None, jet: Jet) -> Jet:
+    if tape is not None:
+        tape.append(jet)
+    return jet
+
+
+def _activation(layer: object) -> Activation:
+    if not isinstance(layer, Elementwise):
+        raise TypeError(f"expected Linear or an activation, got {type(layer).__name__}")
+    return layer.activation
