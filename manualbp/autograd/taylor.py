@@ -20,7 +20,7 @@ from manualbp.autograd.segment import Segment
 from manualbp.autograd.torch_internals import nobody_records, wanted
 from manualbp.maths import backprop, taylor
 from manualbp.maths.layers import Theta, total
-from manualbp.maths.taylor import Stage, Jet, Second
+from manualbp.maths.taylor import Jet, Second, Stage
 
 TILE_BYTES = 2**20  # of a jet in a tile's widest layer, so that several of them stay in the cache
 Gradients = tuple[Tensor | None, list[Tensor | None]]  # dC/dx, every dC/dtheta

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from manualbp.autograd.taylor import Stages, apply_derivatives
 from manualbp.conversion import nested
-from manualbp.conversion.read_stages import Reason, stages_of, leaves_of
+from manualbp.conversion.read_stages import Reason, leaves_of, stages_of
 from manualbp.maths.taylor import Second
 from manualbp.modules import refusal
 from manualbp.modules.plan import Plan
