@@ -56,6 +56,11 @@ class Stages(Segment):
             start += count
         return True
 
+    def few_outputs(self, lines: int) -> bool:
+        """Whether backpropagation from each output takes fewer products than ``lines`` lines do."""
+        widths = [t.shape[0] for t in self.tensors() if t.dim() == 2]  # the last layer's first
+        return widths[0] < lines and not any(residual for _, residual in self.ends)
+
     def tile(self, rows: int, itemsize: int) -> int:
         """The points of a tile, of which each has so many rows of a jet."""
         widest = max((len(t) for t in self.tensors()), default=1)

@@ -8,6 +8,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from manualbp.autograd.input_gradient import apply_input_gradient
 from manualbp.autograd.taylor import Stages, apply_derivatives
 from manualbp.conversion import nested
 from manualbp.conversion.read_stages import Reason, leaves_of, stages_of
@@ -78,9 +79,13 @@ def derivatives(
     found = stages_or_reason(model)
     lines = directions
     if isinstance(found, Stages) and _refusal(found, x, directions) is None:
+        by_hand: tuple[Tensor, ...]
+        if second is None and found.few_outputs(x.shape[1] if lines is None else lines.shape[-2]):
+            by_hand = apply_input_gradient(found, lines, *found.parameters, x)
+            return by_hand
         if lines is None:
             lines = torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
-        by_hand: tuple[Tensor, ...] = apply_derivatives(found, second, lines, *found.parameters, x)
+        by_hand = apply_derivatives(found, second, lines, *found.parameters, x)
         return by_hand
     return nested.derivatives(model, x, second, directions)
 

@@ -1,0 +1,75 @@
+"""maths/input_gradient.py as a torch.autograd.Function: u and du of a chain with few outputs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from manualbp.autograd import torch_internals
+from manualbp.autograd.recomputed import with_graph
+from manualbp.autograd.segment import Segment
+from manualbp.autograd.torch_internals import nobody_records, wanted
+from manualbp.maths import backprop, input_gradient
+from manualbp.maths.backprop import Step
+
+
+class InputGradient(torch.autograd.Function):
+    """``apply_input_gradient(segment, lines, *segment.parameters, x)``: u (N, O), du (N, O, K).
+
+    lines: v (K, I), or (N, K, I) of each point's own; None for the axes. Where backward is
+    recorded, all is computed again from the x and the parameters that carry their graphs.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, segment: Segment, lines: Tensor | None, *tensors: Any) -> Any:
+        *parameters, x = tensors
+        trained = ctx.needs_input_grad[2:-1]
+        u, du, tape, deltas = input_gradient.forward(x, _steps(segment, segment.thetas, trained))
+        if any(ctx.needs_input_grad):
+            values = [None if t is None else t.detach() for t in parameters]
+            graphs = [t if trains else None for t, trains in zip(parameters, trained, strict=True)]
+            flat = [delta for each in deltas for delta in each]
+            ctx.save_for_backward(lines, x, *values, *graphs, *tape, *flat)
+        ctx.segment, ctx.present = segment, (*segment.present, True)
+        ctx.set_materialize_grads(False)
+        first = torch.stack(du, 1)
+        return u, first if lines is None else first @ lines.mT
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:
+        segment: Segment = ctx.segment
+        lines, x, *saved = ctx.saved_tensors
+        *wants, wants_x = wanted(ctx, ctx.needs_input_grad[2:], ctx.present)
+        grad_u, grad_du = grad_outputs
+        if not (wants_x or any(wants)) or (grad_u is None and grad_du is None):
+            return None, None, *[None] * (len(wants) + 1)
+        values, graphs, rest = saved[: len(wants)], saved[len(wants) : 2 * len(wants)], None
+        if grad_du is not None and lines is not None:
+            grad_du = grad_du @ lines
+        if torch.is_grad_enabled():
+            x = x if ctx.needs_input_grad[-1] else x.detach()  # a constant at forward
+            values = list(map(with_graph, values, graphs))
+            thetas = backprop.by_layer(segment.layers, values)
+            steps = _steps(segment, thetas, wants)
+            _, _, tape, deltas = input_gradient.forward(x, steps)
+        else:
+            rest = saved[2 * len(wants) :]
+            steps = _steps(segment, segment.thetas, wants)
+            count = sum(layer.keeps for layer in segment.layers)
+            tape, flat = rest[:count], rest[count:]
+            deltas = [flat[i : i + len(steps)] for i in range(0, len(flat), len(steps))]
+        grads = [None] * len(deltas) if grad_du is None else list(grad_du.unbind(1))
+        plain = rest is not None and all(g is None or nobody_records(g) for g in grad_outputs)
+        by: Any = "kernel" if plain else "recorded"
+        found = input_gradient.backward(grad_u, grads, steps, list(tape), deltas, by)
+        return None, None, *found.thetas, found.input if wants_x else None
+
+
+apply_input_gradient = torch_internals.applied(InputGradient)
+
+
+def _steps(segment: Segment, thetas: Any, wants: Any) -> list[Step]:
+    """The chain with every gradient by h, which du is made of."""
+    return backprop.steps(segment.layers, thetas, backprop.by_layer(segment.layers, wants))
