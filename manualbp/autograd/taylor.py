@@ -9,7 +9,7 @@ returned are right to any order.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -59,7 +59,11 @@ class Stages(Segment):
     def few_outputs(self, lines: int) -> bool:
         """Whether backpropagation from each output takes fewer products than ``lines`` lines do."""
         widths = [t.shape[0] for t in self.tensors() if t.dim() == 2]  # the last layer's first
-        return widths[0] < lines and not any(residual for _, residual in self.ends)
+        return widths[0] < lines and not self.residual()
+
+    def residual(self) -> bool:
+        """Whether there is a residual stage."""
+        return any(residual for _, residual in self.ends)
 
     def tile(self, rows: int, itemsize: int) -> int:
         """The points of a tile, of which each has so many rows of a jet."""
@@ -89,28 +93,53 @@ class Derivatives(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> Any:
         lines, x, *saved = ctx.saved_tensors
-        stages, second = ctx.stages, ctx.second
         *wants, wants_x = wanted(ctx, ctx.needs_input_grad[3:], ctx.present)
         if not (wants_x or any(wants)) or all(g is None for g in grad_outputs):
             return None, None, None, *[None] * (len(wants) + 1)
         values, graphs = saved[: len(wants)], saved[len(wants) :]
-        recorded = torch.is_grad_enabled()
-        if recorded:
-            x = x if ctx.needs_input_grad[-1] else x.detach()  # a constant at forward
-            values = list(map(with_graph, values, graphs))
-        thetas, by_layer = (backprop.by_layer(stages.layers, each) for each in (values, wants))
-        todo = stages.of(thetas, by_layer, wants_x)
-        whole = recorded or not all(g is None or nobody_records(g) for g in grad_outputs)
-        tile = len(x) if whole else _tile(stages, x, lines, second)
-        grad_x, grads = _down(grad_outputs, x, lines, todo, second, tile)
-        return None, None, None, *grads, grad_x if wants_x else None
+        before = Saved(lines, x, values, graphs, ctx.needs_input_grad[-1])
+        grad_x, grads = gradients(ctx.stages, ctx.second, before, grad_outputs, wants, wants_x)
+        return None, None, None, *grads, grad_x
 
 
 apply_derivatives = torch_internals.applied(Derivatives)
 
 
+class Saved(NamedTuple):
+    """What forward had."""
+
+    lines: Tensor
+    x: Tensor
+    values: Sequence[Tensor | None]  # of every parameter, in the order of ``flat``
+    graphs: Sequence[Tensor | None]  # the parameters themselves, those that wanted a gradient
+    x_trained: bool  # whether x wanted one
+
+
+def gradients(
+    stages: Stages, second: Second, saved: Saved, grads: Sequence[Tensor | None],
+    wants: Sequence[bool], wants_x: bool,
+) -> Gradients:  # fmt: skip
+    """dC/dx and every dC/dtheta, from the gradients of what forward returned."""
+    lines, x, values, graphs, x_trained = saved
+    recorded = torch.is_grad_enabled()
+    if recorded:
+        x = x if x_trained else x.detach()  # a constant at forward
+        values = list(map(with_graph, values, graphs))
+    thetas, by_layer = (backprop.by_layer(stages.layers, each) for each in (values, wants))
+    todo = stages.of(thetas, by_layer, wants_x)
+    whole = recorded or not all(g is None or nobody_records(g) for g in grads)
+    tile = len(x) if whole else _tile(stages, x, lines, second)
+    grad_x, found = _down(grads, x, lines, todo, second, tile)
+    return grad_x if wants_x else None, found
+
+
 def _tile(stages: Stages, x: Tensor, lines: Tensor, second: Second) -> int:
-    return stages.tile(1 + lines.shape[-2] + second_count(lines.shape[-2], second), x.itemsize)
+    return stages.tile(rows(lines, second), x.itemsize)
+
+
+def rows(lines: Tensor, second: Second) -> int:
+    """1 + K + P: the rows of a product for each point."""
+    return 1 + lines.shape[-2] + second_count(lines.shape[-2], second)
 
 
 def second_count(lines: int, second: Second) -> int:

@@ -22,16 +22,18 @@ from torch.nn import Parameter
 from manualbp.autograd import torch_internals
 from manualbp.autograd.recomputed import apply_recomputed
 from manualbp.autograd.segment import Segment
+from manualbp.autograd.taylor import Stages
 from manualbp.fast import native
 from manualbp.fast.gpu import kernels, one_launch
 from manualbp.fast.gpu.pairs import paired
-from manualbp.fast.native import exact, tiled
+from manualbp.fast.native import exact, jets, tiled
 from manualbp.fast.one_pass import apply_one_pass, cost_and_gradients, outputs
 from manualbp.fast.tiles import LEAST_ROWS, rows_of_tile, tiles_for
 from manualbp.maths import descent
 from manualbp.maths.losses import Loss
+from manualbp.maths.taylor import Second
 
-__all__ = ["descend", "exact", "fused_backward", "fused_cost", "fused_native",
+__all__ = ["derivatives", "descend", "exact", "fused_backward", "fused_cost", "fused_native",
            "fused_natively", "native", "native_chain", "on_gpu", "outputs", "paired", "pays",
            "run", "serve_fused"]  # fmt: skip
 
@@ -134,6 +136,14 @@ def native_chain(
     if found is not None or low or (quick and tiles_for(segment, x, low) is not None):
         return found
     return exact.chain(segment)
+
+
+def derivatives(
+    stages: Stages, second: Second, lines: Tensor, x: Tensor
+) -> tuple[Tensor, ...] | None:
+    """u, du and the second derivatives in C++; None where it does not take them."""
+    found = jets.jets(stages, second, x)
+    return None if found is None else found.apply(second, lines, x)
 
 
 def fused_cost(

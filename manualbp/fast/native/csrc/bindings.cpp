@@ -7,6 +7,7 @@
 #include "descent.h"
 #include "exact/guard.h"
 #include "exact/python.h"
+#include "taylor/bind.h"
 #include "tiles/bind.h"
 
 namespace py = pybind11;
@@ -107,6 +108,7 @@ void collectable(PyHeapTypeObject* heap) {
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   name_nodes();
   manualbp::bind_tiles(m);
+  manualbp::bind_taylor(m);
   m.def("descend", &manualbp::descend, py::arg("parameters"), py::arg("epsilon"),
         py::call_guard<py::gil_scoped_release>());
 

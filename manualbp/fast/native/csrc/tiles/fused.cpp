@@ -14,9 +14,6 @@ using exact::SavingNode;
 using exact::Tensors;
 using torch::autograd::variable_list;
 
-namespace {
-
-// The node's edges: one for each parameter, then one for x.
 void lead_to(SavingNode& node, const Net& net, const Tensor& x) {
   torch::autograd::edge_list edges;
   for (const auto& p : net.parameters) edges.push_back(torch::autograd::impl::gradient_edge(p));
@@ -24,7 +21,6 @@ void lead_to(SavingNode& node, const Net& net, const Tensor& x) {
   node.set_next_edges(std::move(edges));
 }
 
-// Each parameter's requires_grad, then x's.
 std::vector<bool> wanted(const Net& net, const Tensor& x) {
   std::vector<bool> wants;
   for (const auto& p : net.parameters) wants.push_back(p.requires_grad());
@@ -32,8 +28,6 @@ std::vector<bool> wanted(const Net& net, const Tensor& x) {
   if (!at::GradMode::is_enabled()) std::fill(wants.begin(), wants.end(), false);
   return wants;
 }
-
-}  // namespace
 
 Tensor chain(const NetPtr& net, const Tensor& x, bool keeps) {
   auto wants = wanted(*net, x);

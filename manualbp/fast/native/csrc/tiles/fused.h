@@ -20,6 +20,12 @@ at::Tensor fused_backward(const NetPtr& net, const exact::Loss& loss, const at::
 // Whether .grad of all that want a gradient can be added to: leaves, and nothing hooked to them.
 bool accumulates(const Net& net, const at::Tensor& x);
 
+// The node's edges: one for each parameter, then one for x.
+void lead_to(exact::SavingNode& node, const Net& net, const at::Tensor& x);
+
+// Each parameter's requires_grad, then x's; false for all where no graph is recorded.
+std::vector<bool> wanted(const Net& net, const at::Tensor& x);
+
 // o's node: saves x, the parameters, and what the pass up kept.
 struct TilesNode : exact::SavingNode {
   std::string name() const override { return "TilesBackward"; }

@@ -16,9 +16,6 @@ struct ErrorAndSlope {
   Vec cost, slope;
 };
 
-// yes where mask holds, else no
-Vec where(Vec mask, Vec yes, Vec no) { return Vec::blendv(no, yes, mask); }
-
 // sign(e), with sign(0) = 0 and NaN for NaN
 Vec sign(Vec e) {
   const auto zero = number(0);

@@ -1,53 +1,25 @@
 #include "tiles/passes.h"
 
-#include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/scalar_tensor.h>
 
 #include <algorithm>
-#include <atomic>
 
-#include "tiles/sums.h"
+#include "tiles/over_tiles.h"
 
 namespace manualbp {
 
 namespace {
 
-// body(tile, first row, rows, into) for every tile; it returns the sum of the rows' errors.
+Split split_of(const Weights& by, int64_t rows, const Accumulated& sums) {
+  const int64_t work = 3 * rows * std::max<int64_t>(by.net.products(), 1);
+  return split(rows, by.rows, by.net.tile_rows > 0, work, sums.numbers());
+}
+
 template <typename Body>
 double over_tiles(const Weights& by, Accumulated& sums, int64_t rows, bool trains, Body body) {
-  const Split s = split(by, rows, sums.numbers());
-  sums.begin(s);
-  const int64_t numbers = Tile::numbers(by, trains);
-  auto memory = at::empty({s.threads * numbers}, at::TensorOptions(at::kFloat));
-  float* start = memory.mutable_data_ptr<float>();
-  std::atomic<int64_t> next{0};
-  const auto work = [&](int64_t thread) {
-    Tile tile(by, trains, start + thread * numbers);
-    for (int64_t g; (g = next++) < s.groups;) {
-      auto& group = sums.groups[g];
-      int64_t since = 0;
-      for (int64_t t = s.start(g); t < s.start(g + 1); ++t) {
-        const int64_t row = t * s.tile, count = std::min(s.tile, rows - row);
-        group.cost += body(tile, row, count, group.into);
-        since += count;
-        group.into.first = false;
-        if (sums.in_levels() && (since >= kLevel || t + 1 == s.start(g + 1))) {
-          sums.level(g);
-          group.into.first = true;
-          since = 0;
-        }
-      }
-    }
-  };
-  if (s.threads == 1) {
-    work(0);
-  } else {
-    at::parallel_for(0, s.threads, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t thread = begin; thread < end; ++thread) work(thread);
-    });
-  }
-  return sums.end();
+  const auto make = [&](float* memory) { return Tile(by, trains, memory); };
+  return over_tiles(split_of(by, rows, sums), sums, Tile::numbers(by, trains), make, body);
 }
 
 }  // namespace

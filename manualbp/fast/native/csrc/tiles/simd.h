@@ -32,6 +32,11 @@ inline void store(const Vec& value, float* to, int64_t count) {
   }
 }
 
+// yes where mask holds, else no.
+inline Vec where(const Vec& mask, const Vec& yes, const Vec& no) {
+  return Vec::blendv(no, yes, mask);
+}
+
 // The numbers of a register added up, the first `count` of them.
 inline float sum(const Vec& value, int64_t count = Vec::size()) {
   float parts[Vec::size()], total = 0;

@@ -16,18 +16,19 @@ constexpr int64_t kGroups = 8;       // so many, to even out what else the machi
 
 }  // namespace
 
-Split split(const Weights& by, int64_t rows, int64_t gradients) {
+Split split(int64_t rows, int64_t tile, bool fixed, int64_t work, int64_t gradients,
+            int64_t summed) {
   Split s{rows};
-  const int64_t work = 3 * rows * std::max<int64_t>(by.net.products(), 1);
   const int64_t most =
       std::min({static_cast<int64_t>(at::get_num_threads()), std::max<int64_t>(work / kWorth, 1),
-                std::max<int64_t>(rows / kLeastRows, 1)});
+                std::max<int64_t>(rows * summed / kLeastRows, 1)});
   s.threads = static_cast<int>(most);
-  s.tiles = std::max((rows + by.rows - 1) / by.rows, by.net.tile_rows > 0 ? 1 : most);
+  s.tiles = std::max((rows + tile - 1) / tile, fixed ? 1 : most);
   s.tile = (rows + s.tiles - 1) / s.tiles;
   s.tiles = (rows + s.tile - 1) / s.tile;
   const int64_t each = gradients <= kSmall ? kGroups : 1;
   s.groups = s.threads == 1 ? 1 : std::min(s.tiles, each * s.threads);
+  s.summed = summed;
   return s;
 }
 
@@ -45,7 +46,7 @@ Accumulated::Accumulated(const Net& net, const std::vector<bool>& wants, const a
 }
 
 void Accumulated::begin(const Split& split) {
-  const bool in_levels = split.tile * split.tiles > kLevel * split.groups;
+  const bool in_levels = split.summed * split.tile * split.tiles > kLevel * split.groups;
   const int64_t M = length(matrices_), V = length(vectors_);
   floats_ = at::empty({(split.groups - 1) * M}, at::kFloat);
   vector_sums_.assign(split.groups * V, 0.0);

@@ -18,11 +18,15 @@ constexpr int64_t kLevel = 2048;  // rows after which a group's sums go on in do
 struct Split {
   int64_t rows, tile, tiles, groups;
   int threads;
+  int64_t summed;  // rows that are added up in dC/dW for each row of x
 
   int64_t start(int64_t group) const { return group * tiles / groups; }
 };
 
-Split split(const Weights& by, int64_t rows, int64_t gradients);
+// tile: the most rows of one, which stay as they are where `fixed`, else so few that each thread
+// has some. work: multiplications of the whole pass. gradients: numbers of a group's matrices.
+Split split(int64_t rows, int64_t tile, bool fixed, int64_t work, int64_t gradients,
+            int64_t summed = 1);
 
 // The sums of one group: into for some tiles, total for the matrices of all of them.
 struct Sums {

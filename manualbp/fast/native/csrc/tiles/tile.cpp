@@ -12,8 +12,7 @@ namespace manualbp {
 // Rows of a tile. Longer ones pay for wide layers, whose dC/dW is read and written once a tile.
 constexpr int64_t kRows = 64, kRowsOfWide = 256, kWide = 256;
 
-// total_c += sum_n values_nc, four rows at a time in float.
-static void sum_rows(const float* values, int64_t rows, int64_t columns, double* total) {
+void sum_rows(const float* values, int64_t rows, int64_t columns, double* total) {
   int64_t n = 0;
   for (; n + 4 <= rows; n += 4, values += 4 * columns) {
     const float *v0 = values, *v1 = v0 + columns, *v2 = v1 + columns, *v3 = v2 + columns;

@@ -45,6 +45,9 @@ struct Into {
   bool first = true;  // matrices are set, not added to
 };
 
+// total_c += sum_n values_nc, four rows at a time in float.
+void sum_rows(const float* values, int64_t rows, int64_t columns, double* total);
+
 class Tile {
  public:
   // memory: as many floats as `numbers` says. `trains`: whether `down` will be called.

@@ -1,0 +1,66 @@
+#include "taylor/jet_node.h"
+
+#include <ATen/core/LegacyTypeDispatch.h>
+#include <torch/csrc/autograd/functions/utils.h>
+
+#include <algorithm>
+
+#include "tiles/fused.h"
+
+namespace manualbp {
+
+using at::Tensor;
+using torch::autograd::variable_list;
+
+Derived derivatives(const JetChainPtr& chain, const Tensor& x, const Tensor& lines, bool keeps) {
+  const Net& net = *chain->net;
+  auto wants = wanted(net, x);
+  const bool trains = any(wants);
+  KeptJets kept;
+  Derived found;
+  {
+    at::AutoDispatchBelowADInplaceOrView no_graph;  // autograd does not record what is in here
+    found = jets_up(net, chain->second, lines, x.contiguous(), keeps && trains, kept);
+  }
+  if (!trains) return found;
+  auto node = c10::make_intrusive<JetNode>();
+  node->chain = chain;
+  lead_to(*node, net, x);
+  for (auto& each : found) torch::autograd::set_history(each, node);
+  node->then = std::move(wants);
+  node->points = kept.points;
+  {
+    at::NoGradGuard no_graph;  // values as they are now: p.data may be another tensor's later
+    for (const auto& p : net.parameters) node->save(p.detach(), false);
+  }
+  node->save(x, false);
+  node->save(lines, false);
+  for (const auto& each : kept.z) node->save(each, false);
+  return found;
+}
+
+variable_list JetNode::apply(variable_list&& grads) {
+  exact::Tensors saved = unpacked();
+  const auto count = chain->net->parameters.size();
+  std::vector<bool> wants;
+  for (size_t i = 0; i <= count; ++i) wants.push_back(asked(i) && then[i]);
+  const bool none = std::none_of(grads.begin(), grads.end(), [](auto& g) { return g.defined(); });
+  if (none || !any(wants)) return variable_list(count + 1);
+  const exact::Tensors parameters(saved.begin(), saved.begin() + count);
+  const Tensor x = saved[count], lines = saved[count + 1];
+  if (at::GradMode::is_enabled() || exact::transforms_active() || !exact::plain(grads)) {
+    return chain->recorded(x, lines, parameters, grads, then, wants);
+  }
+  at::AutoDispatchBelowADInplaceOrView no_graph;
+  for (auto& g : grads) {
+    if (g.defined()) g = g.contiguous();
+  }
+  Net as_then = *chain->net;  // p.data may have been exchanged since
+  as_then.parameters = parameters;
+  KeptJets kept{{saved.begin() + count + 2, saved.end()}, points};
+  auto found = jets_down(as_then, chain->second, lines, x.contiguous(), grads, kept, wants);
+  found.parameters.push_back(found.x);
+  return std::move(found.parameters);
+}
+
+}  // namespace manualbp

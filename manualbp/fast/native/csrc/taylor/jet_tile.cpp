@@ -1,0 +1,196 @@
+#include "taylor/jet_tile.h"
+
+#include <ATen/ops/mm.h>
+
+#include <algorithm>
+
+#include "tiles/product.h"
+
+namespace manualbp {
+
+constexpr int64_t kCacheBytes = 1 << 19;  // of a core, for one tile
+constexpr int64_t kLeastPoints = 8, kMostPoints = 64;
+
+static int64_t aligned(int64_t n) { return (n + 15) / 16 * 16; }  // to whole cache lines
+
+static bool smooth(const Layer& layer) { return layer.f != "identity"; }
+
+JetNet::JetNet(const Weights& weights, const Order& o, const at::Tensor& v)
+    : by(weights), order(o), shared(v.dim() == 2), curved(1, false), lines(v.contiguous()) {
+  for (const auto& layer : by.net.layers) curved.push_back(curved.back() || smooth(layer));
+  const auto& first = by.net.layers[0];
+  if (shared && first.kind == Layer::kLinear) {
+    slopes = at::mm(lines, by.net.parameters[first.weight].t()).contiguous();
+  }
+}
+
+int64_t JetNet::points() const {
+  int64_t floats = 4 * order.rows() * by.net.widest();
+  for (size_t l = 0; l < by.net.layers.size(); ++l)
+    floats += rows_of_z(l) * by.net.layers[l].outputs;
+  int64_t found = kMostPoints;
+  while (found > kLeastPoints && found * floats * 4 > kCacheBytes) found /= 2;
+  return found;
+}
+
+int64_t JetNet::work() const { return 3 * order.rows() * std::max<int64_t>(by.net.products(), 1); }
+
+int64_t JetTile::numbers(const JetNet& net, int64_t points, bool trains) {
+  const auto& layers = net.by.net.layers;
+  const int64_t rows = net.order.rows() * points;
+  int64_t found =
+      aligned(rows * net.by.net.widest()) + aligned((rows + net.order.lines) * net.by.net.features);
+  for (size_t l = 0; l < layers.size(); ++l)
+    found += aligned(net.rows_of_z(l) * points * layers[l].outputs);
+  if (trains) found += 3 * aligned((rows + net.order.lines) * net.by.net.widest());
+  return found;
+}
+
+JetTile::JetTile(const JetNet& net, int64_t points, bool trains, float* memory) : net_(net) {
+  const auto take = [&](int64_t count) {
+    float* found = memory;
+    memory += aligned(count);
+    return found;
+  };
+  const int64_t rows = net.order.rows() * points, more = rows + net.order.lines;
+  const auto& layers = net.by.net.layers;
+  h_ = take(rows * net.by.net.widest());
+  inputs_ = take(more * net.by.net.features);
+  for (size_t l = 0; l < layers.size(); ++l)
+    z.push_back(take(net.rows_of_z(l) * points * layers[l].outputs));
+  if (!trains) return;
+  delta_[0] = take(more * net.by.net.widest());
+  delta_[1] = take(more * net.by.net.widest());
+  turned_ = take(more * net.by.net.widest());
+}
+
+const float* JetTile::up(const float* x, int64_t at, int64_t count, bool to_the_end) {
+  const auto& layers = net_.by.net.layers;
+  const float* h = nullptr;
+  for (size_t l = 0; l < layers.size(); ++l) {
+    const auto& layer = layers[l];
+    const auto& of = net_.by.layers[l];
+    if (l + 1 == layers.size() && !to_the_end && !smooth(layer)) return nullptr;
+    const int64_t O = layer.outputs, rows = net_.rows_of_z(l) * count;
+    if (l == 0) {
+      start(layer, x, at, count);
+    } else if (layer.kind == Layer::kLinear) {
+      std::fill(z[l], z[l] + rows * O, float(0));
+      for (int64_t n = 0; n < count && of.bias; ++n)
+        std::copy(of.bias, of.bias + O, z[l] + n * O);  // b first: the products are added to it
+      product_of_panels(rows, O, layer.inputs, h, of.panels, z[l]);
+    } else {
+      std::copy(h, h + rows * O, z[l]);
+    }
+    h = z[l];
+    if (smooth(layer)) {
+      const Jets jets{count * O, net_.order, net_.curved[l]};
+      jet_activation(layer.f).up(jets, z[l], h_, layer.p, layer.q);
+      h = h_;
+    }
+  }
+  return h;
+}
+
+// x and the lines, as rows: each point's lines, or with `each` false the K that all share.
+// Returns how many rows.
+int64_t JetTile::inputs(const float* x, int64_t at, int64_t count, bool each) {
+  const int64_t I = net_.by.net.features, K = net_.order.lines;
+  const float* lines = net_.lines.const_data_ptr<float>();
+  float* to = std::copy(x, x + count * I, inputs_);
+  if (!each) {
+    std::copy(lines, lines + K * I, to);
+    return count + K;
+  }
+  for (int64_t k = 0; k < K; ++k) {
+    for (int64_t n = 0; n < count; ++n) {
+      const float* line = lines + (net_.shared ? k : (at + n) * K + k) * I;
+      to = std::copy(line, line + I, to);
+    }
+  }
+  return (1 + K) * count;
+}
+
+// z of the first layer, and each z'_k.
+void JetTile::start(const Layer& layer, const float* x, int64_t at, int64_t count) {
+  const auto& of = net_.by.layers[0];
+  const int64_t O = layer.outputs, I = layer.inputs, K = net_.order.lines;
+  if (layer.kind != Layer::kLinear) {
+    const int64_t rows = inputs(x, at, count, true);
+    std::copy(inputs_, inputs_ + rows * I, z[0]);
+    return;
+  }
+  std::fill(z[0], z[0] + (1 + K) * count * O, float(0));
+  for (int64_t n = 0; n < count && of.bias; ++n) std::copy(of.bias, of.bias + O, z[0] + n * O);
+  if (!net_.shared) {
+    product_of_panels(inputs(x, at, count, true), O, I, inputs_, of.panels, z[0]);
+    return;
+  }
+  product_of_panels(count, O, I, x, of.panels, z[0]);
+  const float* slopes = net_.slopes.const_data_ptr<float>();
+  for (int64_t k = 0; k < K; ++k) {
+    for (int64_t n = 0; n < count; ++n)
+      std::copy(slopes + k * O, slopes + (k + 1) * O, z[0] + ((1 + k) * count + n) * O);
+  }
+}
+
+const float* JetTile::lower(size_t l, int64_t count, float* g, bool wants_a) {
+  const auto& layer = net_.by.net.layers[l];
+  if (!smooth(layer)) return z[l];
+  const Jets jets{count * layer.outputs, net_.order, net_.curved[l]};
+  jet_activation(layer.f).down(jets, z[l], g, wants_a ? h_ : nullptr, layer.p, layer.q);
+  return h_;
+}
+
+void JetTile::down(const float* x, int64_t at, int64_t count, const Into& into, float* grad_x) {
+  const auto& layers = net_.by.net.layers;
+  float *g = delta_[0], *below = delta_[1];
+  lower(layers.size() - 1, count, g, false);
+  for (size_t l = layers.size() - 1; l > 0; --l) {
+    const auto& layer = layers[l];
+    const auto& of = net_.by.layers[l];
+    if (!of.wants()) return;  // nor does anything below
+    const int64_t O = layer.outputs, I = layer.inputs, rows = net_.rows_of_z(l) * count;
+    if (layer.kind != Layer::kLinear) {
+      lower(l - 1, count, g, false);
+      continue;
+    }
+    if (of.wants_bias) sum_rows(g, count, O, into.vectors[layer.bias]);
+    if (of.wants_h) product(rows, I, O, g, O, of.weight, I, below, I, false);
+    const float* h = lower(l - 1, count, of.wants_h ? below : nullptr, of.wants_weight);
+    if (of.wants_weight) {
+      transposed(g, rows, O, O, turned_, rows);
+      product(O, I, rows, turned_, rows, h, I, into.matrices[layer.weight], I, !into.first);
+    }
+    std::swap(g, below);
+  }
+  first_down(g, x, at, count, into, grad_x);
+}
+
+void JetTile::first_down(float* g, const float* x, int64_t at, int64_t count, const Into& into,
+                         float* grad_x) {
+  const auto& layer = net_.by.net.layers[0];
+  const auto& of = net_.by.layers[0];
+  const int64_t O = layer.outputs, I = layer.inputs, K = net_.order.lines;
+  if (layer.kind != Layer::kLinear) {
+    if (grad_x) std::copy(g, g + count * I, grad_x);
+    return;
+  }
+  if (of.wants_bias) sum_rows(g, count, O, into.vectors[layer.bias]);
+  if (of.wants_h && grad_x) product(count, I, O, g, O, of.weight, I, grad_x, I, false);
+  if (!of.wants_weight) return;
+  const int64_t rows = inputs(x, at, count, !net_.shared);
+  for (int64_t k = 0; k < K && net_.shared; ++k) {  // the same v_k through all points
+    float* sum = turned_ + k * O;
+    std::fill(sum, sum + O, float(0));
+    for (int64_t n = 0; n < count; ++n) {
+      const float* each = g + ((1 + k) * count + n) * O;
+      for (int64_t o = 0; o < O; ++o) sum[o] += each[o];
+    }
+  }
+  if (net_.shared) std::copy(turned_, turned_ + K * O, g + count * O);
+  transposed(g, rows, O, O, turned_, rows);
+  product(O, I, rows, turned_, rows, inputs_, I, into.matrices[layer.weight], I, !into.first);
+}
+
+}  // namespace manualbp
