@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,9 +11,11 @@ from torch import Tensor
 from manualbp.autograd import torch_internals
 from manualbp.autograd.recomputed import with_graph
 from manualbp.autograd.segment import Segment
+from manualbp.autograd.taylor import Saved
 from manualbp.autograd.torch_internals import nobody_records, wanted
 from manualbp.maths import backprop, input_gradient
-from manualbp.maths.backprop import Step
+from manualbp.maths.backprop import Gradients, Step
+from manualbp.maths.layers import By
 
 
 class InputGradient(torch.autograd.Function):
@@ -42,32 +45,41 @@ class InputGradient(torch.autograd.Function):
         segment: Segment = ctx.segment
         lines, x, *saved = ctx.saved_tensors
         *wants, wants_x = wanted(ctx, ctx.needs_input_grad[2:], ctx.present)
-        grad_u, grad_du = grad_outputs
-        if not (wants_x or any(wants)) or (grad_u is None and grad_du is None):
+        if not (wants_x or any(wants)) or all(g is None for g in grad_outputs):
             return None, None, *[None] * (len(wants) + 1)
-        values, graphs, rest = saved[: len(wants)], saved[len(wants) : 2 * len(wants)], None
-        if grad_du is not None and lines is not None:
-            grad_du = grad_du @ lines
-        if torch.is_grad_enabled():
-            x = x if ctx.needs_input_grad[-1] else x.detach()  # a constant at forward
-            values = list(map(with_graph, values, graphs))
-            thetas = backprop.by_layer(segment.layers, values)
-            steps = _steps(segment, thetas, wants)
-            _, _, tape, deltas = input_gradient.forward(x, steps)
-        else:
-            rest = saved[2 * len(wants) :]
-            steps = _steps(segment, segment.thetas, wants)
-            count = sum(layer.keeps for layer in segment.layers)
-            tape, flat = rest[:count], rest[count:]
-            deltas = [flat[i : i + len(steps)] for i in range(0, len(flat), len(steps))]
-        grads = [None] * len(deltas) if grad_du is None else list(grad_du.unbind(1))
-        plain = rest is not None and all(g is None or nobody_records(g) for g in grad_outputs)
-        by: Any = "kernel" if plain else "recorded"
-        found = input_gradient.backward(grad_u, grads, steps, list(tape), deltas, by)
+        count = len(wants)
+        before = Saved(lines, x, saved[:count], saved[count : 2 * count], ctx.needs_input_grad[-1])
+        kept = None if torch.is_grad_enabled() else saved[2 * count :]
+        found = gradients(segment, before, kept, grad_outputs, wants)
         return None, None, *found.thetas, found.input if wants_x else None
 
 
 apply_input_gradient = torch_internals.applied(InputGradient)
+
+
+def gradients(
+    segment: Segment, saved: Saved, kept: Sequence[Tensor | None] | None,
+    grads: Sequence[Tensor | None], wants: Sequence[bool],
+) -> Gradients:  # fmt: skip
+    """The gradients from those of u and du; ``kept`` None: with all computed again, recorded."""
+    lines, x, values, graphs, x_trained = saved
+    grad_u, grad_du = grads
+    if grad_du is not None and lines is not None:
+        grad_du = grad_du @ lines
+    if kept is None:
+        x = x if x_trained else x.detach()  # a constant at forward
+        thetas = backprop.by_layer(segment.layers, list(map(with_graph, values, graphs)))
+        steps = _steps(segment, thetas, wants)
+        _, _, tape, deltas = input_gradient.forward(x, steps)
+    else:
+        steps = _steps(segment, segment.thetas, wants)
+        count = sum(layer.keeps for layer in segment.layers)
+        tape, flat = list(kept[:count]), kept[count:]
+        deltas = [list(flat[i : i + len(steps)]) for i in range(0, len(flat), len(steps))]
+    vs = [None] * len(deltas) if grad_du is None else list(grad_du.unbind(1))
+    plain = kept is not None and all(g is None or nobody_records(g) for g in grads)
+    by: By = "kernel" if plain else "recorded"
+    return input_gradient.backward(grad_u, vs, steps, tape, deltas, by)
 
 
 def _steps(segment: Segment, thetas: Any, wants: Any) -> list[Step]:

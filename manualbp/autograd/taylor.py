@@ -32,6 +32,7 @@ class Stages(Segment):
     def __init__(self, stages: Sequence[Segment], residual: Sequence[bool]) -> None:
         layers = [layer for stage in stages for layer in stage.layers]
         super().__init__(layers, [theta for stage in stages for theta in stage.thetas])
+        self.native: dict[Any, Any] = {}  # the stages as C++ takes them, by the shape of x
         self.ends = [(len(b.layers), r) for b, r in zip(stages, residual, strict=True)]
 
     def of(self, thetas: Sequence[Theta], wanted: Sequence[Any] | None, x: bool) -> list[Stage]:
@@ -108,7 +109,7 @@ apply_derivatives = torch_internals.applied(Derivatives)
 class Saved(NamedTuple):
     """What forward had."""
 
-    lines: Tensor
+    lines: Tensor | None  # None: the axes
     x: Tensor
     values: Sequence[Tensor | None]  # of every parameter, in the order of ``flat``
     graphs: Sequence[Tensor | None]  # the parameters themselves, those that wanted a gradient
@@ -121,6 +122,7 @@ def gradients(
 ) -> Gradients:  # fmt: skip
     """dC/dx and every dC/dtheta, from the gradients of what forward returned."""
     lines, x, values, graphs, x_trained = saved
+    lines = axes(x) if lines is None else lines
     recorded = torch.is_grad_enabled()
     if recorded:
         x = x if x_trained else x.detach()  # a constant at forward
@@ -131,6 +133,11 @@ def gradients(
     tile = len(x) if whole else _tile(stages, x, lines, second)
     grad_x, found = _down(grads, x, lines, todo, second, tile)
     return grad_x if wants_x else None, found
+
+
+def axes(x: Tensor) -> Tensor:
+    """The directions of the axes, (I, I)."""
+    return torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
 
 
 def _tile(stages: Stages, x: Tensor, lines: Tensor, second: Second) -> int:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from manualbp import fast
 from manualbp.autograd.input_gradient import apply_input_gradient
-from manualbp.autograd.taylor import Stages, apply_derivatives
+from manualbp.autograd.taylor import Stages, apply_derivatives, axes
 from manualbp.conversion import nested
 from manualbp.conversion.read_stages import Reason, leaves_of, stages_of
 from manualbp.maths.taylor import Second
@@ -78,20 +78,17 @@ def derivatives(
     """
     _check(model, x, second, directions)
     found = stages_or_reason(model)
-    lines = directions
-    if isinstance(found, Stages) and _refusal(found, x, directions) is None:
-        by_hand: tuple[Tensor, ...]
-        if second is None and found.few_outputs(x.shape[1] if lines is None else lines.shape[-2]):
-            by_hand = apply_input_gradient(found, lines, *found.parameters, x)
-            return by_hand
-        if lines is None:
-            lines = torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
-        natively = fast.derivatives(found, second, lines, x)
-        if natively is not None:
-            return natively
+    if isinstance(found, Reason) or _refusal(found, x, directions) is not None:
+        return nested.derivatives(model, x, second, directions)
+    count = x.shape[1] if directions is None else directions.shape[-2]
+    few = second is None and found.few_outputs(count)
+    lines = axes(x) if directions is None and not few else directions
+    by_hand: tuple[Tensor, ...] | None = fast.derivatives(found, second, few, lines, x)
+    if by_hand is None and few:
+        by_hand = apply_input_gradient(found, lines, *found.parameters, x)
+    elif by_hand is None:
         by_hand = apply_derivatives(found, second, lines, *found.parameters, x)
-        return by_hand
-    return nested.derivatives(model, x, second, directions)
+    return by_hand
 
 
 def stages_or_reason(model: nn.Module) -> Stages | Reason:

@@ -139,11 +139,18 @@ def native_chain(
 
 
 def derivatives(
-    stages: Stages, second: Second, lines: Tensor, x: Tensor
+    stages: Stages, second: Second, few_outputs: bool, lines: Tensor | None, x: Tensor
 ) -> tuple[Tensor, ...] | None:
-    """u, du and the second derivatives in C++; None where it does not take them."""
-    found = jets.jets(stages, second, x)
-    return None if found is None else found.apply(second, lines, x)
+    """u, du and the second derivatives in C++; None where it does not take them.
+
+    Args:
+        stages: the chain.
+        second: which second derivatives.
+        few_outputs: whether du comes by backpropagation (maths/input_gradient.py).
+        lines: (K, I) or (N, K, I); None for the axes, with ``few_outputs`` alone.
+        x: (N, I).
+    """
+    return jets.derivatives(stages, second, few_outputs, lines, x)
 
 
 def fused_cost(

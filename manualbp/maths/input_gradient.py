@@ -70,8 +70,8 @@ def backward(
     brought: Tape = [None] * len(tape)
     for v, down in zip(grads_du, deltas, strict=True):
         if v is not None:
-            found = backprop.double_backward(v, nothing, [None] * len(steps), down, steps, tape)[1]
-            brought = list(map(total, brought, found))
+            more = backprop.double_backward(v, nothing, [None] * len(steps), down, steps, tape)[1]
+            brought = list(map(total, brought, more))
     injected: dict[int, Tensor] = {}
     weights: list[Tensor | None] = []
     for i, at, grad in _places(steps, brought):

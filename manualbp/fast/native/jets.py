@@ -13,39 +13,48 @@ from typing import Any
 
 from torch import Tensor
 
-from manualbp.autograd import taylor
+from manualbp.autograd import input_gradient, taylor
 from manualbp.autograd.taylor import Stages
 from manualbp.fast.native import exact, tiled
 from manualbp.maths.taylor import Second
 
-
-class Jets:
-    """Stages that run by tiles in C++."""
-
-    def __init__(self, chain: Any, widest: int) -> None:
-        self.chain, self.widest = chain, widest
-
-    def apply(self, second: Second, lines: Tensor, x: Tensor) -> tuple[Tensor, ...]:
-        """u, du and the second derivatives."""
-        fresh = len(x) * taylor.rows(lines, second) * self.widest * x.itemsize >= tiled.FRESH_BYTES
-        keeps = not fresh or self.widest > tiled.WIDEST
-        found: tuple[Tensor, ...] = exact.library().derivatives(self.chain, x, lines, keeps)
-        return found
+MOST = 8  # shapes of x that are remembered
 
 
-def jets(stages: Stages, second: Second, x: Tensor) -> Jets | None:
-    """The stages on such an x; None where the rule says no, or there is no library."""
+def derivatives(
+    stages: Stages, second: Second, few_outputs: bool, lines: Tensor | None, x: Tensor
+) -> tuple[Tensor, ...] | None:
+    """u, du and the second derivatives; None where the rule says no, or there is no library."""
+    key = second, few_outputs, x.shape, x.dtype, x.device, None if lines is None else lines.shape
+    if key not in stages.native:
+        if len(stages.native) == MOST:
+            stages.native.clear()
+        stages.native[key] = _chain(stages, second, few_outputs, lines, x)
+    found = stages.native[key]
+    if found is None or exact.library() is None:
+        return None
+    return exact.library().derivatives(found[0], x, lines, found[1])  # type: ignore[no-any-return]
+
+
+def _chain(
+    stages: Stages, second: Second, few_outputs: bool, lines: Tensor | None, x: Tensor
+) -> tuple[Any, bool] | None:
+    """The stages as C++ takes them, and whether to keep what the way down reads."""
     net = None if stages.residual() else tiled.net_of(stages, x)
     if net is None:
         return None
-    recorded = functools.partial(_recorded, stages, second)
-    chain = exact.library().JetChain(net, second or "", recorded)
-    return Jets(chain, max(len(t) for t in stages.tensors()))
+    recorded = functools.partial(_recorded, stages, second, few_outputs)
+    chain = exact.library().JetChain(net, second or "", few_outputs, recorded)
+    widths = [len(t) for t in stages.tensors()]  # the last layer's first
+    rows = 1 + widths[0] if lines is None or few_outputs else taylor.rows(lines, second)
+    fresh = len(x) * rows * max(widths) * x.itemsize >= tiled.FRESH_BYTES
+    return chain, not (fresh and max(widths) <= tiled.WIDEST)
 
 
 def _recorded(
-    stages: Stages, second: Second, x: Tensor, lines: Tensor, values: Sequence[Tensor],
-    grads: Sequence[Tensor | None], then: Sequence[bool], now: Sequence[bool],
+    stages: Stages, second: Second, few_outputs: bool, x: Tensor, lines: Tensor | None,
+    values: Sequence[Tensor], grads: Sequence[Tensor | None], then: Sequence[bool],
+    now: Sequence[bool],
 ) -> list[Tensor | None]:  # fmt: skip
     """The gradients in a graph that is being recorded, or of a batch of cotangents."""
     all_values, trained, wanted = iter(values), iter(then), iter(now)
@@ -55,5 +64,9 @@ def _recorded(
         [p if p is not None and next(trained) else None for p in stages.parameters], then[-1],
     )  # fmt: skip
     wants = [t and next(wanted) for t in there]
-    grad_x, found = taylor.gradients(stages, second, saved, grads, wants, now[-1])
-    return [*(g for g, t in zip(found, there, strict=True) if t), grad_x]
+    if few_outputs:
+        found = input_gradient.gradients(stages, saved, None, grads, wants)
+        grad_x, thetas = found.input if now[-1] else None, found.thetas
+    else:
+        grad_x, thetas = taylor.gradients(stages, second, saved, grads, wants, now[-1])
+    return [*(g for g, t in zip(thetas, there, strict=True) if t), grad_x]

@@ -2,6 +2,8 @@
 
 #include <torch/csrc/PyInterpreter.h>
 
+#include <optional>
+
 #include "exact/python.h"
 #include "taylor/jet_node.h"
 
@@ -11,10 +13,11 @@ namespace manualbp {
 namespace {
 
 std::shared_ptr<JetChain> jet_chain(const std::shared_ptr<Net>& net, const std::string& second,
-                                    const py::object& function) {
+                                    bool few_outputs, const py::object& function) {
   auto chain = std::make_shared<JetChain>();
   chain->net = net;
   chain->second = second;
+  chain->few_outputs = few_outputs;
   const exact::Held held = exact::held(function.ptr());
   chain->recorded = [held](const at::Tensor& x, const at::Tensor& lines,
                            const JetChain::Tensors& parameters, const JetChain::Tensors& grads,
@@ -36,11 +39,11 @@ void bind_taylor(py::module_& m) {
   exact::name_node<JetNode>(jets, "DerivativesBackward");
   py::class_<JetChain, std::shared_ptr<JetChain>>(m, "JetChain").def(py::init(&jet_chain));
   m.def("derivatives", [](const std::shared_ptr<JetChain>& chain, const at::Tensor& x,
-                          const at::Tensor& lines, bool keeps) {
+                          const std::optional<at::Tensor>& lines, bool keeps) {
     Derived found;
     {
       py::gil_scoped_release no_gil;
-      found = derivatives(chain, x, lines, keeps);
+      found = derivatives(chain, x, lines.value_or(at::Tensor()), keeps);
     }
     py::tuple result(found.size());
     for (size_t i = 0; i < found.size(); ++i) result[i] = std::move(found[i]);

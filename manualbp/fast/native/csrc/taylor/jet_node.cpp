@@ -1,10 +1,12 @@
 #include "taylor/jet_node.h"
 
 #include <ATen/core/LegacyTypeDispatch.h>
+#include <ATen/ops/matmul.h>
 #include <torch/csrc/autograd/functions/utils.h>
 
 #include <algorithm>
 
+#include "taylor/gradient_passes.h"
 #include "tiles/fused.h"
 
 namespace manualbp {
@@ -20,7 +22,12 @@ Derived derivatives(const JetChainPtr& chain, const Tensor& x, const Tensor& lin
   Derived found;
   {
     at::AutoDispatchBelowADInplaceOrView no_graph;  // autograd does not record what is in here
-    found = jets_up(net, chain->second, lines, x.contiguous(), keeps && trains, kept);
+    if (chain->few_outputs) {
+      found = gradient_up(net, x.contiguous(), keeps && trains, kept);
+      if (lines.defined()) found[1] = at::matmul(found[1], lines.mT());
+    } else {
+      found = jets_up(net, chain->second, lines, x.contiguous(), keeps && trains, kept);
+    }
   }
   if (!trains) return found;
   auto node = c10::make_intrusive<JetNode>();
@@ -52,13 +59,19 @@ variable_list JetNode::apply(variable_list&& grads) {
     return chain->recorded(x, lines, parameters, grads, then, wants);
   }
   at::AutoDispatchBelowADInplaceOrView no_graph;
+  if (chain->few_outputs && lines.defined() && grads[1].defined()) {
+    grads[1] = at::matmul(grads[1], lines);
+  }
   for (auto& g : grads) {
     if (g.defined()) g = g.contiguous();
   }
   Net as_then = *chain->net;  // p.data may have been exchanged since
   as_then.parameters = parameters;
   KeptJets kept{{saved.begin() + count + 2, saved.end()}, points};
-  auto found = jets_down(as_then, chain->second, lines, x.contiguous(), grads, kept, wants);
+  const Tensor at = x.contiguous();
+  auto found = chain->few_outputs
+                   ? gradient_down(as_then, at, grads, kept, wants)
+                   : jets_down(as_then, chain->second, lines, at, grads, kept, wants);
   found.parameters.push_back(found.x);
   return std::move(found.parameters);
 }

@@ -5,10 +5,12 @@
 
 namespace manualbp {
 
-// A chain whose derivatives along lines go up with it.
+// A chain whose derivatives are asked for: along lines they go up with it, or where `few_outputs`
+// du comes down (gradient_tile.h).
 struct JetChain {
   NetPtr net;
   std::string second;  // "", "laplacian", "diagonal" or "hessian"
+  bool few_outputs;
   // Every dC/dtheta, then dC/dx, by Python, for a pass that autograd records. `then` and `now`:
   // whether each of these wanted a gradient at forward, and wants one now.
   using Tensors = std::vector<at::Tensor>;
@@ -19,7 +21,8 @@ struct JetChain {
 
 using JetChainPtr = std::shared_ptr<const JetChain>;
 
-// Where `keeps`, what the way down reads is kept; else it is computed again.
+// lines (K, I) or (N, K, I); undefined for the axes, with few outputs alone. Where `keeps`, what
+// the way down reads is kept; else it is computed again.
 Derived derivatives(const JetChainPtr& chain, const at::Tensor& x, const at::Tensor& lines,
                     bool keeps);
 

@@ -1,7 +1,5 @@
 #include "taylor/jet_sweeps.h"
 
-#include <unordered_map>
-
 #include "taylor/slopes.h"
 
 namespace manualbp {
@@ -89,20 +87,8 @@ constexpr JetSweeps sweeps_of_jets() {
 }  // namespace
 
 const JetSweeps& jet_activation(const std::string& name) {
-  static const std::unordered_map<std::string, JetSweeps> table = {
-      {"identity", sweeps_of_jets<Identity>()},
-      {"sigmoid", sweeps_of_jets<Sigmoid>()},
-      {"tanh", sweeps_of_jets<Tanh>()},
-      {"relu", sweeps_of_jets<ReLU>()},
-      {"leaky_relu", sweeps_of_jets<LeakyReLU>()},
-      {"elu", sweeps_of_jets<ELU>()},
-      {"selu", sweeps_of_jets<ELU>()},
-      {"gelu", sweeps_of_jets<GELU>()},
-      {"gelu_tanh", sweeps_of_jets<GELUTanh>()},
-      {"silu", sweeps_of_jets<SiLU>()},
-      {"softplus", sweeps_of_jets<Softplus>()},
-      {"hardtanh", sweeps_of_jets<Hardtanh>()},
-  };
+  static const auto table =
+      table_of<JetSweeps>([](auto f) { return sweeps_of_jets<decltype(f)>(); });
   return table.at(name);
 }
 

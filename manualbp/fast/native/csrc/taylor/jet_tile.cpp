@@ -4,14 +4,10 @@
 
 #include <algorithm>
 
+#include "taylor/memory.h"
 #include "tiles/product.h"
 
 namespace manualbp {
-
-constexpr int64_t kCacheBytes = 1 << 19;  // of a core, for one tile
-constexpr int64_t kLeastPoints = 8, kMostPoints = 64;
-
-static int64_t aligned(int64_t n) { return (n + 15) / 16 * 16; }  // to whole cache lines
 
 static bool smooth(const Layer& layer) { return layer.f != "identity"; }
 
@@ -28,9 +24,7 @@ int64_t JetNet::points() const {
   int64_t floats = 4 * order.rows() * by.net.widest();
   for (size_t l = 0; l < by.net.layers.size(); ++l)
     floats += rows_of_z(l) * by.net.layers[l].outputs;
-  int64_t found = kMostPoints;
-  while (found > kLeastPoints && found * floats * 4 > kCacheBytes) found /= 2;
-  return found;
+  return points_in_cache(floats);
 }
 
 int64_t JetNet::work() const { return 3 * order.rows() * std::max<int64_t>(by.net.products(), 1); }
@@ -47,11 +41,7 @@ int64_t JetTile::numbers(const JetNet& net, int64_t points, bool trains) {
 }
 
 JetTile::JetTile(const JetNet& net, int64_t points, bool trains, float* memory) : net_(net) {
-  const auto take = [&](int64_t count) {
-    float* found = memory;
-    memory += aligned(count);
-    return found;
-  };
+  Memory take(memory);
   const int64_t rows = net.order.rows() * points, more = rows + net.order.lines;
   const auto& layers = net.by.net.layers;
   h_ = take(rows * net.by.net.widest());
@@ -75,9 +65,7 @@ const float* JetTile::up(const float* x, int64_t at, int64_t count, bool to_the_
     if (l == 0) {
       start(layer, x, at, count);
     } else if (layer.kind == Layer::kLinear) {
-      std::fill(z[l], z[l] + rows * O, float(0));
-      for (int64_t n = 0; n < count && of.bias; ++n)
-        std::copy(of.bias, of.bias + O, z[l] + n * O);  // b first: the products are added to it
+      biases(of.bias, count, rows, O, z[l]);
       product_of_panels(rows, O, layer.inputs, h, of.panels, z[l]);
     } else {
       std::copy(h, h + rows * O, z[l]);
@@ -120,8 +108,7 @@ void JetTile::start(const Layer& layer, const float* x, int64_t at, int64_t coun
     std::copy(inputs_, inputs_ + rows * I, z[0]);
     return;
   }
-  std::fill(z[0], z[0] + (1 + K) * count * O, float(0));
-  for (int64_t n = 0; n < count && of.bias; ++n) std::copy(of.bias, of.bias + O, z[0] + n * O);
+  biases(of.bias, count, (1 + K) * count, O, z[0]);
   if (!net_.shared) {
     product_of_panels(inputs(x, at, count, true), O, I, inputs_, of.panels, z[0]);
     return;

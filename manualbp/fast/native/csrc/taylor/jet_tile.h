@@ -22,7 +22,6 @@ struct JetNet {
   // Rows of a product for each point, in layer l and above it: those of z'' only behind the first
   // activation, where they are no longer zero.
   int64_t rows_of_z(size_t l) const { return curved[l] ? order.rows() : 1 + order.lines; }
-  int64_t rows_of_a(size_t l) const { return curved[l + 1] ? order.rows() : 1 + order.lines; }
   int64_t points() const;  // of a tile, so that its memory stays in a core's cache
   int64_t work() const;    // multiplications of the way up and down, for each point
 

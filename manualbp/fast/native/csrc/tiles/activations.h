@@ -8,6 +8,7 @@
 // most q. blendv(no, yes, mask) is yes where mask holds, else no.
 #pragma once
 #include <string>
+#include <unordered_map>
 
 #include "tiles/simd.h"
 
@@ -162,7 +163,24 @@ constexpr Sweeps sweeps_of() {
   return {&sweep_up<F>, &sweep_down<F>, F::keeps_a};
 }
 
-// The table, by the names of manualbp.maths.activations.ACTIVATIONS; nullptr for an unknown one.
+// The table, by the names of manualbp.maths.activations.ACTIVATIONS. make(F()) is F's entry.
+template <typename Entry, typename Make>
+std::unordered_map<std::string, Entry> table_of(Make make) {
+  return {{"identity", make(Identity())},
+          {"sigmoid", make(Sigmoid())},
+          {"tanh", make(Tanh())},
+          {"relu", make(ReLU())},
+          {"leaky_relu", make(LeakyReLU())},
+          {"elu", make(ELU())},
+          {"selu", make(ELU())},
+          {"gelu", make(GELU())},
+          {"gelu_tanh", make(GELUTanh())},
+          {"silu", make(SiLU())},
+          {"softplus", make(Softplus())},
+          {"hardtanh", make(Hardtanh())}};
+}
+
+// nullptr for an unknown one.
 const Sweeps* activation(const std::string& name);
 
 }  // namespace manualbp

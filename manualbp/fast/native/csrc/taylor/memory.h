@@ -1,0 +1,38 @@
+// How the tiles of points lay out their memory, and how many points they take.
+#pragma once
+#include <algorithm>
+#include <cstdint>
+
+namespace manualbp {
+
+constexpr int64_t kCacheBytes = 1 << 19;  // of a core, for one tile
+constexpr int64_t kLeastPoints = 8, kMostPoints = 64;
+
+// The points of a tile that takes so many floats for each.
+inline int64_t points_in_cache(int64_t floats) {
+  int64_t found = kMostPoints;
+  while (found > kLeastPoints && found * floats * 4 > kCacheBytes) found /= 2;
+  return found;
+}
+
+constexpr int64_t aligned(int64_t n) { return (n + 15) / 16 * 16; }  // to whole cache lines
+
+// Hands out one piece of memory after the other.
+struct Memory {
+  explicit Memory(float* start) : next(start) {}
+  float* operator()(int64_t count) {
+    float* found = next;
+    next += aligned(count);
+    return found;
+  }
+  float* next;
+};
+
+// b in each of the first `points` rows, and 0 in the others: products are added to it.
+inline void biases(const float* bias, int64_t points, int64_t rows, int64_t outputs, float* z) {
+  const int64_t filled = bias ? points : 0;
+  for (int64_t n = 0; n < filled; ++n) std::copy(bias, bias + outputs, z + n * outputs);
+  std::fill(z + filled * outputs, z + rows * outputs, float(0));
+}
+
+}  // namespace manualbp
