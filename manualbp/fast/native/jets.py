@@ -33,7 +33,7 @@ def derivatives(
     found = stages.native[key]
     if found is None or exact.library() is None:
         return None
-    return exact.library().derivatives(found[0], x, lines, found[1])  # type: ignore[no-any-return]
+    return exact.library().derivatives(found[0], x, lines, found[1])
 
 
 def _chain(
