@@ -1,0 +1,50 @@
+"""The page as one HTML file: template, style, pictures, the run as JSON, and JavaScript."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from comparisons.walkthrough.examples import Example
+from comparisons.walkthrough.pictures import curves, svg
+from comparisons.walkthrough.pictures.network import NARROW, WIDE, network
+from comparisons.walkthrough.pictures.shapes import Picture
+
+FOLDER = Path(__file__).parent
+SCRIPTS = ("state.js", "draw.js", "panel.js", "main.js")  # in this order
+
+
+def page(
+    examples: Sequence[Example], records: Sequence[Mapping[str, Any]],
+    costs: Mapping[str, Picture], bars: Picture, vanishing: str, footer: str,
+) -> str:  # fmt: skip
+    """HTML that needs no other file and no network."""
+    drawn = [
+        svg.element(network(e, {}, layout), f'data-net="{e.name}" class="{kind}"')
+        for e in examples
+        for kind, layout in (("wide", WIDE), ("narrow", NARROW))
+    ]
+    left, width = (100 * part / curves.WIDTH for part in (curves.LEFT, curves.RIGHT - curves.LEFT))
+    parts = {
+        "style": f"{svg.style()}\n{_read('page.css')}",
+        "buttons": "\n".join(
+            f'    <button type="button" value="{e.name}">{escape(e.title)}</button>' for e in examples
+        ),
+        "networks": "\n".join(drawn),
+        "costs": "\n".join(svg.element(p, f'data-net="{name}"') for name, p in costs.items()),
+        "slider": f"--left: {left:.2f}%; --width: {width:.2f}%",
+        "vanishing": escape(vanishing),
+        "bars": svg.element(bars, 'class="bars"'),
+        "footer": escape(footer),
+        "run": json.dumps(records, ensure_ascii=False, allow_nan=False).replace("</", "<\\/"),
+        "script": "\n".join(map(_read, SCRIPTS)),
+    }
+    return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], _read("page.html"))
+
+
+def _read(name: str) -> str:
+    return (FOLDER / name).read_text(encoding="utf-8")
