@@ -20,7 +20,7 @@ from comparisons.counterparts import linears
 from comparisons.output import Table
 from comparisons.walkthrough.examples import EXAMPLES, Example
 from comparisons.walkthrough.numbers import Number, numbers
-from comparisons.walkthrough.page.show import Training, show
+from comparisons.walkthrough.page.show import PAGE, Training, show
 from comparisons.walkthrough.trace import (
     as_numbers,
     by_autograd,
@@ -62,10 +62,12 @@ def run(args: argparse.Namespace) -> int:
             costs, kept = descend(e, log)
             agree &= all(number.agrees for number in found) & figures_come_out(e, found, costs)
             trainings.append(Training(e, costs, kept))
-        agree &= show(trainings, vanishing(log), log)
-    print("all agree" if agree else "something DIFFERS")
+        shown = show(trainings, vanishing(log), log)
+    print("all agree" if agree and shown else "something DIFFERS")
+    if shown:
+        print(f"Walk through it: open {log.path / PAGE} in a browser")
     print(options.tensorboard_hint(log.path))
-    return 0 if agree else 1
+    return 0 if agree and shown else 1
 
 
 def number_table(e: Example, found: list[Number]) -> Table:

@@ -20,7 +20,7 @@ SCRIPTS = ("state.js", "draw.js", "panel.js", "main.js")  # in this order
 
 def page(
     examples: Sequence[Example], records: Sequence[Mapping[str, Any]],
-    costs: Mapping[str, Picture], bars: Picture, vanishing: str, footer: str,
+    pictures: Mapping[str, Picture], vanishing: str, footer: str,
 ) -> str:  # fmt: skip
     """HTML that needs no other file and no network."""
     drawn = [
@@ -35,10 +35,12 @@ def page(
             f'    <button type="button" value="{e.name}">{escape(e.title)}</button>' for e in examples
         ),
         "networks": "\n".join(drawn),
-        "costs": "\n".join(svg.element(p, f'data-net="{name}"') for name, p in costs.items()),
+        "costs": "\n".join(
+            svg.element(pictures[f"cost-{e.name}"], f'data-net="{e.name}"') for e in examples
+        ),
         "slider": f"--left: {left:.2f}%; --width: {width:.2f}%",
         "vanishing": escape(vanishing),
-        "bars": svg.element(bars, 'class="bars"'),
+        "bars": svg.element(pictures["vanishing"], 'class="bars"'),
         "footer": escape(footer),
         "run": json.dumps(records, ensure_ascii=False, allow_nan=False).replace("</", "<\\/"),
         "script": "\n".join(map(_read, SCRIPTS)),

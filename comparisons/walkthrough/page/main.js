@@ -34,12 +34,16 @@ function drawControls() {
   if (focused) items[state.stage].firstChild.focus();
   list.scrollLeft = items[state.stage].offsetLeft - list.offsetLeft - 100;
   document.getElementById("previous").disabled = state.stage === 0;
-  document.getElementById("next").disabled = state.stage === state.net.stages.length - 1;
+  const last = state.stage === state.net.stages.length - 1;
+  document.getElementById("next").textContent = last ? "Train on" : "Next";
+  document.getElementById("next").disabled = last && state.stop === state.net.stops.length - 1;
 }
 
+// After the update it all begins again, with the weights of the slider's next stop.
 function walk(stage) {
-  if (stage < 0 || stage >= state.net.stages.length) return;
-  go({ stage, chosen: "" });
+  const ended = stage === state.net.stages.length;
+  if (stage < 0 || (ended && state.stop === state.net.stops.length - 1)) return;
+  go(ended ? { stage: 0, stop: state.stop + 1, chosen: "" } : { stage, chosen: "" });
   if (isNarrow())
     document.querySelector("svg.narrow:not([hidden]) g.lit[role]").scrollIntoView({ block: "center" });
 }

@@ -34,30 +34,32 @@ class Training(NamedTuple):
 
 
 def show(trainings: Sequence[Training], norms: Mapping[str, Sequence[float]], log: RunLog) -> bool:
-    """Write all of it into the run's folder; whether the arms agree at every step that is shown."""
+    """Write all of it into the run's folder, if the three arms agree at every step; whether they do.
+
+    Raises:
+        UsageError: the folder cannot be written.
+    """
     found = [{step: at(t.example, network) for step, network in t.kept.items()} for t in trainings]
-    agree = all(n.agrees for steps in found for numbers in steps.values() for n in numbers)
-    records = [
-        record(t.example, t.kept, steps) for t, steps in zip(trainings, found, strict=True)
-    ]
-    pictures: dict[str, Picture] = {}
+    if not all(n.agrees for steps in found for numbers in steps.values() for n in numbers):
+        return False
+    pictures: dict[str, Picture] = {"vanishing": vanishing_bars(norms)}
     for t, steps in zip(trainings, found, strict=True):
-        name, known = t.example.name, values(t.example, t.example.network, steps[0])
+        known = values(t.example, t.example.network, steps[0])
         texts = {key: short(value) for key, value in known.items()}
-        pictures[f"network-{name}"] = network(t.example, texts, WIDE)
-        pictures[f"cost-{name}"] = cost_curve(name, {step: t.costs[step] for step in t.kept})
-    pictures["vanishing"] = bars = vanishing_bars(norms)
+        pictures[f"network-{t.example.name}"] = network(t.example, texts, WIDE)
+        costs = {step: t.costs[step] for step in t.kept}
+        pictures[f"cost-{t.example.name}"] = cost_curve(t.example.name, costs)
     for name, picture in pictures.items():
-        tag, _, example = name.partition("-")
-        log.image(example or WHOLE, f"picture_{tag}", pixels(picture))
-    costs = {t.example.name: pictures[f"cost-{t.example.name}"] for t in trainings}
-    texts = {f"{name}.svg": svg.document(picture) for name, picture in pictures.items()}
-    texts[PAGE] = page([t.example for t in trainings], records, costs, bars, *_words(norms, agree))
-    output.write_files(log.path, texts, "--log-dir")
-    return agree
+        what, _, folder = name.partition("-")
+        log.image(folder or WHOLE, f"picture/{what}", pixels(picture))
+    records = [record(t.example, t.kept, each) for t, each in zip(trainings, found, strict=True)]
+    files = {f"{name}.svg": svg.document(picture) for name, picture in pictures.items()}
+    files[PAGE] = page([t.example for t in trainings], records, pictures, *_words(norms))
+    output.write_files(log.path, files, "--log-dir")
+    return True
 
 
-def _words(norms: Mapping[str, Sequence[float]], agree: bool) -> tuple[str, str]:
+def _words(norms: Mapping[str, Sequence[float]]) -> tuple[str, str]:
     """What the page says of the deep networks, and of the run."""
     first, last = norms["sigmoid"][0], norms["sigmoid"][-1]
     vanishing = (
@@ -67,6 +69,5 @@ def _words(norms: Mapping[str, Sequence[float]], agree: bool) -> tuple[str, str]
     )
     return vanishing, (
         f"manualbp {manualbp.__version__}, PyTorch {torch.__version__}: NumPy node by node, the "
-        "hand-written backward and autograd "
-        + ("agree on every number here." if agree else "DIFFER on a number here.")
+        "hand-written backward and autograd agree on every number here."
     )

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from comparisons.walkthrough.examples import Example
 from comparisons.walkthrough.numbers import nodes_by_layer
+from comparisons.walkthrough.written import short
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ HIDDEN = (
     "A node below gets each δ above back through the same weight, adds them up, and multiplies by its own "
     "slope a (1 − a). That is all of backpropagation: the same step for every layer."
 )
-UPDATE = "Every weight goes a small way against its slope, ε times. Then it all begins again: move the slider."
+UPDATE = "Every weight goes a small way against its slope: ε times as far. Then it all begins again, with the new weights."
 
 
 def stages(e: Example) -> Iterator[Stage]:
@@ -65,7 +66,7 @@ def stages(e: Example) -> Iterator[Stage]:
                     [*above, *wires[layer - 1], *(f"node_{j}" for j in nodes)])  # fmt: skip
     every = [name for both in zip(wires, biases, strict=True) for each in both for name in each]
     trained = [name for name in every if e.train_biases or name.startswith("w")]
-    yield Stage("update", None, "The update", "w ← w − ε ∂C/∂w", UPDATE,
+    yield Stage("update", None, "The update", f"w ← w − ε ∂C/∂w,  ε = {short(e.epsilon)}", UPDATE,
                 [f"new {name}" for name in trained], [w for each in wires for w in each])  # fmt: skip
 
 

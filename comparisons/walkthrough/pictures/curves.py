@@ -62,6 +62,7 @@ def vanishing_bars(norms: Mapping[str, Sequence[float]]) -> Picture:
         x = NAMES + 96 * n
         shapes.append(Box(x, 8, 12, 12, f, 2))
         shapes.append(Text(x + 18, 18, {"relu": "ReLU"}.get(f, f), "heading", "start"))
+    shapes.append(Text(WIDTH - 8, 18, "|∂C/∂w| (logarithmic)", "tick", "end"))
     for power in range(low, high + 1):
         shapes.append(Line(across(power), top - 10, across(power), picture.height - 8, "grid"))
         if (power - low) % 2 == 0:
