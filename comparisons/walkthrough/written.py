@@ -22,8 +22,9 @@ def long(value: float) -> str:
 
 
 def _number(text: str) -> str:
-    """A true minus, and no zeros in front of the exponent."""
-    return re.sub(r"e([+-])0*", r"e\1", text).replace("e+", "e").replace("-", "−").replace("e−", "e-")
+    """A true minus in front of it, and no zeros in front of the exponent."""
+    number = re.sub(r"e(-?)\+?0*", r"e\1", text)
+    return f"−{number[1:]}" if number.startswith("-") else number
 
 
 def symbols(text: str) -> str:

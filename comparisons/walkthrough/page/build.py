@@ -28,12 +28,12 @@ def page(
         for e in examples
         for kind, layout in (("wide", WIDE), ("narrow", NARROW))
     ]
+    buttons = [(e.name, escape(e.title)) for e in examples]
     left, width = (100 * part / curves.WIDTH for part in (curves.LEFT, curves.RIGHT - curves.LEFT))
     parts = {
         "style": f"{svg.style()}\n{_read('page.css')}",
-        "buttons": "\n".join(
-            f'    <button type="button" value="{e.name}">{escape(e.title)}</button>' for e in examples
-        ),
+        "buttons": "\n".join(f'    <button type="button" value="{name}">{title}</button>'
+                             for name, title in buttons),
         "networks": "\n".join(drawn),
         "costs": "\n".join(
             svg.element(pictures[f"cost-{e.name}"], f'data-net="{e.name}"') for e in examples
@@ -44,7 +44,7 @@ def page(
         "footer": escape(footer),
         "run": json.dumps(records, ensure_ascii=False, allow_nan=False).replace("</", "<\\/"),
         "script": "\n".join(map(_read, SCRIPTS)),
-    }
+    }  # fmt: skip
     return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], _read("page.html"))
 
 

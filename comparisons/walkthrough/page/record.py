@@ -62,7 +62,7 @@ def record(
 def formulas(e: Example, found: list[Number]) -> dict[str, dict[str, Any]]:
     """By name: the formula in symbols, short and written out, and with its operands."""
     outputs = list(nodes_by_layer(e.network))[-1][1]
-    written = {}
+    written: dict[str, dict[str, Any]] = {}
     for key in values(e, e.network, []):
         written[key] = {"symbols": [f"{symbols(key)}: {GIVEN[key[0]]}"], "numbers": ""}
     for number in found:

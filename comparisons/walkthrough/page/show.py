@@ -34,7 +34,7 @@ class Training(NamedTuple):
 
 
 def show(trainings: Sequence[Training], norms: Mapping[str, Sequence[float]], log: RunLog) -> bool:
-    """Write all of it into the run's folder, if the three arms agree at every step; whether they do.
+    """Write it into the run's folder if the arms agree at every step; whether they do.
 
     Raises:
         UsageError: the folder cannot be written.
@@ -63,8 +63,8 @@ def _words(norms: Mapping[str, Sequence[float]]) -> tuple[str, str]:
     """What the page says of the deep networks, and of the run."""
     first, last = norms["sigmoid"][0], norms["sigmoid"][-1]
     vanishing = (
-        f"Going back, each sigmoid multiplies δ by its slope a (1 − a), which is at most 1/4. After "
-        f"{len(norms['sigmoid'])} layers |∂C/∂w| has gone from {short(last)} to {short(first)}, and "
+        "Going back, each sigmoid multiplies δ by its slope a (1 − a), which is at most 1/4. After "
+        f"{len(norms['sigmoid'])} layers |∂C/∂w| has gone from {short(last)} to {short(first)}: "
         "the first layers hardly learn. ReLU's slope is 1 where it is on, so its gradient arrives."
     )
     return vanishing, (

@@ -23,18 +23,29 @@ class Stage:
     lit: list[str] = field(default_factory=list)
 
 
-INPUT = "The sample enters. Weights w and biases b are there from the start; y is what should come out."
-FORWARD = "Each node adds up what comes in times its weight, and its bias. Then f puts the sum between 0 and 1."
-COST = "One number says how far the output is from y. To make it smaller, every weight needs its slope ∂C/∂w."
+INPUT = (
+    "The sample enters. Weights w and biases b are there from the start; y is what should come out."
+)
+FORWARD = (
+    "Each node adds up what comes in, times its weight, and its bias. "
+    "Then f puts the sum between 0 and 1."
+)
+COST = (
+    "One number says how far the output is from y. To make it smaller, every weight needs to know "
+    "its slope ∂C/∂w."
+)
 LAST = (
-    "δ is the slope of C in z: how C changes with the output, times the slope of f, which is a (1 − a). "
+    "δ is the slope of C in z: the slope of C in the output, times the slope of f, a (1 − a). "
     "A weight's slope is then a product of two known numbers: δ above it and a below it."
 )
 HIDDEN = (
-    "A node below gets each δ above back through the same weight, adds them up, and multiplies by its own "
-    "slope a (1 − a). That is all of backpropagation: the same step for every layer."
+    "A node below gets each δ above back through the same weight, adds them up, and multiplies by "
+    "its own slope a (1 − a). That is all of backpropagation: the same for every layer."
 )
-UPDATE = "Every weight goes a small way against its slope: ε times as far. Then it all begins again, with the new weights."
+UPDATE = (
+    "Every weight goes a small way against its slope: ε times as far. Then it all begins again, "
+    "with the new weights."
+)
 
 
 def stages(e: Example) -> Iterator[Stage]:
@@ -66,8 +77,10 @@ def stages(e: Example) -> Iterator[Stage]:
                     [*above, *wires[layer - 1], *(f"node_{j}" for j in nodes)])  # fmt: skip
     every = [name for both in zip(wires, biases, strict=True) for each in both for name in each]
     trained = [name for name in every if e.train_biases or name.startswith("w")]
-    yield Stage("update", None, "The update", f"w ← w − ε ∂C/∂w,  ε = {short(e.epsilon)}", UPDATE,
-                [f"new {name}" for name in trained], [w for each in wires for w in each])  # fmt: skip
+    rule = f"w ← w − ε ∂C/∂w,  ε = {short(e.epsilon)}"
+    yield Stage("update", None, "The update", rule, UPDATE,
+                [f"new {name}" for name in trained],
+                [name for each in wires for name in each])  # fmt: skip
 
 
 def elements(e: Example) -> dict[str, list[str]]:

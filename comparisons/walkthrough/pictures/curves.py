@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 
 from comparisons.walkthrough.pictures.shapes import Box, Dot, Line, Picture, Text
 from comparisons.walkthrough.written import short
@@ -32,16 +33,17 @@ def cost_curve(name: str, costs: Mapping[int, float]) -> Picture:
         y = BOTTOM - (power - low) / (high - low) * (BOTTOM - TOP)
         shapes.append(Line(LEFT, y, RIGHT, y, "grid"))
         shapes.append(Text(LEFT - 6, y + 4, _power(power), "tick", "end"))
-    for stop, step in enumerate(steps):
-        if step in (0, 10, 100, 1000, 10_000) and stop < len(steps) - 2 or stop == len(steps) - 1:
-            x = place(stop)[0]
-            shapes.append(Line(x, BOTTOM, x, BOTTOM + 4, "axis"))
-            anchor = "end" if stop == len(steps) - 1 else "middle"
-            shapes.append(Text(x + 8 * (anchor == "end"), BOTTOM + 17, f"{step:,}", "tick", anchor))
+    last = len(steps) - 1
+    named = [n for n, step in enumerate(steps) if step in (0, 10, 100, 1000) and n < last - 1]
+    for stop in [*named, last]:
+        x, label = place(stop)[0], f"{steps[stop]:,}"
+        shapes.append(Line(x, BOTTOM, x, BOTTOM + 4, "axis"))
+        outside, anchor = (8, "end") if stop == last else (0, "middle")
+        shapes.append(Text(x + outside, BOTTOM + 17, label, "tick", anchor))
     shapes.append(Line(LEFT, BOTTOM, RIGHT, BOTTOM, "axis"))
     shapes.append(Text(RIGHT + 8, BOTTOM + 33, "step", "tick", "end"))
     points = [place(stop) for stop in range(len(steps))]
-    shapes += [Line(*a, *b, "curve") for a, b in zip(points, points[1:], strict=False)]
+    shapes += [Line(*a, *b, "curve") for a, b in pairwise(points)]
     shapes += [Dot(*point, 3, "point", stop) for stop, point in enumerate(points)]
     return picture
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from comparisons.walkthrough.examples import Example
 from comparisons.walkthrough.numbers import nodes_by_layer
-from comparisons.walkthrough.pictures.shapes import Box, Group, Line, Picture, Shape, Text
+from comparisons.walkthrough.pictures.shapes import Box, Element, Line, Picture, Shape, Text
 from comparisons.walkthrough.written import symbols
 
 UNKNOWN = "–"
@@ -63,10 +63,12 @@ def network(e: Example, values: Values, layout: Layout) -> Picture:
             for j in nodes:
                 share = _share(places[k], places[j], layout, crossing)
                 x, y = _on_wire(places[k], places[j], layout, share)
-                wires.append(Group(f"w_{j}{k}", "edge", "", [_wire(places[k], places[j], "wire")]))
+                wires.append(
+                    Element(f"w_{j}{k}", "edge", "", [_wire(places[k], places[j], "wire")])
+                )
                 plates.append(_plate(f"w_{j}{k}", x, y, values, layout))
     for j in columns[-1]:
-        wires.append(Group("cost", "edge", "", [_wire(places[j], places[COST], "comparison")]))
+        wires.append(Element("cost", "edge", "", [_wire(places[j], places[COST], "comparison")]))
     cards = [_node(e, j, columns, place, values) for j, place in places.items() if j != COST]
     picture.shapes.extend([*wires, *plates, *cards, _cost(columns[-1], places[COST], values)])
     return picture
@@ -110,20 +112,20 @@ def _rows(e: Example, j: int, layer: int) -> list[tuple[str, str]]:
     return [*bias, ("z", f"z_{j}"), ("a", f"a_{j}"), ("δ", f"delta_{j}")]
 
 
-def _node(e: Example, j: int, columns: list[list[int]], place: Place, values: Values) -> Group:
+def _node(e: Example, j: int, columns: list[list[int]], place: Place, values: Values) -> Element:
     layer = next(number for number, nodes in enumerate(columns) if j in nodes)
     kind = "input" if layer == 0 else "output" if layer == len(columns) - 1 else "node"
     return _card(f"node_{j}", "node", f"{kind} {j}", _rows(e, j, layer), place, values)
 
 
-def _cost(outputs: list[int], place: Place, values: Values) -> Group:
+def _cost(outputs: list[int], place: Place, values: Values) -> Element:
     rows = [*((symbols(f"y_{j}"), f"y_{j}") for j in outputs), ("C", "C")]
     return _card("cost", "cost", "cost", rows, place, values)
 
 
 def _card(
     name: str, kind: str, title: str, rows: list[tuple[str, str]], place: Place, values: Values
-) -> Group:
+) -> Element:
     """A title, and below it a row for each number."""
     left, top = place.x - CARD / 2, place.y - place.height / 2
     inner, outer = left + 10, left + CARD - 10
@@ -136,7 +138,7 @@ def _card(
         new = f"new {key}" if sign == "b" else ""
         shapes.append(Text(inner, foot, sign, "name", "start", later=new, later_words="new b"))
         shapes.append(_value(outer, foot, key, values, new))
-    return Group(name, kind, title, shapes)
+    return Element(name, kind, title, shapes)
 
 
 def _value(
@@ -165,16 +167,16 @@ def _on_wire(start: Place, end: Place, layout: Layout, share: float) -> tuple[fl
     return start.x + t * (end.x - start.x), start.y + t * (end.y - start.y)
 
 
-def _plate(name: str, x: float, y: float, values: Values, layout: Layout) -> Group:
+def _plate(name: str, x: float, y: float, values: Values, layout: Layout) -> Element:
     """w_jk and dC/dw_jk on the wire."""
     width, height = layout.plate
     left, right, new = x - width / 2 + 5, x + width / 2 - 5, f"new {name}"
     small, upper, lower = layout.small, y - 4, y + 12
-    shapes = [
+    shapes: list[Shape] = [
         Box(left - 5, y - height / 2, width, height, "plate", 7),
         Text(left, upper, symbols(name), f"{small}name", "start"),
         _value(right, upper, name, values, look=f"{small}value"),
         Text(left, lower, "∂C/∂w", f"{small}name", "start", later=new, later_words="new w"),
         _value(right, lower, f"dC/d{name}", values, new, f"{small}value"),
     ]
-    return Group(name, "edge", f"weight {symbols(name)}", shapes)
+    return Element(name, "edge", f"weight {symbols(name)}", shapes)

@@ -36,12 +36,15 @@ def pixels(picture: Picture) -> NDArray[np.uint8]:
         fill, edge = (COLOURS[c][0] if c else "none" for c in (look.fill, look.stroke))
         match shape:
             case Line(x1, y1, x2, y2):
-                axes.add_line(Line2D((x1, x2), (y1, y2), color=edge, linewidth=look.width,
-                                     linestyle="--" if look.dashed else "-", zorder=order))  # fmt: skip
+                line = Line2D((x1, x2), (y1, y2), color=edge, linewidth=look.width, zorder=order)
+                line.set_linestyle("--" if look.dashed else "-")
+                axes.add_line(line)
             case Box(x, y, width, height, _, radius):
                 rounded = f"round,pad=0,rounding_size={max(radius, 1e-3)}"
-                axes.add_patch(FancyBboxPatch((x, y), width, height, rounded, facecolor=fill,
-                                              edgecolor=edge, linewidth=look.width, zorder=order))  # fmt: skip
+                axes.add_patch(FancyBboxPatch(
+                    (x, y), width, height, rounded, facecolor=fill, edgecolor=edge,
+                    linewidth=look.width, zorder=order,
+                ))  # fmt: skip
             case Dot(x, y, radius):
                 axes.add_patch(Circle((x, y), radius, color=fill, zorder=order))
             case Text():

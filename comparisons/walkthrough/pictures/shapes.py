@@ -12,7 +12,7 @@ COLOURS = {
     "card": ("#f4f6f9", "#20252d"),
     "ink": ("#1a1e24", "#eceff4"),
     "dim": ("#59626f", "#a3adbb"),
-    "line": ("#8a94a3", "#6f7a8a"),
+    "line": ("#7c8695", "#6f7a8a"),
     "grid": ("#e2e6ec", "#2d343f"),
     "forward": ("#0b5cad", "#7cbcff"),
     "backward": ("#b0350c", "#ff9d76"),
@@ -102,7 +102,7 @@ class Dot(NamedTuple):
 Shape: TypeAlias = Text | Line | Box | Dot
 
 
-class Group(NamedTuple):
+class Element(NamedTuple):
     """Shapes of one element of the network; with a title it can be chosen by mouse and keyboard."""
 
     name: str
@@ -118,12 +118,12 @@ class Picture:
     width: float
     height: float
     title: str
-    shapes: list[Shape | Group] = field(default_factory=list)
+    shapes: list[Shape | Element] = field(default_factory=list)
 
     def flat(self) -> Iterator[Shape]:
-        """All shapes, without their groups."""
+        """All shapes, those of the elements among them."""
         for shape in self.shapes:
-            if isinstance(shape, Group):
+            if isinstance(shape, Element):
                 yield from shape.shapes
             else:
                 yield shape

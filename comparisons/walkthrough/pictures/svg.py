@@ -9,7 +9,7 @@ from comparisons.walkthrough.pictures.shapes import (
     LOOKS,
     Box,
     Dot,
-    Group,
+    Element,
     Line,
     Picture,
     Shape,
@@ -49,7 +49,7 @@ def document(picture: Picture) -> str:
 
 
 def element(picture: Picture, attributes: str) -> str:
-    """A part of the page: its style is the page's, and its groups can be chosen."""
+    """A part of the page: its style is the page's, and its elements can be chosen."""
     return "\n".join([_opening(picture, attributes), *_shapes(picture, True), "</svg>"])
 
 
@@ -62,7 +62,7 @@ def _opening(picture: Picture, attributes: str) -> str:
 def _shapes(picture: Picture, chosen: bool) -> list[str]:
     found = []
     for shape in picture.shapes:
-        if not isinstance(shape, Group):
+        if not isinstance(shape, Element):
             found.append(_shape(shape))
             continue
         focus = f' tabindex="0" role="button" aria-label={quoteattr(shape.title)}'
