@@ -32,17 +32,12 @@ function drawNetwork(picture) {
 
 function drawTraining() {
   const slider = document.getElementById("slider");
-  const { step, short } = currentStop();
-  const last = state.net.stops.length - 1;
-  const words = `after ${count(step)} updates, cost C = ${short.C}`;
-  slider.max = last;
+  const { said, short } = currentStop();
+  const words = `${said}: cost C = ${short.C}`;
+  slider.max = state.net.stops.length - 1;
   slider.value = state.stop;
   slider.setAttribute("aria-valuetext", words);
-  document.getElementById("position").textContent = words[0].toUpperCase() + words.slice(1);
+  document.getElementById("position").textContent = words;
   for (const dot of document.querySelectorAll("circle[data-stop]"))
     dot.classList.toggle("now", Number(dot.dataset.stop) === state.stop);
-}
-
-function count(step) {
-  return step.toLocaleString("en-US");
 }

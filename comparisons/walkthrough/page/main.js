@@ -63,8 +63,9 @@ function choose(target) {
   if (isNarrow()) document.getElementById("panel").scrollIntoView({ block: "center" });
 }
 
+// As page.css decides: then the network goes from top to bottom, and the page scrolls along.
 function isNarrow() {
-  return matchMedia("(max-width: 899px)").matches;
+  return getComputedStyle(document.querySelector("svg.narrow:not([hidden])")).display !== "none";
 }
 
 function onKey(event) {

@@ -40,12 +40,14 @@ def record(
     e: Example, kept: Mapping[int, reference.Network], found: Mapping[int, list[Number]]
 ) -> dict[str, Any]:
     """One network: its stages, formulas and elements, and its numbers at each kept step."""
-    told, stops = list(stages(e)), []
+    told = list(stages(e))
+    stops: list[dict[str, Any]] = []
     for step, network in kept.items():
         known = values(e, network, found[step])
         texts = {form.__name__: {key: form(value) for key, value in known.items()}
                  for form in (short, long)}  # fmt: skip
-        stops.append({"step": step, **texts})
+        said = f"After {step:,} update{'s' * (step != 1)}" if step else "Before the first update"
+        stops.append({"step": step, "said": said, **texts})
     computed = {key: number for number, stage in enumerate(told) for key in stage.keys}
     return {
         "name": e.name,

@@ -42,7 +42,7 @@ WIDE = Layout(
     plate=(130, 38),
 )  # fmt: skip
 NARROW = Layout(
-    False, layers=274, uncrossed=172, nodes=238, margin=54, straight=0.5, crossing=0.13,
+    False, layers=292, uncrossed=172, nodes=238, margin=54, straight=0.5, crossing=0.13,
     plate=(112, 36), small="small-",
 )  # fmt: skip
 NARROW_WIDTH = 360.0

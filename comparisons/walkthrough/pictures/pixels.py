@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Circle, FancyBboxPatch
+from numpy.typing import NDArray
 
 from comparisons.walkthrough.pictures.shapes import COLOURS, LOOKS, Box, Dot, Line, Picture, Text
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 DPI = 144  # two pixels for a unit of the picture
 ANCHORS = {"start": "left", "middle": "center", "end": "right"}
 
 
 def pixels(picture: Picture) -> NDArray[np.uint8]:
-    """(height, width, 3).
-
-    Raises:
-        ImportError: matplotlib is not installed.
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.lines import Line2D
-    from matplotlib.patches import Circle, FancyBboxPatch
-
+    """(height, width, 3)."""
     figure = Figure((picture.width / 72, picture.height / 72), dpi=DPI)  # a unit is a point
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_axis_off()

@@ -188,7 +188,7 @@ def test_keys_choose_and_the_slider_trains(run: Path, tab: browser.Page) -> None
     values = by_reference.values(MAZUR, by_reference.trained(MAZUR, 2))
     assert wrong(MAZUR, reader.shown(), values, "backward", 1) == []
     said = tab.value("document.getElementById('position').textContent")
-    assert said.startswith("After 2 updates, cost C = ") and close(said.split()[-1], values["C"])
+    assert said.startswith("After 2 updates: cost C = ") and close(said.split()[-1], values["C"])
 
 
 @needs_chromium

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from itertools import combinations
 from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+import torch
 
 from comparisons.walkthrough.examples import EXAMPLES, MAZUR, Example
 from comparisons.walkthrough.pictures import curves, svg
 from comparisons.walkthrough.pictures.network import NARROW, WIDE, Layout, network
 from comparisons.walkthrough.pictures.pixels import pixels
 from comparisons.walkthrough.pictures.shapes import COLOURS, Box, Picture, Text
+from manualbp import reference
 
 DOCS = Path(__file__).parents[3] / "docs/walkthrough"
 
@@ -77,6 +80,29 @@ def test_bars_are_as_long_as_the_logarithms() -> None:
     first, *others = bars[2:]  # after the two of the legend; layer by layer
     assert first == pytest.approx(0)
     assert others == pytest.approx([others[-1] * share for share in (3 / 4, 2 / 4, 1)])
+
+
+def test_bars_show_references_gradients(run: Path) -> None:
+    """The same weights and samples, as torch's seed 0 gives them, through the oracle."""
+    generator, width, depth = torch.Generator().manual_seed(0), 16, 12
+    weights = [torch.empty(width, width, dtype=torch.float64) for _ in range(depth)]
+    for w in weights:
+        torch.nn.init.kaiming_normal_(w, nonlinearity="relu", generator=generator)
+    x, y = (torch.randn(64, width, generator=generator, dtype=torch.float64).numpy()
+            for _ in range(2))  # fmt: skip
+    expected = []
+    for f in ("sigmoid", "relu"):
+        activations = [f] * (depth - 1) + ["identity"]
+        network = reference.Network([w.numpy() for w in weights], [None] * depth, activations)
+        activity = reference.forward(network, x)
+        gradients = reference.backward(
+            network, activity, reference.cost(activity.a[-1], y, "mse")[1]
+        )
+        expected.append([float(np.linalg.norm(g)) for g in gradients.weights])
+    drawn = re.findall(r">layer \d+<.*\n.*\n.*>(.+)</text>\n.*\n.*>(.+)</text>",
+                       (run / "vanishing.svg").read_text())  # fmt: skip
+    shown = [[float(text) for text in pair] for pair in drawn]
+    np.testing.assert_allclose(shown, np.transpose(expected), rtol=5.001e-4)
 
 
 def test_pixels_show_every_shape() -> None:
