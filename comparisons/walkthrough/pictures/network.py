@@ -63,12 +63,10 @@ def network(e: Example, values: Values, layout: Layout) -> Picture:
             for j in nodes:
                 share = _share(places[k], places[j], layout, crossing)
                 x, y = _on_wire(places[k], places[j], layout, share)
-                wires.append(
-                    Element(f"w_{j}{k}", "edge", "", [_wire(places[k], places[j], "wire")])
-                )
+                wires.append(Element(f"w_{j}{k}", "", [_wire(places[k], places[j], "wire")]))
                 plates.append(_plate(f"w_{j}{k}", x, y, values, layout))
     for j in columns[-1]:
-        wires.append(Element("cost", "edge", "", [_wire(places[j], places[COST], "comparison")]))
+        wires.append(Element("cost", "", [_wire(places[j], places[COST], "comparison")]))
     cards = [_node(e, j, columns, place, values) for j, place in places.items() if j != COST]
     picture.shapes.extend([*wires, *plates, *cards, _cost(columns[-1], places[COST], values)])
     return picture
@@ -115,16 +113,16 @@ def _rows(e: Example, j: int, layer: int) -> list[tuple[str, str]]:
 def _node(e: Example, j: int, columns: list[list[int]], place: Place, values: Values) -> Element:
     layer = next(number for number, nodes in enumerate(columns) if j in nodes)
     kind = "input" if layer == 0 else "output" if layer == len(columns) - 1 else "node"
-    return _card(f"node_{j}", "node", f"{kind} {j}", _rows(e, j, layer), place, values)
+    return _card(f"node_{j}", f"{kind} {j}", _rows(e, j, layer), place, values)
 
 
 def _cost(outputs: list[int], place: Place, values: Values) -> Element:
     rows = [*((symbols(f"y_{j}"), f"y_{j}") for j in outputs), ("C", "C")]
-    return _card("cost", "cost", "cost", rows, place, values)
+    return _card("cost", "cost", rows, place, values)
 
 
 def _card(
-    name: str, kind: str, title: str, rows: list[tuple[str, str]], place: Place, values: Values
+    name: str, title: str, rows: list[tuple[str, str]], place: Place, values: Values
 ) -> Element:
     """A title, and below it a row for each number."""
     left, top = place.x - CARD / 2, place.y - place.height / 2
@@ -138,7 +136,7 @@ def _card(
         new = f"new {key}" if sign == "b" else ""
         shapes.append(Text(inner, foot, sign, "name", "start", later=new, later_words="new b"))
         shapes.append(_value(outer, foot, key, values, new))
-    return Element(name, kind, title, shapes)
+    return Element(name, title, shapes)
 
 
 def _value(
@@ -179,4 +177,4 @@ def _plate(name: str, x: float, y: float, values: Values, layout: Layout) -> Ele
         Text(left, lower, "∂C/∂w", f"{small}name", "start", later=new, later_words="new w"),
         _value(right, lower, f"dC/d{name}", values, new, f"{small}value"),
     ]
-    return Element(name, "edge", f"weight {symbols(name)}", shapes)
+    return Element(name, f"weight {symbols(name)}", shapes)

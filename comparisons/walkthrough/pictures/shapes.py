@@ -106,7 +106,6 @@ class Element(NamedTuple):
     """Shapes of one element of the network; with a title it can be chosen by mouse and keyboard."""
 
     name: str
-    kind: str  # node, edge, cost
     title: str
     shapes: Sequence[Shape]
 

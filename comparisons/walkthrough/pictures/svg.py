@@ -66,8 +66,7 @@ def _shapes(picture: Picture, chosen: bool) -> list[str]:
             found.append(_shape(shape))
             continue
         focus = f' tabindex="0" role="button" aria-label={quoteattr(shape.title)}'
-        opening = f'<g class="{shape.kind}" data-name="{shape.name}"'
-        opening += f"{focus if chosen and shape.title else ''}>"
+        opening = f'<g data-name="{shape.name}"{focus if chosen and shape.title else ""}>'
         found += [opening, *(f"  {_shape(inner)}" for inner in shape.shapes), "</g>"]
     return found
 

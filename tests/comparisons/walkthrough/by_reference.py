@@ -45,8 +45,8 @@ def values(e: Example, network: reference.Network) -> dict[str, float]:
 def known(e: Example, key: str, phase: str, layer: int | None) -> bool:
     """Whether the walk has come to this number: forward up the layers, cost, backward down."""
     name, _, node = key.rpartition("_")
-    if name in ("w", "b", "y", "epsilon", ""):
-        return True if key != "C" else phase in ("cost", "backward", "update")
+    if name in ("w", "b", "y", ""):
+        return key != "C" or phase in ("cost", "backward", "update")
     if name.startswith("new"):
         return phase == "update" and (e.train_biases or name == "new w")
     counts = [e.network.weights[0].shape[1], *(len(w) for w in e.network.weights)]
