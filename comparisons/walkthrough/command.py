@@ -3,7 +3,7 @@
 NumPy computes them node by node with the sums written out. By hand, z, a and delta come from the
 tensor formulas of manualbp, gradients from its Function and the update from its GradientDescent.
 Autograd is PyTorch alone. Then each network trains until its cost is small, and a deep network
-shows that gradients vanish.
+shows that gradients vanish. All of it is also one HTML page to walk through, with its pictures.
 """
 
 from __future__ import annotations
@@ -20,9 +20,19 @@ from comparisons.counterparts import linears
 from comparisons.output import Table
 from comparisons.walkthrough.examples import EXAMPLES, Example
 from comparisons.walkthrough.numbers import Number, numbers
-from comparisons.walkthrough.trace import by_autograd, by_hand, by_numpy, modules, sample, trained
+from comparisons.walkthrough.page.show import PAGE, Training, show
+from comparisons.walkthrough.trace import (
+    as_numbers,
+    by_autograd,
+    by_hand,
+    by_numpy,
+    modules,
+    sample,
+    trained,
+)
+from manualbp import reference
 from manualbp.parity.cli import options
-from manualbp.parity.reports.charts import GRADIENT_NORM
+from manualbp.parity.reports.charts import GRADIENT_NORM, WHOLE
 from manualbp.parity.reports.tensorboard import RunLog
 from manualbp.parity.reports.terminal import print_table
 from manualbp.parity.reports.words import scientific
@@ -31,6 +41,8 @@ COST = "cost"
 # The deep networks: activation and folder. Gradients vanish in the first alone.
 DEEP = {"sigmoid": "deep-sigmoid", "relu": "deep-relu"}
 DEPTH, WIDTH = 12, 16
+# The steps that the page shows, besides the last.
+STOPS = {*range(11), *(n * 10**k for k in range(4) for n in (15, 20, 30, 50, 70, 100))}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,17 +53,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the tables and log the curves; 0 when all agree, 1 otherwise."""
     name = args.run_name or options.stamped("walkthrough")
-    agree = True
-    with output.new_run(args.log_dir, name, [*(e.name for e in EXAMPLES), *DEEP.values()]) as log:
+    folders = [WHOLE, *(e.name for e in EXAMPLES), *DEEP.values()]
+    agree, trainings = True, []
+    with output.new_run(args.log_dir, name, folders) as log:
         for e in EXAMPLES:
             found = list(numbers(e, by_numpy(e), by_hand(e), by_autograd(e)))
             print_table(*number_table(e, found))
-            costs = descend(e, log)
+            costs, kept = descend(e, log)
             agree &= all(number.agrees for number in found) & figures_come_out(e, found, costs)
-        vanishing(log)
-    print("all agree" if agree else "something DIFFERS")
+            trainings.append(Training(e, costs, kept))
+        shown = show(trainings, vanishing(log), log)
+    print("all agree" if agree and shown else "something DIFFERS")
+    if shown:
+        print(f"Walk through it: open {log.path / PAGE} in a browser")
     print(options.tensorboard_hint(log.path))
-    return 0 if agree else 1
+    return 0 if agree and shown else 1
 
 
 def number_table(e: Example, found: list[Number]) -> Table:
@@ -82,18 +98,23 @@ def figures_come_out(e: Example, found: list[Number], costs: list[float]) -> boo
     return agree
 
 
-def descend(e: Example, log: RunLog) -> list[float]:
-    """w <- w - epsilon dC/dw by hand until the cost is small; the cost at every step."""
+def descend(e: Example, log: RunLog) -> tuple[list[float], dict[int, reference.Network]]:
+    """w <- w - epsilon dC/dw by hand until the cost is small.
+
+    The cost at every step, and the network at those that the page shows.
+    """
     model, loss = manualbp.Sequential(*modules(e)), manualbp.MSELoss()
     optimizer = manualbp.GradientDescent(trained(e, model), e.epsilon)
     x, y = sample(e)
-    costs = []
+    costs, kept = [], {}
     for step in range(e.steps + 1):
         optimizer.zero_grad()
         cost = loss(model(x), y)
         cost.backward()
         costs.append(cost.item())
         done = costs[-1] < e.small or step == e.steps
+        if done or step in STOPS:
+            kept[step] = as_numbers(e, model)
         if done or step < 100 or step % 10 == 0:
             log.scalar(e.name, COST, costs[-1], step)
             log.scalar(e.name, f"log10_{COST}", math.log10(costs[-1]), step)
@@ -105,10 +126,10 @@ def descend(e: Example, log: RunLog) -> list[float]:
     print(
         f"cost {costs[0]:.9f}, after one step {costs[1]:.9f}, after {step} steps {costs[-1]:.3g}\n"
     )
-    return costs
+    return costs, kept
 
 
-def vanishing(log: RunLog) -> None:
+def vanishing(log: RunLog) -> dict[str, list[float]]:
     """Gradient norm per layer of a deep network: sigmoid, whose f' is at most 1/4, and ReLU."""
     norms: dict[str, list[float]] = {}
     for f, folder in DEEP.items():
@@ -131,6 +152,7 @@ def vanishing(log: RunLog) -> None:
         [[str(n), *map(scientific, pair)] for n, pair in enumerate(pairs, start=1)],
     )
     print("sigmoid' is at most 1/4, so every layer on the way down takes its share of delta.")
+    return norms
 
 
 def gradient_norms(model: nn.Sequential) -> list[float]:

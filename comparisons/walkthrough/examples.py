@@ -22,6 +22,7 @@ class Example:
     """
 
     name: str
+    title: str
     source: str
     network: reference.Network
     x: tuple[float, ...]
@@ -49,12 +50,14 @@ def sigmoid_network(
 # The article gives no numbers; these are ours.
 CHAIN = Example(
     name="chain",
+    title="The article's chain, 1-1-1-1",
     source="the article's simple network, 1-1-1-1; its output layer has no bias",
     network=sigmoid_network([[[0.8]], [[-0.6]], [[0.9]]], [[0.1], [0.2], None]),
     x=(0.5,), y=(0.8,), epsilon=1.0, steps=5000, small=1e-6,
 )  # fmt: skip
 SEVEN_NODES = Example(
     name="seven-nodes",
+    title="The article's 2-2-2-1",
     source="the article's network with several nodes per layer, 2-2-2-1",
     network=sigmoid_network(
         [[[0.4, -0.2], [0.3, 0.5]], [[-0.7, 0.1], [0.6, 0.2]], [[0.5, -0.4]]],
@@ -64,6 +67,7 @@ SEVEN_NODES = Example(
 )  # fmt: skip
 MAZUR = Example(
     name="mazur",
+    title="Mazur's 2-2-2",
     source='Matt Mazur, "A Step by Step Backpropagation Example", 2-2-2; biases stay as they are',
     network=sigmoid_network(
         [[[0.15, 0.20], [0.25, 0.30]], [[0.40, 0.45], [0.50, 0.55]]], [[0.35, 0.35], [0.60, 0.60]]

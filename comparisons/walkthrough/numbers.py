@@ -36,7 +36,7 @@ def numbers(e: Example, *traces: Trace) -> Iterator[Number]:
     def number(name: str, formula: str, *values: float) -> Number:
         return Number(name, formula, *map(float, values))
 
-    network, layers = e.network, list(_nodes(e.network))
+    network, layers = e.network, list(nodes_by_layer(e.network))
     for i, (below, nodes) in enumerate(layers):
         for n, j in enumerate(nodes):
             terms = [f"w_{j}{k} a_{k}" for k in below]
@@ -67,7 +67,7 @@ def numbers(e: Example, *traces: Trace) -> Iterator[Number]:
                 yield number(f"new {b}", update, *(t.new_biases[i][n] for t in traces))
 
 
-def _nodes(network: reference.Network) -> Iterator[tuple[list[int], list[int]]]:
+def nodes_by_layer(network: reference.Network) -> Iterator[tuple[list[int], list[int]]]:
     """Per layer: the numbers of the nodes below it and of its own, counted from input node 1."""
     first = 1
     for w in network.weights:

@@ -108,6 +108,14 @@ def modules(e: Example) -> list[nn.Module]:
     return found
 
 
+def as_numbers(e: Example, model: nn.Sequential) -> reference.Network:
+    """The weights and biases of a model of the example, as they are now."""
+    layers = [(m.weight, m.bias) for m in linears(model)]
+    weights = [w.detach().numpy().copy() for w, _ in layers]
+    biases = [None if b is None else b.detach().numpy().copy() for _, b in layers]
+    return reference.Network(weights, biases, e.network.activations)
+
+
 def sample(e: Example) -> tuple[Tensor, Tensor]:
     """x (1, I) and y (1, O)."""
     return torch.tensor([e.x], dtype=torch.float64), torch.tensor([e.y], dtype=torch.float64)

@@ -79,6 +79,13 @@ def serving(log_dir: Path, run: str | None) -> Iterator[Server]:
 
 def texts(urls: list[str], wanted: list[str], profile: Path, seconds: float = 30.0) -> list[str]:
     """The text of each page as soon as it has what is wanted of it, or as it is at the end."""
+    with browsing(profile) as page:
+        return [page.text(*pair, seconds) for pair in zip(urls, wanted, strict=True)]
+
+
+@contextlib.contextmanager
+def browsing(profile: Path) -> Iterator[Page]:
+    """A tab of a Chromium of its own."""
     assert CHROMIUM is not None
     to_read, to_write = os.pipe()
     from_read, from_write = os.pipe()
@@ -96,14 +103,13 @@ def texts(urls: list[str], wanted: list[str], profile: Path, seconds: float = 30
     os.close(from_write)
     try:
         with os.fdopen(to_write, "wb", 0) as out, os.fdopen(from_read, "rb", 0) as back:
-            page = _Page(out, back)
-            return [page.text(*pair, seconds) for pair in zip(urls, wanted, strict=True)]
+            yield Page(out, back)
     finally:
         process.kill()
         process.wait()
 
 
-class _Page:
+class Page:
     """One tab."""
 
     def __init__(self, out: Any, back: Any) -> None:
@@ -130,6 +136,12 @@ class _Page:
             if found.get("id") == self.number:
                 assert "error" not in found, found
                 return found["result"]
+
+    def value(self, expression: str) -> Any:
+        """What JavaScript gives in the page, as JSON; its errors are ours."""
+        found = self.ask("Runtime.evaluate", expression=expression, returnByValue=True)
+        assert "exceptionDetails" not in found, found["exceptionDetails"]
+        return found["result"].get("value")
 
     def text(self, url: str, wanted: str, seconds: float) -> str:
         self.ask("Page.navigate", url="about:blank")

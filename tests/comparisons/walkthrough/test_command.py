@@ -10,16 +10,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from comparisons.cli import main
 from comparisons.walkthrough import command
-from comparisons.walkthrough.examples import MAZUR
+from comparisons.walkthrough.examples import CHAIN, MAZUR, SEVEN_NODES
 from manualbp.maths import activations
 from tests.comparisons.walkthrough.test_numbers import found_in
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("runs")
-    assert main(["walkthrough", "--log-dir", str(folder), "--run-name", "w"]) == 0
-    return folder / "w"
 
 
 def values(path: Path, tag: str) -> list[float]:
@@ -51,10 +44,12 @@ def test_gradients_vanish_through_sigmoids_and_not_through_relus(run: Path) -> N
 def test_a_planted_fault_turns_it_red(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setattr(command, "EXAMPLES", (SEVEN_NODES,))
     monkeypatch.setattr(activations.Sigmoid, "derivative", lambda self, a: a)
     assert not found_in(MAZUR)["delta_3"].agrees
     assert main(["walkthrough", "--log-dir", str(tmp_path), "--run-name", "w"]) == 1
     assert "something DIFFERS" in capsys.readouterr().out
+    assert not list(tmp_path.rglob("*.html"))  # no page of numbers that differ
 
 
 def test_a_wrong_update_misses_the_published_figures(
@@ -70,6 +65,7 @@ def test_a_wrong_update_misses_the_published_figures(
 
 
 def test_one_wrong_example_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "EXAMPLES", (CHAIN, SEVEN_NODES))
     right = command.by_hand
     monkeypatch.setattr(
         command,

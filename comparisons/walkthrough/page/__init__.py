@@ -1,0 +1,1 @@
+"""One page to walk through the networks: the run's numbers, and HTML, CSS and JavaScript."""

@@ -1,0 +1,1 @@
+"""The networks, their cost and the vanishing gradient as pictures: for the page, SVG and pixels."""
