@@ -120,9 +120,8 @@ def _directions(u: Any, x: Any, y: Any, lines: Any) -> Any:
         slope = jax.grad(partial(_sum_of, u, o))
         return jax.grad(lambda x: (slope(x) @ v).sum())(x) @ v
 
-    outputs = range(y.shape[1])
-    found = [jax.numpy.stack([along(o, v) for o in outputs], axis=1) for v in lines]
-    return ((jax.numpy.stack(found) - y) ** 2).mean()
+    each = [jax.vmap(partial(along, o))(lines) for o in range(y.shape[1])]
+    return ((jax.numpy.stack(each, axis=2) - y) ** 2).mean()
 
 
 def _sum_of(u: Any, o: int, x: Any) -> Any:
