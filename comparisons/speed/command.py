@@ -1,7 +1,8 @@
 """How long a step takes and how much memory, every arm side by side in one process.
 
 workloads.py has what is measured, arms/ who takes the step: nn.Sequential eager and compiled, ours
-in four ways, both as CUDA graphs on a GPU, JAX and scikit-learn. Before it is timed every arm has
+in four ways, both as CUDA graphs on a GPU, JAX and scikit-learn; and who takes derivatives by the
+input (arms/derivatives.py). Before it is timed every arm has
 computed the same loss and the same gradients (arms/agreement.py). A figure is the median over the
 rounds; a ratio is the median of each round's own ratio, with half the distance of their quartiles
 as its spread. Arms take turns, so that what slows the machine down slows all of them. Not yet
@@ -55,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "dtypes with --device cuda)")  # fmt: skip
     add("--step", type=options.one_of(COSTS, "a step"), help=f"only this one: {', '.join(COSTS)}")
     add("--quick", action="store_true",
-        help="a minute or two instead of ten, rougher figures: no torch.compile, every second cell "
+        help="two minutes instead of fifteen, rougher figures: no torch.compile, every second cell "
         "of a sweep, and of those the short ones")  # fmt: skip
     add("--rounds", type=options.positive_int,
         help="turns of every arm (default: as many as time allows, 2 to 15)")  # fmt: skip
