@@ -2,11 +2,10 @@
 
 workloads.py has what is measured, arms/ who takes the step: nn.Sequential eager and compiled, ours
 in four ways, both as CUDA graphs on a GPU, JAX and scikit-learn; and who takes derivatives by the
-input (arms/derivatives.py). Before it is timed every arm has
-computed the same loss and the same gradients (arms/agreement.py). A figure is the median over the
-rounds; a ratio is the median of each round's own ratio, with half the distance of their quartiles
-as its spread. Arms take turns, so that what slows the machine down slows all of them. Not yet
-measured on a GPU.
+input (arms/derivatives.py). Before it is timed every arm has computed the same loss and the same
+gradients (arms/agreement.py). A figure is the median over the rounds; a ratio is the median of each
+round's own ratio, with half the distance of their quartiles as its spread. Arms take turns, so that
+what slows the machine down slows all of them. Not yet measured on a GPU.
 """
 
 from __future__ import annotations

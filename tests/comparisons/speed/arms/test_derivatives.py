@@ -159,6 +159,21 @@ def test_the_arm_in_python_is_in_python(monkeypatch: pytest.MonkeyPatch) -> None
     assert DERIVATIVES_PYTHON not in derivatives.eager_arms(given)
 
 
+@pytest.mark.skipif(native.library() is None, reason="the library is not built")
+def test_in_python_is_another_node() -> None:
+    """Float32 goes through C++ outside, and again after it."""
+    given = of(LAPLACIAN, (2, 4, 1), 8, "tanh", "float32")
+
+    def node() -> str:
+        found = derivatives.by_hand(given.model, given.x, "laplacian", None)
+        return str(type(found.grad_fn))
+
+    outside = node()
+    with in_python():
+        assert "DerivativesBackward" in node() and node() != outside
+    assert node() == outside
+
+
 def test_directions_are_signs_in_every_dtype() -> None:
     found = [costs.directions(torch.zeros(2, 100, dtype=d)) for d in (torch.float64, torch.half)]
     assert found[0].shape == (8, 100) and torch.equal(found[0], found[1].double())
