@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from torch import Tensor, nn
 
 import manualbp
+from manualbp.fast import native
 
 # torch.nn's losses and ours.
 LOSSES: dict[str, tuple[type[nn.Module], type[nn.Module]]] = {
@@ -30,6 +32,21 @@ def in_fast_mode(model: nn.Sequential) -> nn.Sequential:
     fast = copy.deepcopy(model)
     manualbp.set_mode("fast", fast)
     return fast
+
+
+@contextmanager
+def in_python() -> Iterator[None]:
+    """Inside, nothing runs in C++: as with MANUALBP_NATIVE=0, but in one process with the rest."""
+    found = native.library
+    native.library = _no_library  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        native.library = found
+
+
+def _no_library() -> None:
+    """What ``native.library`` says where nothing was built."""
 
 
 def linears(model: nn.Sequential) -> list[nn.Linear]:

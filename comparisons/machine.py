@@ -38,7 +38,7 @@ def description(device: torch.device) -> dict[str, str | int]:
     }
     if device.type == "cuda":
         found["CUDA"] = str(torch.version.cuda)
-    for package in ("torch", "triton", "jax", "scikit-learn", "numpy"):
+    for package in ("torch", "triton", "jax", "jet-for-pytorch", "scikit-learn", "numpy"):
         try:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:

@@ -1,11 +1,11 @@
 """How long a step takes and how much memory, every arm side by side in one process.
 
 workloads.py has what is measured, arms/ who takes the step: nn.Sequential eager and compiled, ours
-in four ways, both as CUDA graphs on a GPU, JAX and scikit-learn. Before it is timed every arm has
-computed the same loss and the same gradients (arms/agreement.py). A figure is the median over the
-rounds; a ratio is the median of each round's own ratio, with half the distance of their quartiles
-as its spread. Arms take turns, so that what slows the machine down slows all of them. Not yet
-measured on a GPU.
+in four ways, both as CUDA graphs on a GPU, JAX and scikit-learn; and who takes derivatives by the
+input (arms/derivatives.py). Before it is timed every arm has computed the same loss and the same
+gradients (arms/agreement.py). A figure is the median over the rounds; a ratio is the median of each
+round's own ratio, with half the distance of their quartiles as its spread. Arms take turns, so that
+what slows the machine down slows all of them. Not yet measured on a GPU.
 """
 
 from __future__ import annotations
@@ -19,20 +19,28 @@ from typing import Any
 import torch
 
 from comparisons import machine
-from comparisons.speed import busy, floor, record, tables, timing, workloads
+from comparisons.speed import busy, floor, record, timing, workloads
 from comparisons.speed.arms.arm import AUTOGRAD, problem
 from comparisons.speed.arms.available import AvailableArms
+from comparisons.speed.arms.costs import COSTS
 from comparisons.speed.floor import Rates
 from comparisons.speed.results import Result, measured_arms
+from comparisons.speed.tables import page
 from comparisons.speed.timing import Budget
-from comparisons.speed.workloads import COSTS, Workload
+from comparisons.speed.workloads import Workload
 from manualbp.parity.cli import options
 from manualbp.parity.cli.progress import track
 from manualbp.parity.reports.terminal import print_table
 
 # Seconds per workload, and rounds at most and at least; compiling and warming up are not in them.
-FULL = {"rows": Budget(15, 15, 5), "second-order": Budget(5, 15, 5), "busy": Budget(8, 15, 5)}
-QUICK = {"rows": Budget(1, 5, 2), "second-order": Budget(0.5, 5, 2), "busy": Budget(1, 5, 3)}
+FULL = {
+    "rows": Budget(15, 15, 5), "second-order": Budget(5, 15, 5), "derivatives": Budget(7, 15, 5),
+    "busy": Budget(8, 15, 5),
+}  # fmt: skip
+QUICK = {
+    "rows": Budget(1, 5, 2), "second-order": Budget(0.5, 5, 2), "derivatives": Budget(0.5, 5, 2),
+    "busy": Budget(1, 5, 3),
+}  # fmt: skip
 SWEEP, SWEEP_QUICK = Budget(1.5, 11, 3), Budget(0.15, 5, 2)
 PRODUCT, PRODUCT_QUICK = 0.3, 0.05  # seconds for every product whose rate is measured
 
@@ -47,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "dtypes with --device cuda)")  # fmt: skip
     add("--step", type=options.one_of(COSTS, "a step"), help=f"only this one: {', '.join(COSTS)}")
     add("--quick", action="store_true",
-        help="a minute or two instead of ten, rougher figures: no torch.compile, every second cell "
+        help="two minutes instead of fifteen, rougher figures: no torch.compile, every second cell "
         "of a sweep, and of those the short ones")  # fmt: skip
     add("--rounds", type=options.positive_int,
         help="turns of every arm (default: as many as time allows, 2 to 15)")  # fmt: skip
@@ -71,9 +79,9 @@ def run(args: argparse.Namespace) -> int:
     record.check_new(args.log_dir, name, args.output)
     written, interrupted = (earlier, False) if earlier else measure(chosen(args), args)
     results = record.from_record(written)
-    for table in tables.of(results, brief=True):
+    for table in page.of(results, brief=True):
         print_table(*table)
-    print(*tables.said(written), machine.line(written["machine"]), sep="\n")
+    print(*page.said(written), machine.line(written["machine"]), sep="\n")
     if results:
         log = record.write(written, args.log_dir, name, args.output)
         print(f"Written: {args.output or log.path}")

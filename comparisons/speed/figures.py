@@ -30,7 +30,12 @@ STYLE: dict[str, tuple[str, str]] = {
     "FusedLoss, no graph": ("#12c28f", ">"),
     "fast, graphs": ("#0d3f66", "p"),
     "FusedLoss, graphs": ("#63b99b", "h"),
+    "derivatives": ("#0e5aa7", "8"),
+    "derivatives, Python": ("#5aa2d8", "H"),
+    "torch.func": ("#c9a227", "x"),
+    "jet-for-pytorch": ("#c2554e", "+"),
     "JAX": ("#a05fb0", "X"),
+    "JAX, jet": ("#6d3b80", "1"),
     "scikit-learn": ("#b5b5b5", "*"),
 }
 Value = Callable[[Result, str], "float | None"]

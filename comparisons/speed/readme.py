@@ -6,8 +6,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from comparisons.speed import record, tables
+from comparisons.speed import record
 from comparisons.speed.results import Result
+from comparisons.speed.tables import by_input, steps
 from comparisons.speed.workloads import TABLE
 
 ROOT = Path(__file__).parents[2]
@@ -17,9 +18,11 @@ BEGIN, END = "<!-- speed: made of the record, see CONTRIBUTING.md -->", "<!-- en
 
 
 def text(results: Sequence[Result]) -> str:
-    """The rows in short, then the means and the worst cells."""
+    """The rows in short, the means and the worst cells, then derivatives by the input."""
     rows = [result for result in results if result.part in TABLE]
-    first, *means = tables.in_short(rows), *tables.means(results)
+    first, *means = steps.in_short(rows), *steps.means(results)
+    if found := by_input.rows_of(results):
+        means += [by_input.in_short(found), by_input.means(found)]
     parts = [first.markdown(), *(f"**{each.title}**\n\n{each.markdown()}" for each in means)]
     return "\n\n".join(parts)
 

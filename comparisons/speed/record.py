@@ -17,7 +17,7 @@ from comparisons.speed import figures
 from comparisons.speed.arms.arm import ARMS, AUTOGRAD
 from comparisons.speed.floor import Rates
 from comparisons.speed.results import Measured, Ratio, Result, present
-from comparisons.speed.tables import page
+from comparisons.speed.tables.page import page
 from comparisons.speed.workloads import Workload, coordinate
 from manualbp.parity.cli import options
 from manualbp.parity.reports.tensorboard import RunLog

@@ -7,11 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from comparisons.speed.arms.arm import ARMS, AUTOGRAD, AUTOGRAD_GRAPHS, COMPILED, JAX
+from comparisons.speed.arms.arm import ARMS, AUTOGRAD, AUTOGRAD_GRAPHS, COMPILED, JAX, JAX_JET
 from comparisons.speed.workloads import Workload
 
 OTHERS = {
-    "autograd": (AUTOGRAD,), "compile": COMPILED, "graphs": (AUTOGRAD_GRAPHS,), "JAX": (JAX,),
+    "autograd": (AUTOGRAD,), "compile": COMPILED, "graphs": (AUTOGRAD_GRAPHS,),
+    "JAX": (JAX, JAX_JET),
 }  # fmt: skip
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, nn
 
 from manualbp.parity.cli import options
 
@@ -16,39 +15,9 @@ from manualbp.parity.cli import options
 # bits behind the point. It is a flag of the process, so every arm of a workload has it.
 TF32 = "tf32"
 DTYPES = {**options.DTYPES, TF32: torch.float32}
-# The steps: the gradient of a cost made of u, of its first, or of its second derivatives.
-Cost = Callable[[nn.Module, Tensor, Tensor], Tensor]
+# The steps: the gradient of a cost made of u, of its first, or of its second derivatives by x.
 TRAINING, INPUT_GRADIENT, LAPLACIAN = "training", "input gradient", "Laplacian"
-
-
-def training(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    """C = mean (u(x) - y)^2."""
-    return nn.functional.mse_loss(model(x), y)
-
-
-def input_gradient(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    """C = mean (|du/dx| - 1)^2, the eikonal equation; its gradient has second derivatives."""
-    x = x.detach().requires_grad_()
-    (gradient,) = torch.autograd.grad(model(x).sum(), x, create_graph=True)
-    return (gradient.norm(dim=1) - 1).square().mean()
-
-
-def laplacian(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    """C = mean (sum_i d2u/dx_i^2 - y)^2, Poisson's equation; its gradient has third derivatives."""
-    x = x.detach().requires_grad_()
-    (gradient,) = torch.autograd.grad(model(x).sum(), x, create_graph=True)
-    curvature = [
-        torch.autograd.grad(gradient[:, i].sum(), x, create_graph=True)[0][:, i : i + 1]
-        for i in range(x.shape[1])
-    ]
-    return (sum(curvature, torch.zeros_like(y)) - y).square().mean()
-
-
-COSTS: dict[str, Cost] = {
-    TRAINING: training,
-    INPUT_GRADIENT: input_gradient,
-    LAPLACIAN: laplacian,
-}
+DIRECTIONS = "directions"
 
 
 @contextmanager
@@ -113,6 +82,24 @@ SECOND_ORDER = (
     Workload(LAPLACIAN, (2, 64, 64, 64, 1), 1024, "silu"),
     Workload(LAPLACIAN, (2, 32, 32, 32, 1), 128, "tanh"),
 )
+# Derivatives by the input: the first four are the main ones.
+DERIVATIVES = (
+    Workload(LAPLACIAN, (2, 128, 128, 128, 128, 1), 4096, "tanh"),
+    Workload(LAPLACIAN, (2, 64, 64, 64, 1), 1024, "tanh"),
+    Workload(LAPLACIAN, (2, 32, 32, 32, 1), 128, "tanh"),
+    Workload(LAPLACIAN, (3, 256, 256, 256, 1), 4096, "tanh"),
+    Workload(LAPLACIAN, (2, 128, 128, 128, 128, 1), 4096, "silu"),
+    Workload(LAPLACIAN, (2, 64, 64, 64, 1), 1024, "softplus"),
+    Workload(LAPLACIAN, (2, 64, 64, 64, 1), 1024, "gelu"),
+    Workload(LAPLACIAN, (3, 50, 50, 1), 3000, "tanh"),
+    Workload(LAPLACIAN, (1, 64, 64, 64, 1), 1024, "tanh"),
+    Workload(LAPLACIAN, (2, 64, 64, 64, 5), 1024, "tanh"),
+    Workload(INPUT_GRADIENT, (3, 256, 256, 256, 1), 8192, "softplus"),
+    Workload(INPUT_GRADIENT, (2, 64, 64, 64, 1), 1024, "tanh"),
+    Workload(INPUT_GRADIENT, (2, 32, 32, 32, 1), 128, "tanh"),
+    Workload(INPUT_GRADIENT, (3, 50, 50, 5), 3000, "silu"),
+    Workload(DIRECTIONS, (100, 128, 128, 128, 1), 1024, "tanh"),
+)
 BATCHES = tuple(16 * 4**n for n in range(8))  # 16 ... 262,144
 BATCH = tuple(
     Workload(TRAINING, (64, width, width, 1), batch, "relu")
@@ -129,10 +116,12 @@ LONG = tuple(replace(ROWS[0], batch=65536 * 4**n) for n in range(3))
 TINY = tuple(row for row in ROWS if row.batch * sum(row.widths) < 2**18)
 CORES = os.cpu_count() or 1
 TABLE = ("rows", "second-order")  # the parts with a table of rows
+DERIVATIVES_PART = "derivatives"  # it has tables of its own
 SWEPT = ("batch", "depth", "width", "dtype", "gpu")
 PARTS: dict[str, tuple[Workload, ...]] = {
     "rows": ROWS,
     "second-order": SECOND_ORDER,
+    DERIVATIVES_PART: DERIVATIVES,
     "batch": BATCH,
     "depth": DEPTH,
     "width": WIDTH,

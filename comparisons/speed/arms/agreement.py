@@ -22,7 +22,8 @@ import torch
 
 from comparisons.counterparts import autograd_twin
 from comparisons.speed.arms.arm import AUTOGRAD, ROWS_AT_ONCE, Arm, Computed, Problem
-from comparisons.speed.workloads import COSTS, DTYPES, TF32
+from comparisons.speed.arms.costs import COSTS
+from comparisons.speed.workloads import DTYPES, TF32
 
 FACTOR, ROUNDINGS = 4, 8
 

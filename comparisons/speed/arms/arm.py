@@ -9,7 +9,8 @@ fast                   the same with manualbp.set_mode("fast")
 FusedLoss              loss = fused(x, y); loss.backward()
 FusedLoss, no graph    loss = fused.backward(x, y): adds every dC/dw to .grad and returns C
 ..., graphs            autograd, fast and FusedLoss as CUDA graphs, on a GPU (pytorch.py)
-JAX, scikit-learn      the peers (peers.py)
+derivatives            manualbp.derivatives, and PyTorch's other ways (derivatives.py)
+JAX, scikit-learn      the peers (peers.py); JAX, jet: jax.experimental.jet (by_jax.py)
 """
 
 from __future__ import annotations
@@ -29,10 +30,12 @@ AUTOGRAD, COMPILE, COMPILE_LOSS = "autograd", "compile", "compile, loss"
 COMPILE_MAX, AUTOGRAD_GRAPHS = "compile, max-autotune", "autograd, graphs"
 EXACT, FAST, FUSED, NO_GRAPH = "exact", "fast", "FusedLoss", "FusedLoss, no graph"
 FAST_GRAPHS, FUSED_GRAPHS = "fast, graphs", "FusedLoss, graphs"
-JAX, SKLEARN = "JAX", "scikit-learn"
+DERIVATIVES, DERIVATIVES_PYTHON = "derivatives", "derivatives, Python"
+TORCH_FUNC, JET = "torch.func", "jet-for-pytorch"
+JAX, JAX_JET, SKLEARN = "JAX", "JAX, jet", "scikit-learn"
 COMPILED = (COMPILE, COMPILE_LOSS, COMPILE_MAX)
-OURS = (EXACT, FAST, FUSED, NO_GRAPH, FAST_GRAPHS, FUSED_GRAPHS)
-ARMS = (AUTOGRAD, AUTOGRAD_GRAPHS, *COMPILED, *OURS, JAX, SKLEARN)
+OURS = (EXACT, FAST, FUSED, NO_GRAPH, FAST_GRAPHS, FUSED_GRAPHS, DERIVATIVES, DERIVATIVES_PYTHON)
+ARMS = (AUTOGRAD, AUTOGRAD_GRAPHS, TORCH_FUNC, *COMPILED, *OURS, JET, JAX, JAX_JET, SKLEARN)
 
 # A row is on a kink where a ReLU's z is below this many eps of the layer's z: rounding decides on
 # which side of 0 it is.

@@ -8,11 +8,19 @@ from functools import partial
 import torch
 
 from comparisons import machine
-from comparisons.speed.arms import peers
+from comparisons.speed.arms import derivatives, peers
 from comparisons.speed.arms.agreement import differing
-from comparisons.speed.arms.arm import AUTOGRAD, FUSED, Arm, Problem
+from comparisons.speed.arms.arm import (
+    AUTOGRAD,
+    COMPILE_LOSS,
+    FUSED,
+    JAX_JET,
+    JET,
+    Arm,
+    Problem,
+)
 from comparisons.speed.arms.pytorch import Compiler, eager_arms, graph_makers
-from comparisons.speed.workloads import BUSY_PART, TRAINING, Workload
+from comparisons.speed.workloads import BUSY_PART, DERIVATIVES_PART, TRAINING, Workload
 
 Maker = Arm | Callable[[], Arm | None]
 # The parts that torch.compile takes part in: it takes seconds for every network.
@@ -34,13 +42,15 @@ class AvailableArms:
     def __init__(
         self, wanted: Sequence[tuple[str, Workload]], device: torch.device, compiling: bool
     ) -> None:
-        self._peers, self.notes = peers.available(device)
+        by_input = any(part == DERIVATIVES_PART for part, _ in wanted)
+        self._peers, self.notes = peers.available(device, by_input)
         self.differing: list[str] = []
         self._compiler: Compiler | None = None
         self._graphs = device.type == "cuda"
         if self._graphs:
             self.notes.append(MEMORY_OF_GRAPHS)
-        if not any(part in COMPILING and w.step == TRAINING for part, w in wanted):
+        training = any(part in COMPILING and w.step == TRAINING for part, w in wanted)
+        if not (training or by_input):
             return
         reason = machine.no_compiler(device) if compiling else "no torch.compile with --quick"
         if reason:
@@ -50,6 +60,13 @@ class AvailableArms:
 
     def arms(self, part: str, problem: Problem) -> dict[str, Arm]:
         """Every arm that has such a step and has taken one; a note for those that raised."""
+        others: dict[str, Maker] = {
+            name: partial(make, problem) for name, make in self._peers.items()
+        }
+        if part == DERIVATIVES_PART:
+            if self._compiler:
+                others[COMPILE_LOSS] = partial(derivatives.compiled_arm, problem)
+            return self.made(part, problem, {**derivatives.eager_arms(problem), **others})
         there = eager_arms(problem)
         if part == BUSY_PART:
             pair = {name: arm for name, arm in there.items() if name in (AUTOGRAD, FUSED)}
@@ -59,7 +76,7 @@ class AvailableArms:
         makers: dict[str, Maker] = {**there}
         if self._graphs:
             makers |= graph_makers(problem)
-        makers |= {name: partial(make, problem) for name, make in self._peers.items()}
+        makers |= {name: make for name, make in others.items() if name not in (JAX_JET, JET)}
         return self.made(part, problem, makers)
 
     def made(self, part: str, problem: Problem, makers: Mapping[str, Maker]) -> dict[str, Arm]:

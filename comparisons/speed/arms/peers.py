@@ -1,28 +1,28 @@
-"""The peers: the same step by JAX and by scikit-learn, where they are installed.
+"""The peers: the same step by other packages, where they are installed.
 
-    JAX             jax.jit(jax.value_and_grad(cost)), waited for
-    scikit-learn    MLPRegressor.partial_fit on the whole batch: one step, its update included
+    JAX                by_jax.py
+    scikit-learn       MLPRegressor.partial_fit on the whole batch: one step, its update included
+    jet-for-pytorch    derivatives by the input alone (derivatives.py)
 
-Both start from the same weights and data, in the same dtype and with the same number of threads.
+All start from the same weights and data, in the same dtype and with the same number of threads.
 scikit-learn has only the mean squared error, ReLU and tanh, and no GPU.
 """
 
 from __future__ import annotations
 
-import os
+import sys
 from collections.abc import Callable
-from contextlib import nullcontext
 from functools import partial
+from importlib import metadata
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from comparisons.counterparts import linears
 from comparisons.speed import memory
-from comparisons.speed.arms.arm import JAX, SKLEARN, Arm, Computed, Problem
-from comparisons.speed.workloads import INPUT_GRADIENT, LAPLACIAN, TF32, TRAINING
+from comparisons.speed.arms import by_jax, derivatives
+from comparisons.speed.arms.arm import JAX, JET, SKLEARN, Arm, Computed, Problem
+from comparisons.speed.workloads import TRAINING
 
 Make = Callable[[Problem], "Arm | None"]
 SKLEARN_ACTIVATIONS, SKLEARN_DTYPES = ("relu", "tanh"), ("float32", "float64")
@@ -31,16 +31,22 @@ SKLEARN_ACTIVATIONS, SKLEARN_DTYPES = ("relu", "tanh"), ("float32", "float64")
 RATE, LARGE_RATE = 1e-3, 2.0**20
 
 
-def available(device: torch.device) -> tuple[dict[str, Make], list[str]]:
-    """What makes each peer's arm, and notes: which are absent, with the remedy; what differs."""
+def available(device: torch.device, by_input: bool = False) -> tuple[dict[str, Make], list[str]]:
+    """What makes each peer's arms, and notes: which are absent, with the remedy; what differs.
+
+    Args:
+        device: where.
+        by_input: whether those with nothing but derivatives by the input are wanted.
+    """
     found: dict[str, Make] = {}
     notes = []
     for name, prepare, extra in (
-        (JAX, _prepare_jax, "peers"),
+        (JAX, by_jax.prepare, "peers"),
+        *([(JET, _prepare_jet, "peers")] if by_input else []),
         (SKLEARN, _prepare_sklearn, "comparisons"),
     ):
         try:
-            found[name] = prepare(device)
+            found |= prepare(device)
         except ImportError:
             notes.append(f'no {name}: install it with: pip install -e ".[{extra}]"')
         except RuntimeError as error:
@@ -50,97 +56,17 @@ def available(device: torch.device) -> tuple[dict[str, Make], list[str]]:
     return found, notes
 
 
-def _prepare_jax(device: torch.device) -> Make:
-    """JAX, with PyTorch's number of threads; RuntimeError where it has no such device."""
-    os.environ.setdefault("NPROC", str(torch.get_num_threads()))  # read for JAX's first array
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # leave PyTorch its memory
-    import jax
+def _prepare_jet(device: torch.device) -> dict[str, Make]:
+    """jet-for-pytorch, which imports as ``jet``."""
+    if sys.version_info < (3, 12):
+        raise RuntimeError("it needs Python 3.12")
+    metadata.version(JET)  # or another package of that name is imported
+    import jet
 
-    kind = "gpu" if device.type == "cuda" else "cpu"
-    jax.config.update("jax_enable_x64", True)  # or float64 becomes float32 without a word
-    if kind == "gpu":
-        jax.config.update("jax_default_matmul_precision", "highest")  # else float32 is TF32
-    try:
-        place = jax.devices(kind)[device.index or 0]
-    except (RuntimeError, IndexError):
-        raise RuntimeError(f"it finds no {kind.upper()} here") from None
-    return partial(_jax_arm, place)
+    return {JET: partial(derivatives.jet_arm, jet)}
 
 
-def _jax_arm(place: Any, problem: Problem) -> Arm:
-    import jax
-
-    tf32 = problem.workload.dtype == TF32
-    name = "float32" if tf32 else problem.workload.dtype
-
-    def array(tensor: Tensor) -> Any:
-        wide = tensor.detach().cpu().to(torch.float64 if name == "float64" else torch.float32)
-        return jax.device_put(jax.numpy.asarray(wide.numpy(), dtype=name), place)
-
-    thetas = [(array(layer.weight), array(layer.bias)) for layer in linears(problem.model)]
-    data = (thetas, array(problem.x), array(problem.y))
-    cost = partial(_JAX_COSTS[problem.workload.step], problem.workload.activation)
-
-    def rounded(*data: Any) -> Any:
-        with jax.default_matmul_precision("tensorfloat32") if tf32 else nullcontext():
-            return cost(*data)
-
-    compiled = jax.jit(jax.value_and_grad(rounded))
-
-    def computed() -> Computed:
-        value, found = compiled(*data)
-        gradients = [np.array(g, dtype=np.float64) for theta in found for g in theta]
-        return Computed(float(value), list(map(torch.from_numpy, gradients)))
-
-    def peak() -> int | None:
-        stats = compiled.lower(*data).compile().memory_analysis()
-        if stats is None:  # not every platform tells
-            return None
-        return int(stats.temp_size_in_bytes + stats.output_size_in_bytes)
-
-    return Arm(lambda: jax.block_until_ready(compiled(*data)), computed, peak)
-
-
-def _forward(activation: str, thetas: Any, x: Any) -> Any:
-    """o = f(... f(x W_1^T + b_1) ...) W_L^T + b_L."""
-    import jax
-
-    f = jax.numpy.tanh if activation == "tanh" else getattr(jax.nn, activation)
-    for weight, bias in thetas[:-1]:
-        x = f(x @ weight.T + bias)
-    weight, bias = thetas[-1]
-    return x @ weight.T + bias
-
-
-def _jax_training(activation: str, thetas: Any, x: Any, y: Any) -> Any:
-    return ((_forward(activation, thetas, x) - y) ** 2).mean()
-
-
-def _jax_input_gradient(activation: str, thetas: Any, x: Any, y: Any) -> Any:
-    import jax
-
-    gradient = jax.grad(lambda x: _forward(activation, thetas, x).sum())(x)
-    return ((jax.numpy.sqrt((gradient**2).sum(axis=1)) - 1) ** 2).mean()
-
-
-def _jax_laplacian(activation: str, thetas: Any, x: Any, y: Any) -> Any:
-    import jax
-
-    gradient = jax.grad(lambda x: _forward(activation, thetas, x).sum())
-    curvature = [
-        jax.grad(lambda x, i=i: gradient(x)[:, i].sum())(x)[:, i : i + 1] for i in range(x.shape[1])
-    ]
-    return ((sum(curvature) - y) ** 2).mean()
-
-
-_JAX_COSTS = {
-    TRAINING: _jax_training,
-    INPUT_GRADIENT: _jax_input_gradient,
-    LAPLACIAN: _jax_laplacian,
-}
-
-
-def _prepare_sklearn(device: torch.device) -> Make:
+def _prepare_sklearn(device: torch.device) -> dict[str, Make]:
     """scikit-learn, its products with PyTorch's number of threads."""
     from sklearn.neural_network import MLPRegressor
     from threadpoolctl import threadpool_limits
@@ -148,7 +74,7 @@ def _prepare_sklearn(device: torch.device) -> Make:
     if device.type != "cpu":
         raise RuntimeError("it has no GPU")
     threadpool_limits(torch.get_num_threads(), user_api="blas")
-    return partial(_sklearn_arm, MLPRegressor)
+    return {SKLEARN: partial(_sklearn_arm, MLPRegressor)}
 
 
 def _sklearn_arm(regressor: Any, problem: Problem) -> Arm | None:

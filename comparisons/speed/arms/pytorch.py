@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 
 import torch
@@ -21,7 +22,8 @@ from comparisons.counterparts import WithLoss, autograd_twin, in_fast_mode
 from comparisons.speed import memory
 from comparisons.speed.arms import arm
 from comparisons.speed.arms.arm import Arm, Problem, torch_arm
-from comparisons.speed.workloads import COSTS, TF32, TRAINING, Cost
+from comparisons.speed.arms.costs import COSTS, Cost
+from comparisons.speed.workloads import TF32, TRAINING
 from manualbp.fast.gpu import kernels, one_launch
 
 # A sum over many tiles needs the digits of these dtypes. In others FusedLoss runs the model's own
@@ -46,12 +48,16 @@ def eager_arms(problem: Problem) -> dict[str, Arm]:
     return arms
 
 
-def cost_arm(problem: Problem, model: nn.Module, cost: Cost, held: int | None = 0) -> Arm:
-    """C = cost(model, x, y), and PyTorch's backward() from there."""
+def cost_arm(
+    problem: Problem, model: nn.Module, cost: Cost, held: int | None = 0,
+    around: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> Arm:  # fmt: skip
+    """C = cost(model, x, y), and PyTorch's backward() from there, both inside ``around()``."""
 
     def backward(x: Tensor, y: Tensor) -> Tensor:
-        value = cost(model, x, y)
-        torch.autograd.backward(value)
+        with around():
+            value = cost(model, x, y)
+            torch.autograd.backward(value)
         return value.detach()
 
     return torch_arm(problem, model, backward, held)

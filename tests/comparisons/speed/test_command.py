@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from comparisons.__main__ import main
 from comparisons.speed import command, figures, floor, workloads
-from comparisons.speed.arms import peers
+from comparisons.speed.arms import by_jax
 from comparisons.speed.record import FIGURES, JSON, MARKDOWN
 from comparisons.speed.results import Result
 from comparisons.speed.timing import Budget
@@ -45,7 +45,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.setattr(floor, "SHAPES", ((16, 16, 16),))
     monkeypatch.setattr(floor, "COPIED", 2**20)
     monkeypatch.setattr(figures, "DPI", 40)
-    monkeypatch.setattr(peers, "_prepare_jax", without_jax)
+    monkeypatch.setattr(by_jax, "prepare", without_jax)
     return tmp_path
 
 

@@ -49,7 +49,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
         (torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=80e9)),
         (timing, "clock_of", lambda device: time.perf_counter),
         (command, "problem", lambda workload, seed, device: arm.problem(workload, seed, CPU)),
-        (peers, "available", lambda device: ({}, [])),
+        (peers, "available", lambda *_: ({}, [])),
         (pytorch, "captured", lambda module, x, y: (module, 2**21)),
         (floor, "measured_rates", lambda names, device, budget: rates(names)),
         (workloads, "PARTS", {"rows": (TINY,)}),

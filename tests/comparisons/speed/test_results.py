@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from comparisons.output import Table
-from comparisons.speed import figures, results, tables
+from comparisons.speed import figures, results
 from comparisons.speed.arms.arm import (
     ARMS,
     AUTOGRAD,
@@ -22,6 +22,7 @@ from comparisons.speed.arms.arm import (
 )
 from comparisons.speed.floor import BYTES, PRODUCTS
 from comparisons.speed.results import Result, measured_arms
+from comparisons.speed.tables import page, steps
 from comparisons.speed.workloads import TRAINING, Workload
 
 ROW = Workload(TRAINING, (64, 128, 128, 128, 1), 65536, "relu")
@@ -90,7 +91,7 @@ def test_geometric_means() -> None:
 
 def test_the_means_are_of_rows_and_the_worst_cell_of_all() -> None:
     """Not of the busy machine's."""
-    (table,) = tables.means(CELLS)
+    (table,) = steps.means(CELLS)
     assert table.title == "Training: geometric means over 2 rows, worst of 3 cells"
     assert list(table.columns) == ["arm", "over\nautograd", "over\nJAX", "worst\ncell", "which is"]
     assert table.rows == [
@@ -98,11 +99,11 @@ def test_the_means_are_of_rows_and_the_worst_cell_of_all() -> None:
         [NO_GRAPH, "8.00", "1.00", "8.00", "64-128x3-1, batch 65,536"],
         [JAX, "8.00", "1.00", "0.50", "64-32-32-1, batch 64"],
     ]
-    assert tables.means(CELLS[2:]) == []
+    assert steps.means(CELLS[2:]) == []
 
 
 def test_the_tables() -> None:
-    found = {table.title.split(" ")[0]: table for table in tables.of([RESULT])}
+    found = {table.title.split(" ")[0]: table for table in page.of([RESULT])}
     assert list(found) == ["A", "Milliseconds", "Speed-up,", "The", "Peak", "Training:"]
     for table in found.values():
         assert all(len(row) == len(table.columns) for row in table.rows)
@@ -116,27 +117,27 @@ def test_the_tables() -> None:
     assert ratios["exact"] == "2.00 ±1.75" and "JAX" not in ratios
     assert found["The"].rows[0][2:] == [EXACT, "1.00", "0.500", "0.100", "8.00", "2.00"]
     assert found["Peak"].rows[0][-2:] == ["2.000", "1.500"]
-    brief = [table.title.split(" ")[0] for table in tables.of([RESULT], brief=True)]
+    brief = [table.title.split(" ")[0] for table in page.of([RESULT], brief=True)]
     assert brief == ["A", "The", "Peak", "Training:"]
 
 
 def test_what_is_bound_by_products_stands_over_the_floor() -> None:
     wide = replace(ROW, widths=(128, 512, 512, 10))
-    found = [t for t in tables.of([RESULT, replace(RESULT, workload=wide)]) if "Bound" in t.title]
+    found = [t for t in page.of([RESULT, replace(RESULT, workload=wide)]) if "Bound" in t.title]
     (table,) = found
     assert table.rows == [
         ["128-512-512-10", "65,536", "0.500", "8.00", "6.00", "4.00", "2.00", "200"]]  # fmt: skip
 
 
 def test_a_busy_machine_has_a_table() -> None:
-    (table,) = tables.of(CELLS[3:])
+    (table,) = page.of(CELLS[3:])
     assert table.rows == [["64-32-32-1", "64", "1", "1000", "9000", "0.11 ±0.00"]]
 
 
 def test_a_sweeps_table_has_a_dash_where_an_arm_is_absent() -> None:
     more = measured_arms({**TIMES, SKLEARN: [0.004, 0.008, 0.012]}, {})
     cells = [Result("batch", SMALL, ARMS_OF_ROW, FLOORS), Result("batch", LARGE, more, FLOORS)]
-    (table,) = tables.of(cells)
+    (table,) = page.of(cells)
     column = table.columns.index("scikit-\nlearn")
     assert [row[column] for row in table.rows] == ["-", "0.50"]
 

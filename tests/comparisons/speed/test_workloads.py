@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from comparisons.speed import workloads
-from comparisons.speed.workloads import COSTS, LAPLACIAN, ROWS, TRAINING, Workload
+from comparisons.speed.arms.costs import COSTS
+from comparisons.speed.workloads import LAPLACIAN, ROWS, TRAINING, Workload
 
 CPU = torch.device("cpu")
 

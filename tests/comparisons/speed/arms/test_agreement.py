@@ -26,10 +26,11 @@ from comparisons.speed.arms.arm import (
     off_kinks,
     problem,
 )
+from comparisons.speed.arms.costs import COSTS
 from comparisons.speed.arms.pytorch import eager_arms
 from comparisons.speed.record import JSON, MARKDOWN
 from comparisons.speed.timing import Budget
-from comparisons.speed.workloads import COSTS, LAPLACIAN, TRAINING, Workload
+from comparisons.speed.workloads import LAPLACIAN, TRAINING, Workload
 from tests.comparisons.speed.arms.equal_gradients import CPU, of
 
 
@@ -130,7 +131,7 @@ def test_a_run_leaves_it_out_and_says_so(
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(available, "eager_arms", planted)
-    monkeypatch.setattr(peers, "available", lambda device: ({}, []))
+    monkeypatch.setattr(peers, "available", lambda *_: ({}, []))
     monkeypatch.setattr(workloads, "PARTS", {"rows": (Workload(step, (2, 4, 1), 8, "tanh"),)})
     monkeypatch.setattr(command, "QUICK", {"rows": Budget(0.001, 2, 2)})
     monkeypatch.setattr(floor, "SHAPES", ((16, 16, 16),))

@@ -22,8 +22,9 @@ from comparisons.speed.arms.arm import (
     Computed,
     problem,
 )
+from comparisons.speed.arms.costs import COSTS
 from comparisons.speed.arms.pytorch import Compiler, eager_arms
-from comparisons.speed.workloads import COSTS, LAPLACIAN, TRAINING, Workload
+from comparisons.speed.workloads import LAPLACIAN, TRAINING, Workload
 from manualbp.fast.gpu import kernels
 from tests.comparisons.speed.arms.equal_gradients import CPU, differing, of
 
