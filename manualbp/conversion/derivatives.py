@@ -5,16 +5,13 @@ from __future__ import annotations
 from typing import Literal, overload
 from weakref import WeakKeyDictionary
 
-import torch
 from torch import Tensor, nn
 
-from manualbp import fast
-from manualbp.autograd.input_gradient import apply_input_gradient
-from manualbp.autograd.taylor import Stages, apply_derivatives, axes
+from manualbp.autograd.taylor import Stages
 from manualbp.conversion import nested
 from manualbp.conversion.read_stages import Reason, leaves_of, stages_of
 from manualbp.maths.taylor import Second
-from manualbp.modules import refusal
+from manualbp.modules import by_input
 from manualbp.modules.plan import Plan
 
 SECOND = ("laplacian", "diagonal", "hessian")
@@ -78,17 +75,8 @@ def derivatives(
     """
     _check(model, x, second, directions)
     found = stages_or_reason(model)
-    if isinstance(found, Reason) or _refusal(found, x, directions) is not None:
-        return nested.derivatives(model, x, second, directions)
-    count = x.shape[1] if directions is None else directions.shape[-2]
-    few = second is None and found.few_outputs(count)
-    lines = axes(x) if directions is None and not few else directions
-    by_hand: tuple[Tensor, ...] | None = fast.derivatives(found, second, few, lines, x)
-    if by_hand is None and few:
-        by_hand = apply_input_gradient(found, lines, *found.parameters, x)
-    elif by_hand is None:
-        by_hand = apply_derivatives(found, second, lines, *found.parameters, x)
-    return by_hand
+    by_hand = None if isinstance(found, Reason) else by_input.run(found, x, second, directions)
+    return nested.derivatives(model, x, second, directions) if by_hand is None else by_hand
 
 
 def stages_or_reason(model: nn.Module) -> Stages | Reason:
@@ -105,20 +93,6 @@ def stages_or_reason(model: nn.Module) -> Stages | Reason:
     if plan.may_be_kept() and model not in leaves.modules:
         _plans[model] = plan
     return plan.found
-
-
-def _refusal(stages: Stages, x: Tensor, directions: Tensor | None) -> str | None:
-    """Why this call goes to nested autograd."""
-    reason = refusal.of_call(x, graph=False)
-    if reason is None and x.dtype not in (torch.float32, torch.float64):
-        reason = f"the input is of dtype {x.dtype}"
-    if reason is None and directions is not None and directions.requires_grad:
-        reason = "the directions want a gradient"
-    if reason is None:
-        reason = refusal.of_tensors([x, *stages.tensors()])
-    if reason is None and not stages.fit(x.shape[1]):
-        reason = "the shapes do not fit"
-    return reason
 
 
 def _check(model: object, x: object, second: object, directions: object) -> None:
