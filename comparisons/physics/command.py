@@ -16,8 +16,8 @@ from comparisons import machine, output
 from comparisons.output import Table
 from comparisons.physics import deepxde_poisson, loop, pictures, tables
 from comparisons.physics.deepxde_poisson import DeepXDEPoisson
-from comparisons.physics.loop import Result
-from comparisons.physics.problem import Problem
+from comparisons.physics.loop import Trained
+from comparisons.physics.pde import PDE
 from comparisons.physics.problems import PROBLEMS
 from comparisons.physics.ways import AUTOGRAD, MANUAL
 from comparisons.speed import figures
@@ -29,7 +29,7 @@ from manualbp.parity.reports.terminal import print_table
 
 QUICK = 8  # --quick takes so many times fewer steps
 MARKDOWN = "physics.md"
-Solved = Problem | DeepXDEPoisson
+Solved = PDE | DeepXDEPoisson
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     name = args.run_name or options.stamped("physics")
     output.check_new(args.log_dir, name, args.output)
     problems, notes = chosen(args)
-    results: list[Result] = []
+    results: list[Trained] = []
     interrupted = False
     with output.new_run(args.log_dir, name, [AUTOGRAD, MANUAL, PARITY]) as log:
         try:
@@ -89,7 +89,7 @@ def chosen(args: argparse.Namespace) -> tuple[list[Solved], list[str]]:
 
 
 def train(
-    problems: list[Solved], args: argparse.Namespace, log: RunLog, results: list[Result]
+    problems: list[Solved], args: argparse.Namespace, log: RunLog, results: list[Trained]
 ) -> None:
     """One after the other; ``results`` holds those that are done, also when it is interrupted."""
     steps = {p.name: args.steps or p.steps // (QUICK if args.quick else 1) for p in problems}
@@ -98,7 +98,7 @@ def train(
             results.append(loop.train(problem, steps[problem.name], args.seed, log, bar))
 
 
-def write(folder: Path | None, log: RunLog, results: list[Result], markdown: str) -> None:
+def write(folder: Path | None, log: RunLog, results: list[Trained], markdown: str) -> None:
     """The page and the pictures, into the folder (the run's own unless given) and TensorBoard."""
     pixels = {r.problem.name: figures.pixels(pictures.picture(r)) for r in results}
     target = folder or log.path

@@ -80,7 +80,7 @@ class DeepXDELearner:
 
 
 class DeepXDEPoisson:
-    """The example, with what a Problem has."""
+    """The example, with what a PDE has."""
 
     name = NAME
     equation = "DeepXDE's example: u_xx = -pi^2 sin(pi x), u = 0 at x = -1 and 1"

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from comparisons.physics.deepxde_poisson import DeepXDEPoisson
-from comparisons.physics.problem import Problem
+from comparisons.physics.pde import PDE
 from comparisons.physics.ways import AUTOGRAD, MANUAL
 from manualbp.parity.cli.progress import TrainingProgress
 from manualbp.parity.reports.tensorboard import RunLog
@@ -28,10 +28,10 @@ ERROR, LOSS = "1_error/{}", "2_loss/{}"
 
 
 @dataclass
-class Result:
+class Trained:
     """What a training of both arms has shown; each list by arm."""
 
-    problem: Problem | DeepXDEPoisson
+    problem: PDE | DeepXDEPoisson
     steps: int
     gradients_apart: float  # of the first step
     losses_apart: float = 0.0  # the largest |difference| / autograd's on the way
@@ -66,14 +66,14 @@ class Result:
         return statistics.median(theirs / ours for theirs, ours in pairs)
 
 
-def calls(problem: Problem | DeepXDEPoisson, steps: int) -> int:
+def calls(problem: PDE | DeepXDEPoisson, steps: int) -> int:
     """How often a learner is called for so many steps."""
     return -(-steps // min(problem.steps_per_call, steps))
 
 
 def train(
-    problem: Problem | DeepXDEPoisson, steps: int, seed: int, log: RunLog, bar: TrainingProgress
-) -> Result:
+    problem: PDE | DeepXDEPoisson, steps: int, seed: int, log: RunLog, bar: TrainingProgress
+) -> Trained:
     """Both arms from the same weights."""
     learners: dict[str, Any] = dict(problem.learners(seed, steps))
     generator = torch.Generator().manual_seed(seed)
@@ -82,7 +82,7 @@ def train(
     points = problem.sample(generator)
     theirs, ours = (torch.cat([g.flatten() for g in learners[arm].gradients(points)])
                     for arm in (AUTOGRAD, MANUAL))  # fmt: skip
-    result = Result(problem, 0, float((ours - theirs).norm() / theirs.norm()))
+    result = Trained(problem, 0, float((ours - theirs).norm() / theirs.norm()))
 
     def judge() -> None:
         for arm, learner in learners.items():

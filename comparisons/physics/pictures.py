@@ -7,17 +7,17 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
-from comparisons.physics.loop import Result
-from comparisons.physics.problem import GRID, Problem
+from comparisons.physics.loop import Trained
+from comparisons.physics.pde import GRID, PDE
 from comparisons.physics.ways import AUTOGRAD, MANUAL
 
 
-def picture(result: Result) -> Figure:
+def picture(result: Trained) -> Figure:
     """Of a problem in the plane as maps, on a line as curves."""
     problem = result.problem
     exact = problem.exact(problem.grid())
     errors = {arm: (u - exact).abs() for arm, u in result.solutions.items()}
-    if isinstance(problem, Problem):
+    if isinstance(problem, PDE):
         figure = _maps(problem, exact, result.solutions[MANUAL], errors)
     else:
         figure = _curves(problem.grid(), exact, result.solutions[MANUAL], errors)
@@ -25,7 +25,7 @@ def picture(result: Result) -> Figure:
     return figure
 
 
-def _maps(problem: Problem, exact: Tensor, u: Tensor, errors: dict[str, Tensor]) -> Figure:
+def _maps(problem: PDE, exact: Tensor, u: Tensor, errors: dict[str, Tensor]) -> Figure:
     solution = (float(exact.min()), float(exact.max()))
     error = (0.0, max(float(e.max()) for e in errors.values()))
     shown = [

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from comparisons.physics.learner import Points
-from comparisons.physics.problem import Problem
+from comparisons.physics.pde import PDE
 from comparisons.physics.ways import GRADIENT, IN_TIME, LAPLACIAN, Way
 
 PI = math.pi
@@ -88,7 +88,7 @@ def distance(x: Tensor) -> Tensor:
     return far.amin(1, keepdim=True)
 
 
-class Eikonal(Problem):
+class Eikonal(PDE):
     """A signed distance, learned from points of a shape and the normals there.
 
         C = mean (|du| - 1)^2 + weight * mean_m (u(x_m)^2 + |du(x_m) - normal_m|^2)
@@ -117,25 +117,25 @@ WALLS = ((0, 0.0), (0, 1.0))  # x = 0 and x = 1
 PROBLEMS = {
     problem.name: problem
     for problem in (
-        Problem(
+        PDE(
             "poisson", "u_xx + u_yy = -2 pi^2 sin(pi x) sin(pi y), u = 0 on the edges",
             "sin(pi x) sin(pi y)", ("x", "y"), (0, 0), (1, 1), (*WALLS, (1, 0.0), (1, 1.0)),
             LAPLACIAN, poisson, bumps,
         ),
-        Problem(
+        PDE(
             "heat", f"u_t = {CONDUCTIVITY} u_xx, u = 0 at x = 0 and 1, "
             "u = sin(pi x) + sin(3 pi x) / 2 at t = 0",
             "its Fourier series, which has two terms", ("x", "t"), (0, 0), (1, 1),
             (*WALLS, (1, 0.0)), IN_TIME, heat, cooled, weight=10,
         ),
-        Problem(
+        PDE(
             "burgers", "u_t + u u_x = (0.1 / pi) u_xx, u = 0 at x = -1 and 1, "
             "u = -sin(pi x) at t = 0",
             "Cole and Hopf's integrals (Basdevant et al. 1986), by Gauss-Hermite quadrature",
             ("x", "t"), (-1, 0), (1, 1), ((0, -1.0), (0, 1.0), (1, 0.0)), IN_TIME, burgers,
             cole_hopf, weight=10,
         ),
-        Problem(
+        PDE(
             "helmholtz", "u_xx + u_yy + u = "
             "(1 - 2 pi^2) sin(pi x) sin(pi y), u = 0 on the edges",
             "sin(pi x) sin(pi y)", ("x", "y"), (-1, -1), (1, 1),

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from comparisons.output import Table
-from comparisons.physics.loop import FACTOR, Result
+from comparisons.physics.loop import FACTOR, Trained
 from comparisons.physics.ways import AUTOGRAD, MANUAL
 from manualbp.parity.reports.words import scientific
 
 
-def errors(results: Sequence[Result], title: str) -> Table:
-    """The relative L2 errors at the end, and how far the arms were apart."""
+def errors(results: Sequence[Trained], title: str) -> Table:
+    """The relative L2 errors at the end, |u - exact| / |exact|, and how far the arms were apart."""
     columns = ["problem", "steps", "error,\nautograd", "error,\nmanual", "times\napart",
                "gradients apart,\nfirst step", "losses apart,\nat most", "verdict"]  # fmt: skip
     return Table(title, columns, [
@@ -22,7 +22,7 @@ def errors(results: Sequence[Result], title: str) -> Table:
     ])  # fmt: skip
 
 
-def times(results: Sequence[Result]) -> Table:
+def times(results: Sequence[Trained]) -> Table:
     """Of a step: forward, loss, backward and Adam."""
     columns = ["problem", "ms, autograd", "ms, manual", "autograd / manual"]
     return Table("Time of a step, medians, the arms in turns", columns, [
@@ -32,13 +32,13 @@ def times(results: Sequence[Result]) -> Table:
     ])  # fmt: skip
 
 
-def equations(results: Sequence[Result]) -> Table:
+def equations(results: Sequence[Trained]) -> Table:
     """What was solved, and what the error is measured against."""
     rows = [[r.problem.name, r.problem.equation, r.problem.solution] for r in results]
     return Table("The problems", ["problem", "equation", "its solution"], rows)
 
 
-def verdict(results: Sequence[Result]) -> list[str]:
+def verdict(results: Sequence[Trained]) -> list[str]:
     """In a few lines of words."""
     faults = [f"{r.problem.name} DIFFERS: {r.fault}" for r in results if r.fault]
     if faults or not results:
@@ -49,6 +49,7 @@ def verdict(results: Sequence[Result]) -> list[str]:
     return [
         f"both arms trained to the same error on {of} errors at the end are at most "
         f"{largest:.2f} times apart ({FACTOR:g} are allowed)",
-        "the arms round differently, and Adam carries that on: their losses drift apart on the "
-        "way, so the error at the end is judged, and the gradients of the first step",
+        "the arms round differently and Adam carries that on: on the way their losses are up to "
+        f"{scientific(max(r.losses_apart for r in results))} of each other apart, so the errors at "
+        "the end are judged, and the gradients of the first step",
     ]

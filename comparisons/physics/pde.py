@@ -24,7 +24,7 @@ GRID = 101  # points along an axis, where a solution is compared with the exact 
 
 
 @dataclass(frozen=True)
-class Problem:
+class PDE:
     """An equation of u(x) on a rectangle, x in R^2."""
 
     name: str
