@@ -29,7 +29,7 @@ def _maps(problem: PDE, exact: Tensor, u: Tensor, errors: dict[str, Tensor]) -> 
     solution = (float(exact.min()), float(exact.max()))
     error = (0.0, max(float(e.max()) for e in errors.values()))
     shown = [
-        ("exact", exact, solution, "RdBu_r"), ("by hand", u, solution, "RdBu_r"),
+        ("exact", exact, solution, "RdBu_r"), (f"u, {MANUAL}", u, solution, "RdBu_r"),
         *((f"|error|, {arm}", errors[arm], error, "viridis") for arm in (AUTOGRAD, MANUAL)),
     ]  # fmt: skip
     figure = Figure(figsize=(12, 3), layout="constrained")
@@ -38,7 +38,7 @@ def _maps(problem: PDE, exact: Tensor, u: Tensor, errors: dict[str, Tensor]) -> 
         figure.subplots(1, 4), shown, strict=True
     ):
         image = axes.imshow(
-            _pixels(values), extent=(*corners[0], *corners[1]), origin="lower", aspect="auto",
+            _pixels(values), extent=(*corners[0], *corners[1]), origin="lower", aspect="equal",
             vmin=low, vmax=high, cmap=colours,
         )  # fmt: skip
         figure.colorbar(image, ax=axes)
@@ -57,7 +57,7 @@ def _curves(x: Tensor, exact: Tensor, u: Tensor, errors: dict[str, Tensor]) -> F
     figure = Figure(figsize=(9, 3), layout="constrained")
     left, right = figure.subplots(1, 2)
     left.plot(x, exact, label="exact", color="#555555", linewidth=3.5)
-    left.plot(x, u, label="by hand", color="#1f77b4")
+    left.plot(x, u, label=f"u, {MANUAL}", color="#1f77b4")
     for arm, wide, colour in ((AUTOGRAD, 3.5, "#555555"), (MANUAL, 1.4, "#1f77b4")):
         right.plot(x, errors[arm], label=f"|error|, {arm}", color=colour, linewidth=wide)
     for axes in (left, right):

@@ -50,6 +50,6 @@ def verdict(results: Sequence[Trained]) -> list[str]:
         f"both arms trained to the same error on {of} errors at the end are at most "
         f"{largest:.2f} times apart ({FACTOR:g} are allowed)",
         "the arms round differently and Adam carries that on: on the way their losses are up to "
-        f"{scientific(max(r.losses_apart for r in results))} of each other apart, so the errors at "
-        "the end are judged, and the gradients of the first step",
+        f"{scientific(max(r.losses_apart for r in results))} of the larger one apart; so the "
+        "errors at the end are judged, and the gradients of the first step",
     ]
