@@ -88,7 +88,7 @@ def result(theirs: list[float], ours: list[float], gradients_apart: float = 1e-7
         (result([1.0, 0.2, 0.021], [1.0, 0.2, 0.01]), "errors 2.1 times apart"),
         (result([1.0, 2.0], [1.0, 2.0]), "the error of autograd did not fall: 1 to 2"),
         (result([1.0, 0.1], [1.0, math.nan]), "the error of manual did not fall: 1 to nan"),
-        (result([1.0, 0.1], [1.0, 0.1], 2e-4), "gradients of the first step 2.0e-04 apart"),
+        (result([1.0, 0.1], [1.0, 0.1], 2e-5), "gradients of the first step 2.0e-05 apart"),
         (result([1.0, 0.1], [1.0, 0.1], math.nan), "gradients of the first step nan apart"),
     ],
 )
