@@ -9,12 +9,12 @@ PARALLEL ?= --numprocesses auto --dist worksteal
 NATIVE := manualbp/fast/native
 CSRC := $(wildcard $(NATIVE)/csrc/*.* $(NATIVE)/csrc/*/*.*)
 
-.PHONY: compare gradients power speed walkthrough test test-without-native test-slow test-kernels test-clients lint format install clean
+.PHONY: compare gradients power speed physics walkthrough test test-without-native test-slow test-kernels test-clients lint format install clean
 
 compare: install
 	$(BIN)/python -m comparisons training $(ARGS)
 
-gradients power walkthrough: install
+gradients power physics walkthrough: install
 	$(BIN)/python -m comparisons $@ $(ARGS)
 
 speed: $(VENV)/peers $(VENV)/native

@@ -1,4 +1,4 @@
-"""``python -m comparisons gradients | training | power | speed | walkthrough``.
+"""``python -m comparisons gradients | training | power | speed | physics | walkthrough``.
 
 Each command is the ``command.py`` of the package of its name.
 ``torchrun --nproc-per-node N -m comparisons training`` trains in N processes.

@@ -23,6 +23,7 @@ COMMANDS = {
     "training": "two training runs on real data, step by step, in TensorBoard",
     "power": "planted faults that must be caught, correct pairs that must not",
     "speed": "time and memory of a step: eager, torch.compile, by hand, JAX, scikit-learn",
+    "physics": "networks that solve equations: derivatives by the input, nested and by hand",
     "walkthrough": "the article's networks, each number by its formula; a page to walk through",
 }
 PARALLEL = ("training",)  # commands that torchrun may start more than one process of

@@ -61,6 +61,15 @@ def writing(folder: Path, option: str) -> Iterator[None]:
         ) from None
 
 
+def check_new(log_dir: Path, name: str, folder: Path | None) -> None:
+    """Nothing is measured for a run or an ``--output`` folder that is taken already."""
+    options.free_run(log_dir, name)
+    if folder is not None and folder.exists():
+        raise UsageError(
+            f"expected a new folder, got {folder}, which is there; choose another --output"
+        )
+
+
 def new_run(log_dir: Path, name: str, folders: list[str]) -> RunLog:
     """The event files of a new run; a name that is taken or a read-only folder is bad usage."""
     options.free_run(log_dir, name)

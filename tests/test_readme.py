@@ -46,10 +46,15 @@ def without_numbers(text: str) -> list[list[str]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("page", "written"), [("parity", "test_norm.py"),
+@pytest.mark.parametrize(("page", "written"), [("parity", "test_norm.py"), ("derivatives", None),
                                                ("what-tests-miss", "test_kernel.py")])  # fmt: skip
-def test_page(page: str, written: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its blocks in their order, in one folder; those that name a file are written there."""
+def test_page(
+    page: str, written: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its blocks in their order, in one folder; those that name a file are written there.
+
+    DeepXDE's program on the page of derivatives runs in tests/clients.
+    """
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
@@ -67,9 +72,20 @@ def test_page(page: str, written: str, tmp_path: Path, monkeypatch: pytest.Monke
         else:
             got = printed_by(code, "<page>", space)
         assert without_numbers(got) == without_numbers(printed), f"{code}\nprints\n{got}"
+    if written is None:
+        return
     test = subprocess.run([sys.executable, "-m", "pytest", "-q", written],
                           capture_output=True, text=True)  # fmt: skip
     assert test.returncode == 0, test.stdout
+
+
+def test_formulas_stand_beside_their_code() -> None:
+    """Each cell of code in the tables of equations is in maths/taylor.py."""
+    page = (ROOT / "docs" / "derivatives.md").read_text()
+    tables = page.partition("## The equations")[2].partition("\n## ")[0]
+    cells = re.findall(r"\| `(.+)` \|$", tables, re.MULTILINE)
+    source = (ROOT / "manualbp" / "maths" / "taylor.py").read_text()
+    assert len(cells) == 15 and [cell for cell in cells if cell not in source] == []
 
 
 def test_words_are_compared_and_numbers_are_not() -> None:

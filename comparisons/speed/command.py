@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from comparisons import machine
+from comparisons import machine, output
 from comparisons.speed import busy, floor, record, timing, workloads
 from comparisons.speed.arms.arm import AUTOGRAD, problem
 from comparisons.speed.arms.available import AvailableArms
@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
     earlier = record.read(args.read) if args.read else None
     device = earlier["machine"]["device"] if earlier else machine.name(args.device)
     name = args.run_name or machine.stamped("speed", device)
-    record.check_new(args.log_dir, name, args.output)
+    output.check_new(args.log_dir, name, args.output)
     written, interrupted = (earlier, False) if earlier else measure(chosen(args), args)
     results = record.from_record(written)
     for table in page.of(results, brief=True):

@@ -135,15 +135,6 @@ def read(path: Path) -> dict[str, Any]:
     return dict(written)
 
 
-def check_new(log_dir: Path, name: str, folder: Path | None) -> None:
-    """Nothing is measured for a folder that is taken already."""
-    options.free_run(log_dir, name)
-    if folder is not None and folder.exists():
-        raise options.UsageError(
-            f"expected a new folder, got {folder}, which is there; choose another --output"
-        )
-
-
 def write(written: dict[str, Any], log_dir: Path, name: str, folder: Path | None) -> RunLog:
     """Everything that follows from a record; ``folder`` is the run's own unless given."""
     results = from_record(written)

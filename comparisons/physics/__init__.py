@@ -1,0 +1,1 @@
+"""Networks that solve equations, derivatives by autograd and by hand: ``comparisons physics``."""
