@@ -35,7 +35,7 @@ class InputGradient(torch.autograd.Function):
             graphs = [t if trains else None for t, trains in zip(parameters, trained, strict=True)]
             flat = [delta for each in deltas for delta in each]
             ctx.save_for_backward(lines, x, *values, *graphs, *tape, *flat)
-        ctx.segment, ctx.present = segment, (*segment.present, True)
+        ctx.segment, ctx.present = segment, (lines is not None, *segment.present, True)
         ctx.set_materialize_grads(False)
         first = torch.stack(du, 1)
         return u, first if lines is None else first @ lines.mT
@@ -44,7 +44,7 @@ class InputGradient(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Any) -> Any:
         segment: Segment = ctx.segment
         lines, x, *saved = ctx.saved_tensors
-        *wants, wants_x = wanted(ctx, ctx.needs_input_grad[2:], ctx.present)
+        _, *wants, wants_x = wanted(ctx, ctx.needs_input_grad[1:], ctx.present)
         if not (wants_x or any(wants)) or all(g is None for g in grad_outputs):
             return None, None, *[None] * (len(wants) + 1)
         count = len(wants)

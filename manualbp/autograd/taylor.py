@@ -86,7 +86,7 @@ class Derivatives(torch.autograd.Function):
         graphs = [t if trains else None for t, trains in zip(parameters, trained, strict=True)]
         ctx.save_for_backward(lines, x, *values, *graphs)
         ctx.stages, ctx.second = stages, second
-        ctx.present = (*stages.present, True)
+        ctx.present = (True, *stages.present, True)  # lines first
         ctx.set_materialize_grads(False)
         todo = stages.of(stages.thetas, None, False)
         return tuple(_shown(_up(x, lines, todo, second, _tile(stages, x, lines, second)), second))
@@ -94,7 +94,7 @@ class Derivatives(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> Any:
         lines, x, *saved = ctx.saved_tensors
-        *wants, wants_x = wanted(ctx, ctx.needs_input_grad[3:], ctx.present)
+        _, *wants, wants_x = wanted(ctx, ctx.needs_input_grad[2:], ctx.present)
         if not (wants_x or any(wants)) or all(g is None for g in grad_outputs):
             return None, None, None, *[None] * (len(wants) + 1)
         values, graphs = saved[: len(wants)], saved[len(wants) :]
