@@ -61,7 +61,7 @@ def everything(arm: nn.Module, x: Tensor, orders: int = 2) -> list[Tensor]:
     found = list(arm(x))
     cost = sum((t * _like(t)).sum() for t in found)
     for order in range(orders):
-        if not (isinstance(cost, Tensor) and cost.requires_grad):
+        if not wanted or not (isinstance(cost, Tensor) and cost.requires_grad):
             break
         grads = torch.autograd.grad(
             cost, wanted, create_graph=order + 1 < orders, allow_unused=True, materialize_grads=True
@@ -129,7 +129,7 @@ NETS: dict[str, Callable[[], nn.Module]] = {
     "no bias": lambda: nn.Sequential(nn.Linear(3, 4, bias=False), nn.SiLU(), nn.Linear(4, 2)),
     "activation first": lambda: nn.Sequential(nn.Softplus(), nn.Linear(3, 4), nn.ELU()),
     "identity": lambda: nn.Sequential(nn.Identity(), nn.Linear(3, 4), nn.Identity(), nn.Tanh()),
-    "dropout": lambda: nn.Sequential(nn.Linear(3, 4), nn.Dropout(), nn.Tanh(), nn.Linear(4, 2)).eval(),
+    "dropout": lambda: nn.Sequential(nn.Dropout(), nn.Linear(3, 4), nn.Tanh()).eval(),
     "inplace": lambda: nn.Sequential(nn.Linear(3, 4), nn.SiLU(inplace=True), nn.Linear(4, 2)),
     "nested": lambda: nn.Sequential(mlp(3, 4, 4), nn.Sequential(nn.Tanh(), mlp(4, 4, 2))),
     "residual first": lambda: nn.Sequential(manualbp.Residual(*mlp(3, 5, 3)), *mlp(3, 2)),
@@ -146,8 +146,8 @@ NETS: dict[str, Callable[[], nn.Module]] = {
 }  # fmt: skip
 # What has no derivatives by hand.
 OTHERS: dict[str, Callable[[], nn.Module]] = {
-    "batchnorm": lambda: nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Tanh(), nn.Linear(4, 2)).eval(),
-    "layernorm": lambda: nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Tanh(), nn.Linear(4, 2)),
+    "batchnorm": lambda: nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Tanh()).eval(),
+    "layernorm": lambda: nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Tanh()),
     "softmax": lambda: nn.Sequential(nn.Linear(3, 4), nn.Softmax(-1)),
     "mish": lambda: nn.Sequential(nn.Linear(3, 4), nn.Mish(), nn.Linear(4, 2)),
     "forward of its own": lambda: Sine(3, 2),

@@ -16,7 +16,7 @@ from manualbp.maths.activations import ACTIVATIONS, Tanh, to_module
 from manualbp.maths.taylor import Jet
 from manualbp.parity import compare_gradients
 from manualbp.parity.record import GradientReport
-from tests.conversion.derived import SECOND, ByHand, Nested, mlp, points
+from tests.conversion.derived import SECOND, ByHand, Nested, mlp, points, same
 
 
 def compared(
@@ -47,6 +47,7 @@ def way(request: pytest.FixtureRequest) -> None:
         request.getfixturevalue("in_python")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("second", SECOND, ids=str)
 @pytest.mark.parametrize("name", ACTIVATIONS)
@@ -67,6 +68,7 @@ def test_error_of_wide_networks(name: str, second: Any) -> None:
     assert ratio(report) <= 1.5
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("second", SECOND, ids=str)
 def test_with_power_in_all_situations(second: Any) -> None:
@@ -167,6 +169,18 @@ FAULTS: dict[str, tuple[Any, str, Any, str]] = {
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_planted_fault_is_seen(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """As many outputs as lines, so that a transposed du has its shape."""
+    where, name, wrong, second = FAULTS[fault]
+    call = mlp(3, 5, 4, 2), points(7, 3), second, points(2, 3, trained=False)
+    same(*call, orders=1)
+    monkeypatch.setattr(where, name, wrong)
+    with pytest.raises(AssertionError):
+        same(*call, orders=1)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("in_python")
+@pytest.mark.parametrize("fault", FAULTS)
+def test_parity_sees_it_in_float32(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
     where, name, wrong, second = FAULTS[fault]
     call = (3, 5, 4, 2), 7, "tanh", second, 2
     assert compared(*call, **QUICK).agrees
