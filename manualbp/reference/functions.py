@@ -1,4 +1,4 @@
-"""f with f', and C with dC/do, one number at a time; network.py uses them.
+"""f with f', f'' and f''', and C with dC/do, one number at a time.
 
 z a node's input · o one row of the output, y its target · j, c node of the output layer
 
@@ -36,41 +36,76 @@ _K, _C = math.sqrt(2 / math.pi), 0.044715  # of GELU's tanh form
 _SCALE, _ALPHA = 1.0507009873554804934193349852946, 1.6732632423543772848170429916717  # of SELU
 
 
-def _u(z: float) -> float:
-    return math.tanh(_K * (z + _C * z**3))
+def _sigmoid(z: float) -> tuple[float, float, float]:
+    """s', s'' and s''' from s and 1 - s."""
+    s, rest = sigmoid(z), sigmoid(-z)
+    return s * rest, s * rest * (rest - s), s * rest * (rest**2 - 4 * s * rest + s**2)
+
+
+def _tanh(u: float) -> tuple[float, float, float, float]:
+    """t = tanh u with t', t'' and t'''."""
+    t = math.tanh(u)
+    rest = 1 - t * t
+    return t, rest, -2 * t * rest, 4 * t * t * rest - 2 * rest * rest
+
+
+def _t(z: float) -> tuple[float, float, float, float]:
+    """t = tanh u(z) with its derivatives in z; u = k (z + c z^3)."""
+    t, d, dd, ddd = _tanh(_K * (z + _C * z**3))
+    u1, u2, u3 = _K * (1 + 3 * _C * z * z), 6 * _K * _C * z, 6 * _K * _C
+    return t, d * u1, d * u2 + dd * u1**2, d * u3 + 3 * dd * u1 * u2 + ddd * u1**3
+
+
+def _zero(z: float) -> float:
+    return 0.0
 
 
 class Activation(NamedTuple):
-    """f and f', both at z."""
+    """f, f', f'' and f''', all at z."""
 
     f: Callable[[float], float]
     df: Callable[[float], float]
+    ddf: Callable[[float], float] = _zero
+    dddf: Callable[[float], float] = _zero
 
 
-# Parameters are torch.nn's defaults; at a kink the slope is the one PyTorch takes.
+# Parameters are torch.nn's defaults; at a kink the slopes are those PyTorch takes.
 ACTIVATIONS: dict[str, Activation] = {
     "identity": Activation(lambda z: z, lambda z: 1.0),
-    "sigmoid": Activation(sigmoid, lambda z: sigmoid(z) * sigmoid(-z)),
-    "tanh": Activation(math.tanh, lambda z: 1 - math.tanh(z) ** 2),
+    "sigmoid": Activation(
+        sigmoid, lambda z: _sigmoid(z)[0], lambda z: _sigmoid(z)[1], lambda z: _sigmoid(z)[2]
+    ),
+    "tanh": Activation(
+        math.tanh, lambda z: _tanh(z)[1], lambda z: _tanh(z)[2], lambda z: _tanh(z)[3]
+    ),
     "relu": Activation(lambda z: max(z, 0.0), lambda z: 1.0 if z > 0 else 0.0),
     "leaky_relu": Activation(lambda z: z if z > 0 else 0.01 * z, lambda z: 1.0 if z > 0 else 0.01),
     "elu": Activation(
-        lambda z: z if z > 0 else math.expm1(z), lambda z: 1.0 if z > 0 else math.exp(z)
+        lambda z: z if z > 0 else math.expm1(z), lambda z: 1.0 if z > 0 else math.exp(z),
+        lambda z: 0.0 if z >= 0 else math.exp(z), lambda z: 0.0 if z >= 0 else math.exp(z),
     ),
     "selu": Activation(
         lambda z: _SCALE * (z if z > 0 else _ALPHA * math.expm1(z)),
         lambda z: _SCALE * (1.0 if z > 0 else _ALPHA * math.exp(z)),
+        lambda z: 0.0 if z >= 0 else _SCALE * _ALPHA * math.exp(z),
+        lambda z: 0.0 if z >= 0 else _SCALE * _ALPHA * math.exp(z),
     ),
-    "gelu": Activation(lambda z: z * _cdf(z), lambda z: _cdf(z) + z * _pdf(z)),
+    "gelu": Activation(
+        lambda z: z * _cdf(z), lambda z: _cdf(z) + z * _pdf(z),
+        lambda z: (2 - z * z) * _pdf(z), lambda z: (z**3 - 4 * z) * _pdf(z),
+    ),
     "gelu_tanh": Activation(
-        lambda z: z * (1 + _u(z)) / 2,
-        lambda z: (1 + _u(z)) / 2 + z / 2 * (1 - _u(z) ** 2) * _K * (1 + 3 * _C * z * z),
+        lambda z: z * (1 + _t(z)[0]) / 2, lambda z: (1 + _t(z)[0] + z * _t(z)[1]) / 2,
+        lambda z: _t(z)[1] + z * _t(z)[2] / 2, lambda z: (3 * _t(z)[2] + z * _t(z)[3]) / 2,
     ),
     "silu": Activation(
-        lambda z: z * sigmoid(z), lambda z: sigmoid(z) * (1 + z * (1 - sigmoid(z)))
+        lambda z: z * sigmoid(z), lambda z: sigmoid(z) + z * _sigmoid(z)[0],
+        lambda z: 2 * _sigmoid(z)[0] + z * _sigmoid(z)[1],
+        lambda z: 3 * _sigmoid(z)[1] + z * _sigmoid(z)[2],
     ),
     "softplus": Activation(
-        lambda z: z if z > 20 else softplus(z), lambda z: 1.0 if z > 20 else sigmoid(z)
+        lambda z: z if z > 20 else softplus(z), lambda z: 1.0 if z > 20 else sigmoid(z),
+        lambda z: 0.0 if z >= 20 else _sigmoid(z)[0], lambda z: 0.0 if z >= 20 else _sigmoid(z)[1],
     ),
     "hardtanh": Activation(
         lambda z: min(max(z, -1.0), 1.0), lambda z: 1.0 if -1 < z < 1 else 0.0

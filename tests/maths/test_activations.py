@@ -141,3 +141,38 @@ def test_third_order_is_finite_far_above_zero(name: str) -> None:
     assert second is not None
     second.sum().backward()
     assert torch.isfinite(z.grad).all()
+
+
+@pytest.mark.parametrize("activation", ALL, ids=str)
+def test_three_derivatives_are_autograds(activation: Activation) -> None:
+    """f', f'' and f''' in float64, also at kinks and thresholds: 1e-13, roundings of numbers of 1.
+
+    A third derivative is not compared on a kink, nor where PyTorch's is NaN: that of GELU's tanh
+    form far from 0.
+    """
+    threshold = getattr(activation, "threshold", 0.0) / getattr(activation, "beta", 1.0)
+    kinks = {0.0, -1.0, 1.0, -0.5, 2.0, threshold}
+    z = torch.tensor([*Z.tolist(), *kinks], dtype=torch.float64, requires_grad=True)
+    found = activation.derivatives(cache_of(activation, z.detach()))
+    below = activations.to_module(activation)(z)
+    for order, ours in enumerate(found):
+        expected = torch.zeros_like(z)
+        if below.requires_grad:
+            (expected,) = torch.autograd.grad(below.sum(), z, create_graph=True)
+        there = expected.detach().isfinite()
+        assert there.all() or (order == 2 and isinstance(activation, activations.GELUTanh))
+        there[len(Z) :] &= order < 2
+        ours = torch.zeros_like(z) if ours is None else ours
+        torch.testing.assert_close(ours[there], expected.detach()[there], rtol=0, atol=1e-13)
+        below = expected
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("activation", ALL, ids=str)
+def test_three_derivatives_are_finite_far_from_zero(
+    activation: Activation, dtype: torch.dtype
+) -> None:
+    """Up to where z^3 still is a number."""
+    z = torch.tensor([-1e12, -1e4, -200.0, -90.0, 90.0, 200.0, 1e4, 1e12], dtype=dtype)
+    for slope in activation.derivatives(cache_of(activation, z)):
+        assert slope is None or torch.isfinite(slope).all()
