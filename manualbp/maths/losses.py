@@ -24,6 +24,15 @@ from torch import Tensor
 
 aten = torch.ops.aten
 
+
+class TargetError(ValueError, RuntimeError):
+    """A target for which a loss is not defined.
+
+    PyTorch's losses raise now the one, now the other for the same fault, some of them only in
+    backward. So either ``except`` that catches theirs catches this.
+    """
+
+
 REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}  # with the numbers that ATen has for them
 
 
@@ -44,7 +53,7 @@ class Loss(ABC):
         """Whether the formulas cover these o and y; where they do not, torch.nn's own code runs.
 
         Raises:
-            ValueError: shapes or dtypes for which this loss is not defined.
+            TargetError: shapes or dtypes for which this loss is not defined.
         """
 
     @abstractmethod
@@ -100,19 +109,21 @@ class _Elementwise(Loss):
     def check(self, o: Tensor, y: Tensor) -> bool:
         if o.shape == y.shape and o.dtype is y.dtype:
             return True
+        if not o.is_floating_point() or y.is_complex():
+            return False
         name = type(self).__name__
-        if o.is_floating_point() and not y.is_floating_point():
-            raise ValueError(
+        if not y.is_floating_point():
+            raise TargetError(
                 f"target of {name} must be {o.dtype}, got {y.dtype}; for class indices use "
                 "CrossEntropyLoss, else target.to(output.dtype)"
             )
         if o.shape != y.shape:
-            raise ValueError(
+            raise TargetError(
                 f"target of {name} must be {tuple(o.shape)} like the output, got "
                 f"{tuple(y.shape)}; reshape it, e.g. target.view_as(output), or for class indices "
                 "use CrossEntropyLoss"
             )
-        raise ValueError(
+        raise TargetError(
             f"target of {name} must be {o.dtype} like the output, got {y.dtype}; "
             "use target.to(output.dtype)"
         )

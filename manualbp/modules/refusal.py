@@ -78,7 +78,10 @@ def of_module(module: nn.Module) -> str | None:
         return f"has {hooks}"
     if not torch_internals.own_call(module):
         return "its forward was replaced or compiled"
-    found = layers.from_module(module)
+    try:
+        found = layers.from_module(module)
+    except (TypeError, ValueError):  # an option that is no number; PyTorch says so
+        found = None
     if found is None:
         return "its options are not covered by hand"
     if not plain([t for t in found[1] if t is not None]):
