@@ -61,5 +61,5 @@ def _check(lr: Any) -> None:
     message = f"lr must be a finite number > 0, got {lr!r}; try lr=0.1"
     if not isinstance(value, (Real, Tensor)):
         raise TypeError(message)
-    if isinstance(value, (bool, Tensor)) or not 0 < value < math.inf:
+    if isinstance(value, (bool, Tensor)) or not 0 < float(value) < math.inf:
         raise ValueError(message)
