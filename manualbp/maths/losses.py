@@ -26,11 +26,7 @@ aten = torch.ops.aten
 
 
 class TargetError(ValueError, RuntimeError):
-    """A target for which a loss is not defined.
-
-    PyTorch's losses raise now the one, now the other for the same fault, some of them only in
-    backward. So either ``except`` that catches theirs catches this.
-    """
+    """A loss is not defined for this target. PyTorch raises now the one of both, now the other."""
 
 
 REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}  # with the numbers that ATen has for them
@@ -111,22 +107,17 @@ class _Elementwise(Loss):
             return True
         if not o.is_floating_point() or y.is_complex():
             return False
-        name = type(self).__name__
         if not y.is_floating_point():
-            raise TargetError(
-                f"target of {name} must be {o.dtype}, got {y.dtype}; for class indices use "
-                "CrossEntropyLoss, else target.to(output.dtype)"
+            remedy = "for class indices use CrossEntropyLoss, else target.to(output.dtype)"
+            wrong = f"{o.dtype}, got {y.dtype}; {remedy}"
+        elif o.shape != y.shape:
+            wrong = (
+                f"{tuple(o.shape)} like the output, got {tuple(y.shape)}; reshape it, e.g. "
+                "target.view_as(output), or for class indices use CrossEntropyLoss"
             )
-        if o.shape != y.shape:
-            raise TargetError(
-                f"target of {name} must be {tuple(o.shape)} like the output, got "
-                f"{tuple(y.shape)}; reshape it, e.g. target.view_as(output), or for class indices "
-                "use CrossEntropyLoss"
-            )
-        raise TargetError(
-            f"target of {name} must be {o.dtype} like the output, got {y.dtype}; "
-            "use target.to(output.dtype)"
-        )
+        else:
+            wrong = f"{o.dtype} like the output, got {y.dtype}; use target.to(output.dtype)"
+        raise TargetError(f"target of {type(self).__name__} must be {wrong}")
 
 
 @dataclass(frozen=True, eq=False)
