@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+import warnings
+from typing import ClassVar, Literal, get_args
 
 from torch import nn
+
+Mode = Literal["exact", "fast"]
+Memory = Literal["full", "low"]
 
 
 class Setting:
@@ -32,14 +36,26 @@ class Setting:
         if model is None:
             type(self).now = choice
             return
-        for module in model.modules():
+        modules = list(model.modules())
+        for module in modules:
             module.__dict__[self.key] = choice  # so that copies and files keep it
+        if not any(map(_is_ours, modules)):
+            warnings.warn(
+                f"{type(model).__name__} has no module of manualbp, so {type(self).__name__} "
+                "changes nothing until manualbp.convert(model) puts some into it",
+                stacklevel=3,
+            )
 
     def __enter__(self) -> None:
         """Nothing: the choice is made already."""
 
     def __exit__(self, *error: object) -> None:
         type(self).now = self._before
+
+
+def _is_ours(module: nn.Module) -> bool:
+    """Whether it, or what it inherits from, is manualbp's."""
+    return any(kind.__module__.partition(".")[0] == __package__ for kind in type(module).__mro__)
 
 
 class set_mode(Setting):  # a function to its users, like torch.set_grad_enabled
@@ -55,16 +71,20 @@ class set_mode(Setting):  # a function to its users, like torch.set_grad_enabled
             the same machine with the same number of threads has the same bits.
         model: None, or a model whose modules keep the mode.
 
+    Warns:
+        UserWarning: ``model`` has no module of manualbp yet, so that nothing changes: it is
+            ``convert`` that puts some into it. It may come afterwards, so this is no error.
+
     Raises:
         ValueError: an unknown mode.
         TypeError: ``model`` is no nn.Module.
     """
 
     name = "mode"
-    choices = ("exact", "fast")
+    choices = get_args(Mode)
     now = "exact"
 
-    def __init__(self, mode: str, model: nn.Module | None = None) -> None:
+    def __init__(self, mode: Mode, model: nn.Module | None = None) -> None:
         super().__init__(mode, model)
 
 
@@ -81,6 +101,9 @@ class set_memory(Setting):  # a function to its users, like set_mode
             after the other, in fast mode one tile of rows after the other.
         model: None, or a model whose modules keep the choice.
 
+    Warns:
+        UserWarning: ``model`` has no module of manualbp yet, as for ``set_mode``.
+
     "low" changes nothing for chains with randomness or statistics of the batch (Dropout in
     training, BatchNorm1d), for the gate of a GatedMLP, and where training is distributed.
 
@@ -90,10 +113,10 @@ class set_memory(Setting):  # a function to its users, like set_mode
     """
 
     name = "memory"
-    choices = ("full", "low")
+    choices = get_args(Memory)
     now = "full"
 
-    def __init__(self, memory: str, model: nn.Module | None = None) -> None:
+    def __init__(self, memory: Memory, model: nn.Module | None = None) -> None:
         super().__init__(memory, model)
 
 

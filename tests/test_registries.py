@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -38,6 +39,9 @@ def without_branch(source: str, function: str, names: set[str], argument: str) -
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_an_activation_is_everywhere(name: str) -> None:
     kind = type(ACTIVATIONS[name])
+    names = get_args(activations.ActivationName)
+    assert name in names, "maths/activations/__init__.py: ActivationName lacks it"
+    assert len(names) == len(ACTIVATIONS), "ActivationName has one too many"
     assert kind in activations._TO_MODULE, "maths/activations/__init__.py: _TO_MODULE lacks it"
     module = activations.to_module(ACTIVATIONS[name])
     found = activations.from_module(module)

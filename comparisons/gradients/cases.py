@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import manualbp
 from comparisons.counterparts import LOSSES, autograd_twin
 from manualbp import reference
-from manualbp.maths.activations import ACTIVATIONS
+from manualbp.maths.activations import ACTIVATIONS, ActivationName
 from manualbp.parity import GradientReport, compare_gradients
 from manualbp.parity.arms.calls import random_cotangent
 
@@ -29,13 +29,13 @@ class Case:
     output. With ``probabilities`` the targets of cross-entropy are a distribution.
     """
 
-    activation: str = "tanh"
+    activation: ActivationName = "tanh"
     loss: str = "mse"
     dtype: torch.dtype = torch.float32
     widths: tuple[int, ...] = (4, 6, 5, 3)
     batch: tuple[int, ...] = (5,)
     bias: bool = True
-    output_activation: str | None = None
+    output_activation: ActivationName | None = None
     reduction: str = "mean"
     probabilities: bool = False
     options: dict[str, float | bool] = field(default_factory=dict, hash=False)

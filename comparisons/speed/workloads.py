@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from manualbp.maths.activations import ActivationName
 from manualbp.parity.cli import options
 
 # PyTorch's dtypes by their names, and tf32: a GPU may round the factors of a float32 product to 10
@@ -39,7 +40,7 @@ class Workload:
     step: str
     widths: tuple[int, ...]
     batch: int
-    activation: str
+    activation: ActivationName
     dtype: str = "float32"
     beside: int = 0  # other processes that keep a core busy each
 

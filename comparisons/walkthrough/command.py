@@ -31,6 +31,7 @@ from comparisons.walkthrough.trace import (
     trained,
 )
 from manualbp import reference
+from manualbp.maths.activations import ActivationName
 from manualbp.parity.cli import options
 from manualbp.parity.reports.charts import GRADIENT_NORM, WHOLE
 from manualbp.parity.reports.tensorboard import RunLog
@@ -39,7 +40,7 @@ from manualbp.parity.reports.words import scientific
 
 COST = "cost"
 # The deep networks: activation and folder. Gradients vanish in the first alone.
-DEEP = {"sigmoid": "deep-sigmoid", "relu": "deep-relu"}
+DEEP: dict[ActivationName, str] = {"sigmoid": "deep-sigmoid", "relu": "deep-relu"}
 DEPTH, WIDTH = 12, 16
 # The steps that the page shows, besides the last.
 STOPS = {*range(11), *(n * 10**k for k in range(4) for n in (15, 20, 30, 50, 70, 100))}

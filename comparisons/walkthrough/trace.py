@@ -14,7 +14,7 @@ import manualbp
 from comparisons.counterparts import linears
 from comparisons.walkthrough.examples import Example
 from manualbp import reference
-from manualbp.maths.activations import ACTIVATIONS, to_module
+from manualbp.maths.activations import by_name, to_module
 from manualbp.maths.layers import LINEAR, Elementwise, Needs, Tape
 
 Numbers = list[NDArray[Any]]
@@ -127,7 +127,7 @@ def trained(e: Example, model: nn.Module) -> list[nn.Parameter]:
 
 
 def _activations(e: Example) -> list[Any]:
-    return [ACTIVATIONS[name] for name in e.network.activations]
+    return [by_name(name) for name in e.network.activations]
 
 
 def _step(

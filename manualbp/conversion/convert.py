@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 from torch import nn
 
 from manualbp.conversion.blocks import Block, by_hand, is_sequential, resolve
@@ -9,8 +11,10 @@ from manualbp.conversion.read_forward import read
 from manualbp.modules.gated import GatedMLP
 from manualbp.modules.sequential import Sequential
 
+M = TypeVar("M", bound=nn.Module)
 
-def convert(model: nn.Module) -> nn.Module:
+
+def convert(model: M) -> M:
     """Give every block of ``model`` that is an MLP a forward by hand, in place.
 
     It takes
@@ -25,7 +29,7 @@ def convert(model: nn.Module) -> nn.Module:
     that was made before still works. ``explain`` says what was taken and what was not.
 
     Returns:
-        ``model`` itself.
+        ``model`` itself, to type checkers of the type it had.
 
     Raises:
         TypeError: ``model`` is no nn.Module.

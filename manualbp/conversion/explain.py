@@ -25,7 +25,7 @@ class Entry(NamedTuple):
 
 
 class Explanation(tuple[Entry, ...]):
-    """Entries that print as a table."""
+    """Entries that print as a table, and below it what depends on the call."""
 
     def __str__(self) -> str:
         rows = [("module", "class", "backward", "why")]
@@ -33,14 +33,15 @@ class Explanation(tuple[Entry, ...]):
         rows += [(e.name or "(model)", e.kind, backward[e.by_hand], e.detail) for e in self]
         widths = [max(len(row[i]) for row in rows) for i in range(3)]
         lines = ["  ".join([*map(str.ljust, row[:3], widths), row[3]]) for row in rows]
-        return "\n".join(lines)
+        by_hand = any(entry.by_hand for entry in self)
+        return "\n".join([*lines, *(["", refusal.OF_ANY_CALL] if by_hand else [])])
 
 
 def explain(model: nn.Module) -> Explanation:
     """Every module of ``model`` that holds an nn.Linear: by hand or not, and why.
 
-    It describes the model as it is now: training or not, with its hooks. docs/drop-in.md says what
-    depends on the call (autocast, torch.compile, function transforms, the dtype of the input).
+    It describes the model as it is now: training or not, with its hooks. Below the table it says
+    what depends on the call: autocast, torch.compile, function transforms, tensor subclasses, ...
 
     Raises:
         TypeError: ``model`` is no nn.Module.

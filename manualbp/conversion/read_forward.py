@@ -141,6 +141,7 @@ class _Reader:
         self.own, self.argument, self.globals = own, argument, forward.__globals__
         self.locals = forward.__code__.co_varnames
         self.values = {argument: _Value()}
+        self.spent: set[str] = set()  # names of values that were read
         self.taken = 0  # the number of steps so far
         self.functions: list[tuple[str, Any]] = []
 
@@ -150,12 +151,12 @@ class _Reader:
                 case ast.Expr(value=ast.Constant()):
                     pass  # a docstring
                 case ast.Return(value=ast.expr() as node):
-                    result = self.value(node)
+                    result = self.value(node, statement)
                     self.drop(*self.values)
                     functions = tuple(self.functions)
                     return Reading(self.argument, *result[:3], functions, self.globals)
                 case ast.Assign(targets=[ast.Name(id=name)], value=node):
-                    value = self.value(node)
+                    value = self.value(node, statement)
                     self.drop(name)
                     self.values[name] = value
                 case _:
@@ -168,20 +169,29 @@ class _Reader:
             if name == self.own or not self.values.get(name, _Value()).untouched:
                 raise _NotRead(f"its forward has a `{name}` that it gives up unread")
 
-    def value(self, node: ast.expr) -> _Value:
+    def value(self, node: ast.expr, within: ast.AST) -> _Value:
+        """What an expression stands for, which is a part of ``within``."""
         match node:
             case ast.Name(id=name) if name in self.values:
                 found = self.values[name]
                 if not found.untouched:  # a second reader would do the steps again
                     del self.values[name]
+                    self.spent.add(name)
                 return found
+            case ast.Name(id=name) if name in self.spent:
+                raise _NotRead(f"its forward reads `{name}` more than once")
             case ast.BinOp(left=left, right=right):
-                return self.combined(node, self.value(left), self.value(right))
+                return self.combined(node, self.value(left, node), self.value(right, node))
             case ast.Call(func=function, args=[x], keywords=[]):
-                return self.then(node, self.value(x), self.step(function))
+                return self.then(node, self.value(x, node), self.step(function))
             case ast.Call(func=ast.Attribute(value=x, attr=name), args=[], keywords=[]):
                 if name in METHODS:  # x.relu()
-                    return self.then(node, self.value(x), METHODS[name]())
+                    return self.then(node, self.value(x, node), METHODS[name]())
+            case ast.Constant() | ast.Name() | ast.Attribute():  # says little by itself
+                raise _NotRead(
+                    f"its forward has `{ast.unparse(within)}`, where `{ast.unparse(node)}` "
+                    "is no result of a step"
+                )
         raise _not_read(node)
 
     def combined(self, node: ast.BinOp, left: _Value, right: _Value) -> _Value:

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from manualbp.maths.losses import REDUCTIONS, Loss
+from manualbp.maths.losses import REDUCTIONS, Loss, TargetError
 
 aten = torch.ops.aten
 
@@ -69,18 +69,20 @@ class CrossEntropy(Loss):
 
     def check(self, o: Tensor, y: Tensor) -> bool:
         classes = o.shape[-1] if o.dim() in (1, 2) else 0  # more dimensions: images
-        if classes == 0 or not 0 <= self.label_smoothing <= 1:
+        if classes == 0 or not o.is_floating_point() or not 0 <= self.label_smoothing <= 1:
             return False
         if self.weight is not None and self.weight.shape != (classes,):
             return False
         if y.dtype is torch.int64 and y.shape == o.shape[:-1]:
             return True
         if y.is_floating_point():
-            return self.ignore_index < 0 and self._check_probabilities(o, y)
+            return self._check_probabilities(o, y)
         if y.dtype is torch.uint8 and self.weight is not None and self.label_smoothing > 0:
             return False
         if y.dtype not in (torch.int64, torch.uint8) or y.shape != o.shape[:-1]:
-            raise ValueError(
+            if o.numel() == 0:
+                return False
+            raise TargetError(
                 f"target of CrossEntropyLoss must be class indices {tuple(o.shape[:-1])} int64 in "
                 f"0...{classes - 1}, got {tuple(y.shape)} {y.dtype}; use target.long() and one "
                 "index per sample, or BCEWithLogitsLoss with floating targets for many labels"
@@ -89,12 +91,12 @@ class CrossEntropy(Loss):
 
     def _check_probabilities(self, o: Tensor, y: Tensor) -> bool:
         if y.shape != o.shape:
-            raise ValueError(
+            raise TargetError(
                 f"target of CrossEntropyLoss must be class indices {tuple(o.shape[:-1])} int64 or "
                 f"class probabilities {tuple(o.shape)}, got {tuple(y.shape)} {y.dtype}; use "
                 "target.long() for indices, or MSELoss for regression"
             )
-        return True
+        return self.ignore_index < 0 and y.dtype is o.dtype
 
     def forward(self, log_p: Tensor, y: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         if y.is_floating_point():

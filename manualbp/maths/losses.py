@@ -24,6 +24,11 @@ from torch import Tensor
 
 aten = torch.ops.aten
 
+
+class TargetError(ValueError, RuntimeError):
+    """A loss is not defined for this target. PyTorch raises now the one of both, now the other."""
+
+
 REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}  # with the numbers that ATen has for them
 
 
@@ -44,7 +49,7 @@ class Loss(ABC):
         """Whether the formulas cover these o and y; where they do not, torch.nn's own code runs.
 
         Raises:
-            ValueError: shapes or dtypes for which this loss is not defined.
+            TargetError: shapes or dtypes for which this loss is not defined.
         """
 
     @abstractmethod
@@ -100,22 +105,19 @@ class _Elementwise(Loss):
     def check(self, o: Tensor, y: Tensor) -> bool:
         if o.shape == y.shape and o.dtype is y.dtype:
             return True
-        name = type(self).__name__
-        if o.is_floating_point() and not y.is_floating_point():
-            raise ValueError(
-                f"target of {name} must be {o.dtype}, got {y.dtype}; for class indices use "
-                "CrossEntropyLoss, else target.to(output.dtype)"
+        if not o.is_floating_point() or y.is_complex():
+            return False
+        if not y.is_floating_point():
+            remedy = "for class indices use CrossEntropyLoss, else target.to(output.dtype)"
+            wrong = f"{o.dtype}, got {y.dtype}; {remedy}"
+        elif o.shape != y.shape:
+            wrong = (
+                f"{tuple(o.shape)} like the output, got {tuple(y.shape)}; reshape it, e.g. "
+                "target.view_as(output), or for class indices use CrossEntropyLoss"
             )
-        if o.shape != y.shape:
-            raise ValueError(
-                f"target of {name} must be {tuple(o.shape)} like the output, got "
-                f"{tuple(y.shape)}; reshape it, e.g. target.view_as(output), or for class indices "
-                "use CrossEntropyLoss"
-            )
-        raise ValueError(
-            f"target of {name} must be {o.dtype} like the output, got {y.dtype}; "
-            "use target.to(output.dtype)"
-        )
+        else:
+            wrong = f"{o.dtype} like the output, got {y.dtype}; use target.to(output.dtype)"
+        raise TargetError(f"target of {type(self).__name__} must be {wrong}")
 
 
 @dataclass(frozen=True, eq=False)

@@ -27,7 +27,8 @@ class GradientDescent(Optimizer):
         lr: epsilon, the learning rate; finite and > 0. A group may have its own.
 
     Raises:
-        ValueError: lr is not a finite number > 0.
+        ValueError: lr is not finite or not > 0.
+        TypeError: lr is no number.
     """
 
     def __init__(self, params: ParamsT, lr: float | Tensor = 1e-3) -> None:
@@ -57,6 +58,8 @@ class GradientDescent(Optimizer):
 
 def _check(lr: Any) -> None:
     value = lr.item() if isinstance(lr, Tensor) and lr.numel() == 1 else lr
-    number = isinstance(value, Real) and not isinstance(value, bool)
-    if not (number and math.isfinite(value) and float(value) > 0):
-        raise ValueError(f"lr must be a finite number > 0, got {lr!r}; try lr=0.1")
+    message = f"lr must be a finite number > 0, got {lr!r}; try lr=0.1"
+    if not isinstance(value, (Real, Tensor)):
+        raise TypeError(message)
+    if isinstance(value, (bool, Tensor)) or not 0 < float(value) < math.inf:
+        raise ValueError(message)

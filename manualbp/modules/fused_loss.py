@@ -148,16 +148,16 @@ class FusedLoss(nn.Module):
         loss = losses.loss_of(self.loss) if unhooked(self.loss) else None
         if stretch is None or loss is None or refusal.of_call(x, graph=False) is not None:
             return None, None
-        if x.dim() != 2 or not isinstance(y, Tensor) or len(x) == 0 or len(y) != len(x):
+        if x.dim() != 2 or not isinstance(y, Tensor) or len(x) == 0 or y.shape[:1] != x.shape[:1]:
             return None, None
         weights = loss.weights
         if not stretch.fits(x) or y.requires_grad or loss.reduction == "none":
             return None, None
         o = fast.outputs(x, stretch.thetas)
-        if any(w.dim() > 1 or w.requires_grad for w in weights) or not loss.check(o, y):
-            return None, None
         tensors = [x, *stretch.tensors, *weights, *([y] if y.is_floating_point() else [])]
         if refusal.of_tensors(tensors) is not None or y.device != x.device:
+            return None, None
+        if any(w.dim() > 1 or w.requires_grad for w in weights) or not loss.check(o, y):
             return None, None
         return stretch.segment(x), loss
 

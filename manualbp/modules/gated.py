@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from manualbp.autograd.gated import apply_gated, inputs
 from manualbp.autograd.torch_internals import scripted_as
 from manualbp.maths import activations, layers
+from manualbp.maths.activations import ActivationName
 from manualbp.maths.gated import GatedLayers
 from manualbp.maths.layers import Elementwise, Linear, Theta
 from manualbp.modules import refusal
@@ -51,7 +52,7 @@ class GatedMLP(nn.Module):
         self,
         features: int,
         hidden: int,
-        activation: str = "silu",
+        activation: ActivationName = "silu",
         bias: bool = False,
         device: torch.device | str | int | None = None,
         dtype: torch.dtype | None = None,

@@ -6,6 +6,7 @@ Value and gradient are bit-identical with torch.nn's on CPU. Where a Function ca
 (torch.compile, torch.func, autocast, a target that wants a gradient, cross-entropy over images)
 torch.nn's own forward runs. One deliberate difference: a target of another shape or dtype is an
 error here. torch.nn warns and broadcasts some of those, and the broadcast loss is the wrong one.
+The error is a ValueError and a RuntimeError, as torch.nn raises now the one, now the other.
 """
 
 from __future__ import annotations
@@ -87,12 +88,7 @@ def cost(module: Any, original: type[nn.Module], o: Any, y: Any) -> Any:
 def _cost(module: Any, original: type[nn.Module], o: Any, y: Any) -> Any:
     """The same, with all questions asked."""
     if not (isinstance(o, Tensor) and isinstance(y, Tensor)):
-        if isinstance(o, torch.fx.Proxy) or isinstance(y, torch.fx.Proxy):
-            return original.forward(module, o, y)
-        raise TypeError(
-            f"input and target must be tensors, got {type(o).__name__} and {type(y).__name__}; "
-            "use torch.as_tensor"
-        )
+        return original.forward(module, o, y)  # fx, what stands for a tensor, and PyTorch's errors
     loss = LOSSES[original](module)
     weights, served = loss.weights, loss.check(o, y)
     if (

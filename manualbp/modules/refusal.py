@@ -36,6 +36,14 @@ _DENSE, _MODULE = torch.strided, nn.Module
 FORWARDS = {kind: kind.forward for kind in layers.MODULES}
 
 
+# The same in words, for a model of which no call is known yet.
+OF_ANY_CALL = """\
+By hand unless the call says otherwise. PyTorch's own forward runs under no_grad and inference_mode,
+torch.compile, torch.export, torch.jit.trace, autocast, torch.func and forward-mode AD; while a mode
+or a global module hook watches; and for an input that is a tensor subclass, sparse, nested, an
+inference tensor, of another dtype than the weights, or on a device other than cpu and cuda."""
+
+
 def of_call(x: Any, graph: bool = True) -> str | None:
     """Why a call with x goes to PyTorch's own forward; ``graph`` says whether it needs a graph."""
     if _compiling():
@@ -78,7 +86,10 @@ def of_module(module: nn.Module) -> str | None:
         return f"has {hooks}"
     if not torch_internals.own_call(module):
         return "its forward was replaced or compiled"
-    found = layers.from_module(module)
+    try:
+        found = layers.from_module(module)
+    except (TypeError, ValueError):  # an option that is no number; PyTorch says so
+        found = None
     if found is None:
         return "its options are not covered by hand"
     if not plain([t for t in found[1] if t is not None]):

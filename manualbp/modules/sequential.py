@@ -17,6 +17,7 @@ from torch import nn
 
 from manualbp.autograd.torch_internals import scripted_as
 from manualbp.maths import activations
+from manualbp.maths.activations import ActivationName
 from manualbp.modules.plan import call, without_plan
 
 
@@ -86,8 +87,8 @@ class MLP(Sequential):
     def __init__(
         self,
         widths: Sequence[int],
-        activation: str = "relu",
-        output_activation: str | None = None,
+        activation: ActivationName = "relu",
+        output_activation: ActivationName | None = None,
         bias: bool = True,
         device: torch.device | str | int | None = None,
         dtype: torch.dtype | None = None,

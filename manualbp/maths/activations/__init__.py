@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
@@ -26,11 +26,14 @@ from manualbp.maths.activations.gated import GELU, GELUTanh, SiLU
 from manualbp.maths.activations.rectifiers import ELU, SELU, Identity, LeakyReLU, ReLU
 from manualbp.maths.activations.sigmoids import Hardtanh, Sigmoid, Softplus, Tanh
 
-__all__ = ["ACTIVATIONS", "ELU", "GELU", "MODULES", "SELU", "Activation", "GELUTanh", "Hardtanh",
-           "Identity", "LeakyReLU", "ReLU", "SiLU", "Sigmoid", "Softplus", "Tanh", "by_name",
-           "from_module", "to_module"]  # fmt: skip
+__all__ = ["ACTIVATIONS", "ELU", "GELU", "MODULES", "SELU", "Activation", "ActivationName",
+           "GELUTanh", "Hardtanh", "Identity", "LeakyReLU", "ReLU", "SiLU", "Sigmoid", "Softplus",
+           "Tanh", "by_name", "from_module", "to_module"]  # fmt: skip
 
-ACTIVATIONS: dict[str, Activation] = {
+# For type checkers: the keys of ACTIVATIONS.
+ActivationName = Literal["identity", "sigmoid", "tanh", "relu", "leaky_relu", "elu", "selu", "gelu",
+                         "gelu_tanh", "silu", "softplus", "hardtanh"]  # fmt: skip
+ACTIVATIONS: dict[ActivationName, Activation] = {
     "identity": Identity(),
     "sigmoid": Sigmoid(),
     "tanh": Tanh(),

@@ -73,7 +73,8 @@ def _dropout(m: Any) -> tuple[Layer | None, Theta] | None:
 
 
 def _batch_norm(m: Any) -> tuple[Layer | None, Theta] | None:
-    if not isinstance(m.eps, float) or m.eps <= 0:
+    numbers = isinstance(m.eps, float) and isinstance(m.momentum, (float, int, type(None)))
+    if not numbers or m.eps <= 0:
         return None  # an error, or about to be one
     tracks = not m.training or m.track_running_stats
     mean, var = (m.running_mean, m.running_var) if tracks else (None, None)
@@ -87,7 +88,7 @@ MODULES: dict[type[nn.Module], Callable[[Any], tuple[Layer | None, Theta] | None
     nn.Linear: lambda m: (LINEAR, (m.weight, m.bias)),
     **dict.fromkeys(activations.MODULES, _activation),
     nn.Dropout: _dropout,
-    nn.LayerNorm: lambda m: (LayerNorm(m.normalized_shape, m.eps), (m.weight, m.bias)),
+    nn.LayerNorm: lambda m: (LayerNorm(m.normalized_shape, float(m.eps)), (m.weight, m.bias)),
     nn.RMSNorm: lambda m: (RMSNorm(m.normalized_shape, m.eps), (m.weight,)),
     nn.BatchNorm1d: _batch_norm,
 }
