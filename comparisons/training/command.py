@@ -21,7 +21,7 @@ from comparisons.training.loop import AUTOGRAD, MANUAL, OPTIMIZERS, Progress
 from comparisons.training.processes import Group
 from manualbp.maths.activations import ACTIVATIONS
 from manualbp.parity.cli import options
-from manualbp.parity.reports.charts import PARITY, VERDICT
+from manualbp.parity.reports.charts import PARITY, RESULTS, VERDICT, step_layout
 from manualbp.parity.reports.tensorboard import RunLog
 from manualbp.parity.reports.terminal import print_table
 from manualbp.parity.trajectories.side_by_side import Arm
@@ -83,6 +83,8 @@ def run(args: argparse.Namespace) -> int:
     opened = group.in_all(lambda: open_log(args), group.share)
     progress = Progress()
     with opened as log:
+        if log:
+            log.layout(PARITY, step_layout(["loss", *arms[0].metrics], arms[0].module))
         try:
             loop.train(args, dataset, arms, log, progress)
         except KeyboardInterrupt:
@@ -96,6 +98,7 @@ def run(args: argparse.Namespace) -> int:
             table = loop.summary(progress, f"Training: {log.path}")
             where = machine.description(args.device)
             log.text(PARITY, VERDICT, loop.page(args, words, table, where))
+            log.hparams(RESULTS, loop.settings(args), loop.results(progress), progress.report.steps)
     if log:
         print_table(*table)
         print(machine.line(where))
@@ -141,4 +144,4 @@ def open_log(args: argparse.Namespace) -> AbstractContextManager[RunLog | None]:
     """The run's event files; of several processes only the first has them."""
     if not args.group.first:
         return nullcontext()
-    return output.new_run(args.log_dir, args.run_name, [AUTOGRAD, MANUAL, PARITY])
+    return output.new_run(args.log_dir, args.run_name, [AUTOGRAD, MANUAL, PARITY, RESULTS])
