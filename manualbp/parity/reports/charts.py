@@ -43,6 +43,7 @@ VERDICT = "verdict"
 LOGARITHMS = {
     "drift": "2_log10_drift", "forced": "4_log10_forced", "low": "log10_low", "high": "log10_high",
 }  # fmt: skip
+SHARE = "share of tensors that are equal (1: all)"
 LOSSES, OVERLAYS = "loss, candidate and reference", "all in one"
 # Only logarithms show float32 and float64 in one chart.
 LOG_ENVELOPE, ENVELOPE = "drift in its envelope, log10", "drift in its envelope"
@@ -130,7 +131,7 @@ def histograms(run: Trajectory) -> Iterator[tuple[str, str, Histogram]]:
     """Folder, tag and histogram, in a unit that keeps the numbers below its axis short.
 
     The unit is a power of ten, the same for both arms, and stands in the tag: ``differences/0.bias
-    in 1e-09``.
+    in 1e-09``. An empty bin goes on to 0 where it lies outside.
     """
     for tag, found in run.histograms.items():
         what, _, name = tag.partition("/")
@@ -138,9 +139,13 @@ def histograms(run: Trajectory) -> Iterator[tuple[str, str, Histogram]]:
         other = run.histograms.get(f"{what}/{REFERENCE}/{tensor}", found)
         largest = max(map(abs, other.edges))
         power = math.floor(math.log10(largest)) if 0 < largest < math.inf else 0
-        edges = tuple(edge / 10.0**power for edge in found.edges)
+        edges, counts = tuple(edge / 10.0**power for edge in found.edges), found.counts
+        if edges[0] > 0:
+            edges, counts = (0.0, *edges), (0, *counts)
+        elif edges[-1] < 0:
+            edges, counts = (*edges, 0.0), (*counts, 0)
         unit = f" in 1e{power:+03d}" if power else ""
-        yield arm, f"{what}/{tensor}{unit}", Histogram(found.counts, edges)
+        yield arm, f"{what}/{tensor}{unit}", Histogram(counts, edges)
 
 
 def with_peaks(run: Trajectory, quantity: str) -> dict[str, dict[int, float]]:
@@ -189,14 +194,14 @@ def layout(report: TrainingReport) -> ChartLayout:
         margins[f"drift of {t}"] = ["Margin", [f"{quantity}/{t}" for quantity in limits]]
         tags = [f"{LOGARITHMS[quantity]}/{t}" for quantity in limits]
         log_margins[f"log10 of drift of {t}"] = ["Margin", tags]
-    overlays = {"share of tensors that are equal (1: all)": _multiline([EQUAL])}
-    if drifting:
-        overlays["log10 of every drift"] = _multiline(
-            f"{LOGARITHMS['drift']}/{t}" for t in drifting
-        )
-    if forced:
-        title = "log10 of error over allowed at the reference's state (above 0: wrong)"
-        overlays[title] = _multiline(f"{LOGARITHMS['forced']}/{t}" for t in forced)
+    overlays: dict[str, list[object]] = {}
+    for title, quantity, names in (
+        ("log10 of error over allowed at the reference's state (above 0: wrong)", "forced", forced),
+        ("log10 of every drift", "drift", drifting),
+    ):
+        if names:
+            overlays[title] = _multiline(f"{LOGARITHMS[quantity]}/{name}" for name in names)
+    overlays[SHARE] = _multiline([EQUAL])
     found = {LOSSES: losses, OVERLAYS: overlays, LOG_ENVELOPE: log_margins, ENVELOPE: margins}
     return {title: shown for title, shown in found.items() if shown}
 
@@ -208,7 +213,7 @@ def step_layout(metrics: Iterable[str], module: nn.Module) -> ChartLayout:
              for name in metrics for where in (TRAIN, VALIDATION)}  # fmt: skip
     shown |= {f"gradient norm of {layer}": _multiline([GRADIENT_NORM.format(layer)])
               for layer in layers}  # fmt: skip
-    shown["share of tensors that are equal (1: all)"] = _multiline([EQUAL])
+    shown[SHARE] = _multiline([EQUAL])
     divergences = [f"^{LOG_DIVERGENCE.format('')}"]
     shown["log10 of divergence (nothing: every bit is equal)"] = ["Multiline", divergences]
     return {"both arms": shown}

@@ -71,12 +71,14 @@ def test_numbers_below_a_histogram_are_short() -> None:
         "gradients/reference/w": Histogram((3, 4), (-0.9e-9, 0.0, 0.9e-9)),
         "differences/w": Histogram((1, 6), (0.0, 12.0, 25.0)),
         "differences/b": Histogram((0, 6), (0.0, 0.0, 0.0)),
+        "differences/far": Histogram((1, 6), (-3.19562, -3.19560, -3.19558)),
     })  # fmt: skip
     found = {(arm, tag): h.edges for arm, tag, h in charts.histograms(run)}
     assert found == {
         ("candidate", "gradients/w in 1e-10"): pytest.approx((-11, 0, 10)),
         ("reference", "gradients/w in 1e-10"): pytest.approx((-9, 0, 9)),
         ("parity", "differences/w in 1e+01"): pytest.approx((0, 1.2, 2.5)),
+        ("parity", "differences/far"): (-3.19562, -3.19560, -3.19558, 0),
         ("parity", "differences/b"): (0, 0, 0),
     }
 
