@@ -7,12 +7,26 @@ Each command is the ``command.py`` of the package of its name.
 from __future__ import annotations
 
 import os
+import sys
 
 # By default NumPy's threads spin for 0.1 s after each product and take processor time from PyTorch.
 # They read this once, when NumPy is loaded; PyTorch loads it.
 os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
 
-from comparisons.cli import main
+from comparisons.stopping import Stopped, by_signals
+
+
+def run() -> int:
+    """The exit code; a signal is one line, also while PyTorch is imported."""
+    with by_signals():
+        try:
+            from comparisons.cli import main
+
+            return main()
+        except Stopped as stopped:
+            print("interrupted", file=sys.stderr)
+            return stopped.code
+
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(run())

@@ -46,12 +46,22 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split())
 
 
+def short(text: str) -> str:
+    """A text in quotes; what is too long for a line loses its middle."""
+    return repr(text) if len(text) <= 80 else f"{text[:40]!r}... ({len(text)} letters)"
+
+
+def no_path(error: OSError | ValueError) -> str:
+    """Why the system does not take a path: too long, or with a NUL in it."""
+    return str(getattr(error, "strerror", None) or error)
+
+
 def nearest(name: str, known: Iterable[str], what: str) -> str:
     """The message for an unknown name: lists the known ones and suggests the nearest."""
     names = list(known)
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f"; did you mean {close[0]}?" if close else ""
-    return f"expected {what} out of {', '.join(names)}, got {name!r}{hint}"
+    return f"expected {what} out of {', '.join(names)}, got {short(name)}{hint}"
 
 
 def one_of(known: Iterable[str], what: str) -> Callable[[str], str]:
@@ -85,21 +95,23 @@ def positive_float(text: str) -> float:
     except ValueError:
         value = math.nan
     if not (math.isfinite(value) and value > 0):
-        raise argparse.ArgumentTypeError(f"expected a finite number above 0, got {text!r}")
+        raise argparse.ArgumentTypeError(f"expected a finite number above 0, got {short(text)}")
     return value
 
 
 def positive_int(text: str) -> int:
     """An argparse type: a whole number of at least 1, such as epochs or a batch size."""
-    return _whole_number(text, 1)
+    return _whole_number(text, 1, 2**31 - 1)
 
 
 def seed(text: str) -> int:
     """An argparse type: a whole number from 0 to 2**32 - 1, what torch and NumPy both take."""
-    value = _whole_number(text, 0)
-    if value >= 2**32:
-        raise argparse.ArgumentTypeError(f"expected a seed below 2**32, got {text!r}")
-    return value
+    return _whole_number(text, 0, 2**32 - 1)
+
+
+def threads(text: str) -> int:
+    """An argparse type: CPU threads, no more than a machine with many processes can start."""
+    return _whole_number(text, 1, max(256, os.cpu_count() or 1))
 
 
 def dtype(text: str) -> torch.dtype:
@@ -130,14 +142,18 @@ def folder(option: str) -> Callable[[str], Path]:
             raise argparse.ArgumentTypeError(
                 f"expected a folder, got {text!r}; name one, or leave {option} out"
             )
-        existing = next(p for p in (path, *path.absolute().parents) if p.exists())
-        if not (existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)):
-            raise argparse.ArgumentTypeError(
-                f"expected a folder that can be written, got {text!r} "
-                f"({existing} is {'not writable' if existing.is_dir() else 'no folder'}); "
-                f"choose another {option}"
-            )
-        return path
+        try:
+            existing = next(p for p in (path, *path.absolute().parents) if p.exists())
+        except (OSError, ValueError) as error:
+            why = no_path(error)
+        else:
+            if existing.is_dir() and os.access(existing, os.W_OK | os.X_OK):
+                return path
+            why = f"{existing} is {'not writable' if existing.is_dir() else 'no folder'}"
+        raise argparse.ArgumentTypeError(
+            f"expected a folder that can be written, got {short(text)} ({why}); "
+            f"choose another {option}"
+        )
 
     return parse
 
@@ -150,6 +166,13 @@ def new_file(option: str) -> Callable[[str], Path]:
 
     def parse(text: str) -> Path:
         path = Path(text)
+        try:
+            os.path.lexists(path) or path.exists()
+        except (OSError, ValueError) as error:
+            raise argparse.ArgumentTypeError(
+                f"expected a file that can be written, got {short(text)} ({no_path(error)}); "
+                f"choose another {option}"
+            ) from None
         if not text.strip():
             why = "names nothing"
         elif (path.is_fifo() or path.is_char_device()) and os.access(path, os.W_OK):
@@ -172,9 +195,10 @@ def new_file(option: str) -> Callable[[str], Path]:
 
 def run_name(text: str) -> str:
     """An argparse type: a name for one folder under the log directory."""
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+=-]*", text):
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+=-]{,199}", text):
         raise argparse.ArgumentTypeError(
-            f"expected letters, digits and . _ + = - (no folder separators), got {text!r}"
+            "expected at most 200 letters, digits and . _ + = - (no folder separators), "
+            f"got {short(text)}"
         )
     return text
 
@@ -182,7 +206,7 @@ def run_name(text: str) -> str:
 def add_run_arguments(parser: argparse.ArgumentParser, default_name: str) -> None:
     """Where the event files of a run go."""
     add = parser.add_argument
-    add("--log-dir", type=log_dir, default=log_dir("runs"),
+    add("--log-dir", type=log_dir, default="runs",  # a text: looked at where it is needed
         help="parent folder of the event files (default: runs)")  # fmt: skip
     add("--run-name", type=run_name, help=f"folder in it (default: {default_name}-time)")
 
@@ -211,13 +235,12 @@ def tensorboard_hint(run: Path) -> str:
     )
 
 
-def _whole_number(text: str, least: int) -> int:
+def _whole_number(text: str, least: int, most: int) -> int:
     try:
         value = int(text)
-    except ValueError:
-        value = least - 1
-    if value < least:
-        raise argparse.ArgumentTypeError(
-            f"expected a whole number of at least {least}, got {text!r}"
-        )
+    except ValueError:  # no number, or one of more than 4,300 digits
+        value = most + 1 if re.fullmatch(r"\+?[0-9]{4000,}", text) else least - 1
+    if not least <= value <= most:
+        bound = f"at least {least}" if value < least else f"at most {most}"
+        raise argparse.ArgumentTypeError(f"expected a whole number of {bound}, got {short(text)}")
     return value

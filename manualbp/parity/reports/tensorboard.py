@@ -20,8 +20,10 @@ word.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -62,19 +64,14 @@ def log_report(report: Report, log_dir: str | os.PathLike[str], name: str) -> Pa
             "give each optimizer a name of its own"
         )
     arms = [f"{run}/{arm}" for run in names for arm in (CANDIDATE, REFERENCE, PARITY, RESULTS)]
-    log = RunLog(log_dir, name, [WHOLE, *arms])
-    try:
-        with log:
-            log.text(WHOLE, charts.VERDICT, words)
-            for folder, tag, pixels in drawn:
-                log.image(folder, tag, pixels)
-            if isinstance(report, TrainingReport):
-                log.layout(WHOLE, charts.layout(report))
-            for run in runs:
-                log.training(run)
-    except BaseException:
-        shutil.rmtree(log.path, ignore_errors=True)
-        raise
+    with RunLog(log_dir, name, [WHOLE, *arms]) as log:
+        log.text(WHOLE, charts.VERDICT, words)
+        for folder, tag, pixels in drawn:
+            log.image(folder, tag, pixels)
+        if isinstance(report, TrainingReport):
+            log.layout(WHOLE, charts.layout(report))
+        for run in runs:
+            log.training(run)
     return log.path
 
 
@@ -94,7 +91,7 @@ def new_path(log_dir: str | os.PathLike[str], name: str) -> Path:
 
 
 class RunLog:
-    """The event files of one run; a context manager that closes them in any case.
+    """The event files of one run; a context manager. After an error or a signal nothing is left.
 
     Args:
         log_dir: parent folder, made where it is missing.
@@ -104,6 +101,7 @@ class RunLog:
     Raises:
         FileExistsError: ``log_dir/name`` is already there.
         PermissionError: ``log_dir`` cannot be written.
+        OSError: there is no room; also from every later call, as writing goes on beside it.
         ImportError: tensorboard is not installed.
     """
 
@@ -117,9 +115,14 @@ class RunLog:
             ) from error
         self.path = new_path(log_dir, name)
         self.path.mkdir(parents=True)
-        self._writers: dict[str, SummaryWriter] = {
-            folder: SummaryWriter(str(self.path / folder), flush_secs=10) for folder in folders
-        }
+        self._writers: dict[str, SummaryWriter] = {}
+        self._hook, threading.excepthook = threading.excepthook, self._on_thread_error
+        try:
+            for folder in folders:
+                self._writers[folder] = SummaryWriter(str(self.path / folder), flush_secs=10)
+        except BaseException:
+            self._discard()
+            raise
 
     def scalar(self, folder: str, tag: str, value: float, step: int) -> None:
         """One point of one curve."""
@@ -206,9 +209,31 @@ class RunLog:
         """Write what is waiting, and close the files."""
         for writer in self._writers.values():
             writer.close()
+        threading.excepthook = self._hook
+
+    def _on_thread_error(self, error: threading.ExceptHookArgs) -> None:
+        """Says nothing of the threads that write: the next call raises what they ran into."""
+        if not isinstance(error.exc_value, OSError):
+            self._hook(error)
+
+    def _discard(self) -> None:
+        """Close the files as far as that can be done, and delete them."""
+        for writer in self._writers.values():
+            with contextlib.suppress(OSError):
+                writer.close()
+        threading.excepthook = self._hook
+        shutil.rmtree(self.path, ignore_errors=True)
 
     def __enter__(self) -> RunLog:
         return self
 
-    def __exit__(self, *raised: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *raised: object) -> None:
+        try:
+            if kind is None:
+                self.close()
+        except BaseException as error:
+            kind = type(error)
+            raise
+        finally:
+            if kind is not None:
+                self._discard()
