@@ -121,8 +121,8 @@ def dtype(text: str) -> torch.dtype:
 
 def device(text: str) -> torch.device:
     """An argparse type: ``cpu``, ``cuda`` or ``cuda:N``, checked to be there."""
-    if not re.fullmatch(r"cpu|cuda(:[0-9]+)?", text):
-        raise argparse.ArgumentTypeError(f"expected cpu, cuda or cuda:N, got {text!r}")
+    if not re.fullmatch(r"cpu|cuda(:[0-9]{1,3})?", text):
+        raise argparse.ArgumentTypeError(f"expected cpu, cuda or cuda:N, got {short(text)}")
     found = torch.device(text)
     if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
         count = torch.cuda.device_count()

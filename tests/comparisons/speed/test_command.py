@@ -166,8 +166,8 @@ REFUSED = [
     ("--run-name taken", "expected a new run name, got 'taken'"),
     ("--output runs", "expected a new folder, got runs, which is there; choose another --output"),
     ("--output /dev/null/speed", "choose another --output"),
-    ("--read none.json", "expected the speed.json of an earlier run, got none.json"),
-    ("--read half.json", "expected the speed.json of an earlier run, got half.json"),
+    ("--read none.json", "expected the speed.json of an earlier run, got 'none.json'"),
+    ("--read half.json", "expected the speed.json of an earlier run, got 'half.json'"),
     ("--rounds 0", "a whole number of at least 1"),
 ]
 

@@ -86,9 +86,7 @@ def test_nothing_is_cut_off_on_a_narrow_terminal(report: Any, width: int) -> Non
         for cell in filter(lambda cell: len(cell) <= 8 and " " not in cell, row):
             assert any(cell in re.split(r"[ ,]+", line) for line in table), cell
     assert all(len(line) <= width or " " not in line.strip() for line in table)
-    if not any(
-        "\N{BOX DRAWINGS LIGHT HORIZONTAL}" in line for line in table
-    ):  # a text for each row
+    if not any("\N{BOX DRAWINGS LIGHT HORIZONTAL}" in line for line in table):
         assert width <= 80
         wanted = [zip(said.columns, row, strict=True) for row in said.rows]
         cells = [", ".join(f"{c} {v}".replace("\n", " ") for c, v in row) for row in wanted]
