@@ -24,7 +24,7 @@ TRAINING = [
     ("--activation rleu", "did you mean relu"),
     ("--optimizer adma", "did you mean adam"),
     ("--dataset digit", "did you mean digits"),
-    ("--dataset nowhere.npz", "found no nowhere.npz"),
+    ("--dataset nowhere.npz", "found no 'nowhere.npz'"),
     ("--lr 0", "a finite number above 0"),
     ("--lr -1", "a finite number above 0"),
     ("--lr nan", "a finite number above 0"),
@@ -47,8 +47,8 @@ TRAINING = [
     ("--lr 1e300", "--lr that torch.float32 can compute with, at most 3e+36, got 1e+300"),
     ("--lr 1e5 --dtype float16", "at most 7e+02"),
     ("--device cuda:99999999999999999999", "expected cpu, cuda or cuda:N"),
-    ("--log-dir " + "x" * 300, "File name too long"),
-    ("--log-dir a\0b", "null byte"),
+    ("--log-dir " + "x" * 300, "is too long"),
+    ("--log-dir a\0b", "a NUL"),
     ("--run-name " + "x" * 300, "at most 200 letters"),
     ("--run-name a\0b", "no folder separators"),
     ("--dataset " + "x" * 300 + ".npz", "expected a file of arrays x and y"),
@@ -56,13 +56,13 @@ TRAINING = [
 ]
 # Of the other commands.
 OTHERS = [
-    ("gradients --output " + "x" * 300, "File name too long"),
-    ("gradients --output a\0b", "null byte"),
-    ("power --out " + "x" * 300, "File name too long"),
+    ("gradients --output " + "x" * 300, "is too long"),
+    ("gradients --output a\0b", "a NUL"),
+    ("power --out " + "x" * 300, "is too long"),
     ("speed --threads 1000000", "a whole number of at most"),
     ("speed --read " + "x" * 300, "File name too long"),
     ("speed --read a\0b", "null byte"),
-    ("speed --output a\0b", "null byte"),
+    ("speed --output a\0b", "a NUL"),
     ("walkthrough --run-name " + "x" * 300, "at most 200 letters"),
     ("walkthrough --log-dir /dev/full", "choose another --log-dir"),
 ]

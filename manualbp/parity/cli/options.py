@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import errno
 import math
 import os
 import re
@@ -51,9 +52,15 @@ def short(text: str) -> str:
     return repr(text) if len(text) <= 80 else f"{text[:40]!r}... ({len(text)} letters)"
 
 
-def no_path(error: OSError | ValueError) -> str:
-    """Why the system does not take a path: too long, or with a NUL in it."""
-    return str(getattr(error, "strerror", None) or error)
+def no_path(text: str) -> str:
+    """Why no system takes a path, "" where it does: it is too long, or has a NUL in it."""
+    try:
+        os.lstat(text)
+    except ValueError:
+        return "has a NUL in it"
+    except OSError as error:
+        return "is too long" if error.errno == errno.ENAMETOOLONG else ""
+    return ""
 
 
 def nearest(name: str, known: Iterable[str], what: str) -> str:
@@ -142,11 +149,8 @@ def folder(option: str) -> Callable[[str], Path]:
             raise argparse.ArgumentTypeError(
                 f"expected a folder, got {text!r}; name one, or leave {option} out"
             )
-        try:
+        if not (why := no_path(text)):
             existing = next(p for p in (path, *path.absolute().parents) if p.exists())
-        except (OSError, ValueError) as error:
-            why = no_path(error)
-        else:
             if existing.is_dir() and os.access(existing, os.W_OK | os.X_OK):
                 return path
             why = f"{existing} is {'not writable' if existing.is_dir() else 'no folder'}"
@@ -166,14 +170,9 @@ def new_file(option: str) -> Callable[[str], Path]:
 
     def parse(text: str) -> Path:
         path = Path(text)
-        try:
-            os.path.lexists(path) or path.exists()
-        except (OSError, ValueError) as error:
-            raise argparse.ArgumentTypeError(
-                f"expected a file that can be written, got {short(text)} ({no_path(error)}); "
-                f"choose another {option}"
-            ) from None
-        if not text.strip():
+        if why := no_path(text):
+            pass
+        elif not text.strip():
             why = "names nothing"
         elif (path.is_fifo() or path.is_char_device()) and os.access(path, os.W_OK):
             return path  # a pipe or /dev/stdout, in a folder where nothing can be made
@@ -186,7 +185,7 @@ def new_file(option: str) -> Callable[[str], Path]:
         else:
             return path
         raise argparse.ArgumentTypeError(
-            f"expected a file that can be written, got {text!r}, which {why}; "
+            f"expected a file that can be written, got {short(text)}, which {why}; "
             f"choose another {option}"
         )
 
