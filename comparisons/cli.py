@@ -17,7 +17,7 @@ from contextlib import nullcontext, redirect_stdout
 from types import ModuleType
 
 from comparisons.output import error_line, out_of_memory
-from comparisons.stopping import Stopped, by_signals
+from comparisons.stopping import Stopped
 from comparisons.training.processes import Group, joined
 from manualbp.parity.cli.options import Parser, UsageError
 
@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     quiet = redirect_stdout(io.StringIO())
-    with by_signals() as stopped, joined() as group, nullcontext() if group.first else quiet:
+    with joined() as group, nullcontext() if group.first else quiet:
         try:
             command, args = group.in_all(lambda: _parsed(arguments, group))
             code, line = int(command.run(args)), ""
@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if line and group.first:
             _leave_stdout()
             print(line, file=sys.stderr)
-        return stopped[-1].code if stopped else code
+        return code
 
 
 def _leave_stdout() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from comparisons.cli import main
+from comparisons.__main__ import run as run_here
 from comparisons.gradients import command as gradients
 from comparisons.stopping import Stopped, by_signals
 
@@ -80,8 +80,7 @@ def test_a_signal_is_one_line(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", [["walkthrough"], ["training", "--epochs", "1"],
-                                     ["gradients", "--activation", "tanh", "--dtype", "float64"],
-                                     ["gradients", "--help"]], ids=" ".join)  # fmt: skip
+                                     ["gradients", "--activation", "tanh", "--dtype", "float64"]], ids=" ".join)  # fmt: skip
 def test_a_reader_that_goes_away(command: list[str], tmp_path: Path) -> None:
     """As ``head -1`` does. A run is whole, or it is not there."""
     out, into = os.pipe()
@@ -149,4 +148,5 @@ def test_what_is_swallowed_is_said_by_the_exit_code(
         return 0
 
     monkeypatch.setattr(gradients, "run", swallowing)
-    assert main(["gradients"]) == 128 + number
+    monkeypatch.setattr(sys, "argv", ["comparisons", "gradients"])
+    assert run_here() == 128 + number
