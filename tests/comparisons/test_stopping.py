@@ -79,17 +79,18 @@ def test_a_signal_is_one_line(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", [["walkthrough"], ["training", "--epochs", "1"],
-                                     ["gradients", "--activation", "tanh", "--dtype", "float64"]], ids=" ".join)  # fmt: skip
-def test_a_reader_that_goes_away(command: list[str], tmp_path: Path) -> None:
+@pytest.mark.parametrize("line", [
+    "walkthrough", "training --epochs 1", "gradients --activation tanh --dtype float64",
+])  # fmt: skip
+def test_a_reader_that_goes_away(line: str, tmp_path: Path) -> None:
     """As ``head -1`` does. A run is whole, or it is not there."""
     out, into = os.pipe()
     os.close(out)
-    done = run(["-m", "comparisons", *command], tmp_path, stdout=into)
+    done = run(["-m", "comparisons", *line.split()], tmp_path, stdout=into)
     os.close(into)
     assert done.returncode == 141
     assert done.stderr == "standard output was closed before all was printed\n"
-    assert len(list(tmp_path.glob("runs/*"))) == (command[0] == "training")
+    assert len(list(tmp_path.glob("runs/*"))) == line.startswith("training")
 
 
 @pytest.mark.slow
