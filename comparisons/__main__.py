@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 
 # By default NumPy's threads spin for 0.1 s after each product and take processor time from PyTorch.
 # They read this once, when NumPy is loaded; PyTorch loads it.
@@ -16,17 +17,17 @@ os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
 from comparisons.stopping import Stopped, by_signals
 
 
-def run() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """The exit code; after a signal that signal's, also where a library has swallowed it."""
     with by_signals() as stopped:
         try:
-            from comparisons.cli import main  # half of the time is spent in this line
+            from comparisons import cli  # imports PyTorch, which takes seconds
 
-            code = main()
+            code = cli.main(argv)
         except Stopped:
             print("interrupted", file=sys.stderr)
         return stopped[-1].code if stopped else code
 
 
 if __name__ == "__main__":
-    raise SystemExit(run())
+    raise SystemExit(main())

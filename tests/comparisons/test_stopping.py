@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from comparisons.__main__ import run as run_here
+from comparisons.__main__ import main
 from comparisons.gradients import command as gradients
 from comparisons.stopping import Stopped, by_signals
 
@@ -149,5 +149,4 @@ def test_what_is_swallowed_is_said_by_the_exit_code(
         return 0
 
     monkeypatch.setattr(gradients, "run", swallowing)
-    monkeypatch.setattr(sys, "argv", ["comparisons", "gradients"])
-    assert run_here() == 128 + number
+    assert main(["gradients"]) == 128 + number
