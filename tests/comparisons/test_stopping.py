@@ -69,7 +69,7 @@ def test_a_signal_is_one_line(
 ) -> None:
     """scikit-learn's fit ends quietly after a KeyboardInterrupt, as if nothing had been."""
     options = [str(int(number)), place, *command]
-    done = run(["-c", PROGRAM, *options], tmp_path, stdout=subprocess.PIPE)
+    done = run(["-W", "ignore", "-c", PROGRAM, *options], tmp_path, stdout=subprocess.PIPE)
     assert done.returncode == 128 + number, done
     if command[0] == "speed":  # it says what it has measured, and that it was interrupted
         assert done.stderr == "" and "interrupted after" in done.stdout
@@ -123,6 +123,7 @@ def test_a_signal_raises_and_is_kept(number: signal.Signals) -> None:
             os.kill(os.getpid(), number)
             time.sleep(1)
         assert raised == [caught.value] and caught.value.code == 128 + number
+    assert not issubclass(Stopped, KeyboardInterrupt | Exception)  # what libraries catch
     assert signal.getsignal(number) is before
 
 
