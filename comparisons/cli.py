@@ -1,7 +1,8 @@
 """The command line: finds the command, runs it, and turns errors into one line.
 
-Exit codes: 0 all agree, 1 something differs, 2 bad usage (one ``error:`` line, no traceback), 130
-interrupted. Under torchrun every process ends with the same code, and only the first one prints.
+Exit codes: 0 all agree, 1 something differs, 2 bad usage or no room (one ``error:`` line, no
+traceback), 130 after Ctrl-C, 143 after SIGTERM, 141 where the reader of standard output went away.
+Under torchrun every process ends with the same code, and only the first one prints.
 """
 
 from __future__ import annotations
@@ -9,12 +10,14 @@ from __future__ import annotations
 import argparse
 import importlib
 import io
+import os
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext, redirect_stdout
 from types import ModuleType
 
-from comparisons.output import error_line
+from comparisons.output import error_line, out_of_memory
+from comparisons.stopping import Stopped
 from comparisons.training.processes import Group, joined
 from manualbp.parity.cli.options import Parser, UsageError
 
@@ -30,19 +33,39 @@ PARALLEL = ("training",)  # commands that torchrun may start more than one proce
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code; 130 after Ctrl-C."""
+    """Run one command and return its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    with joined() as group, nullcontext() if group.first else redirect_stdout(io.StringIO()):
+    quiet = redirect_stdout(io.StringIO())
+    with joined() as group, nullcontext() if group.first else quiet:
         try:
             command, args = group.in_all(lambda: _parsed(arguments, group))
-            return int(command.run(args))
+            code, line = int(command.run(args)), ""
+            sys.stdout.flush()
+        except (Stopped, KeyboardInterrupt):
+            code, line = 130, "interrupted"
+        except BrokenPipeError:
+            code, line = 141, "standard output was closed before all was printed"
         except (UsageError, ImportError) as error:
             code, line = 2, f"error: {error_line(error)}"
-        except KeyboardInterrupt:
-            code, line = 130, "interrupted"
-        if group.first:
+        except OSError as error:
+            what = error.filename or "the run or standard output"
+            code, line = 2, f"error: cannot write {what}: {error.strerror}; is there room for it?"
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            code, line = 2, f"error: {out_of_memory(error)}"
+        if line and group.first:
+            _leave_stdout()
             print(line, file=sys.stderr)
         return code
+
+
+def _leave_stdout() -> None:
+    """What waits there and cannot be printed would be a second error when Python ends."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _parsed(arguments: list[str], group: Group) -> tuple[ModuleType, argparse.Namespace]:

@@ -46,6 +46,14 @@ def description(device: torch.device) -> dict[str, str | int]:
     return found
 
 
+def memory() -> float:
+    """Bytes that the machine has; infinite where the system does not say."""
+    try:
+        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    except (AttributeError, OSError, ValueError):
+        return float("inf")
+
+
 def name(device: torch.device) -> str:
     """The GPU's own name, or cpu."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
+
 from manualbp.parity import files
 from manualbp.parity.cli import options
 from manualbp.parity.cli.options import UsageError, one_line
@@ -47,6 +49,14 @@ def error_line(error: Exception) -> str:
     if isinstance(error, ModuleNotFoundError) and package in EXTRA:
         return f'the comparisons need {package}; install it with: pip install -e ".[dev]"'
     return one_line(error)
+
+
+def out_of_memory(error: BaseException) -> str:
+    """What to say of an error that is one of memory; "" where it is another."""
+    known = isinstance(error, MemoryError | torch.OutOfMemoryError)
+    if not known and "allocate memory" not in str(error):
+        return ""
+    return f"expected what fits into memory, got: {one_line(error)[:200]}; take smaller numbers"
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from comparisons.physics.pde import PDE
 from comparisons.physics.problems import PROBLEMS
 from comparisons.physics.ways import AUTOGRAD, MANUAL
 from comparisons.speed import figures
+from comparisons.stopping import Stopped
 from manualbp.parity.cli import options
 from manualbp.parity.cli.progress import TrainingProgress
 from manualbp.parity.reports.charts import PARITY, VERDICT
@@ -57,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     with output.new_run(args.log_dir, name, [AUTOGRAD, MANUAL, PARITY]) as log:
         try:
             train(problems, args, log, results)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, Stopped):
             interrupted = True
             notes.append(f"interrupted after {len(results)} of {len(problems)} problems")
         found = [tables.equations(results), tables.errors(results, f"Physics: {log.path}"),

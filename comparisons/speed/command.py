@@ -28,6 +28,7 @@ from comparisons.speed.results import Result, measured_arms
 from comparisons.speed.tables import page
 from comparisons.speed.timing import Budget
 from comparisons.speed.workloads import Workload
+from comparisons.stopping import Stopped
 from manualbp.parity.cli import options
 from manualbp.parity.cli.progress import track
 from manualbp.parity.reports.terminal import print_table
@@ -63,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="cpu, cuda or cuda:N, where there are CUDA graphs and max-autotune, too "
         "(default: cpu)")  # fmt: skip
     add("--seed", type=options.seed, default=0, help="of weights and data (default: 0)")
-    add("--threads", type=options.positive_int, help="CPU threads (default: PyTorch's own choice)")
+    add("--threads", type=options.threads, help="CPU threads (default: PyTorch's own choice)")
     add("--read", type=Path, metavar="FILE",
         help="an earlier run's speed.json: its tables and figures again")  # fmt: skip
     options.add_run_arguments(parser, "speed[-GPU]")
@@ -79,11 +80,13 @@ def run(args: argparse.Namespace) -> int:
     output.check_new(args.log_dir, name, args.output)
     written, interrupted = (earlier, False) if earlier else measure(chosen(args), args)
     results = record.from_record(written)
-    for table in page.of(results, brief=True):
-        print_table(*table)
-    print(*page.said(written), machine.line(written["machine"]), sep="\n")
-    if results:
-        log = record.write(written, args.log_dir, name, args.output)
+    try:
+        for table in page.of(results, brief=True):
+            print_table(*table)
+        print(*page.said(written), machine.line(written["machine"]), sep="\n")
+    finally:  # also where standard output is closed
+        log = record.write(written, args.log_dir, name, args.output) if results else None
+    if log:
         print(f"Written: {args.output or log.path}")
         print(options.tensorboard_hint(log.path))
     return 130 if interrupted else int(bool(written["differing"]))
@@ -131,7 +134,7 @@ def measure(
             elif result := measured(part, workload, available, args):
                 found.append(result)
         rates = rates.raised(_rates(wanted, args))
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Stopped):
         interrupted = True
         notes.append(f"interrupted after {len(found)} of {len(wanted)} cells")
     if rates:

@@ -15,10 +15,19 @@ from typing import Any
 from comparisons import machine, output
 from comparisons.speed import figures
 from comparisons.speed.arms.arm import ARMS, AUTOGRAD
-from comparisons.speed.floor import Rates
+from comparisons.speed.arms.costs import COSTS
+from comparisons.speed.floor import BYTES, PRODUCTS, Rates
 from comparisons.speed.results import Measured, Ratio, Result, present
 from comparisons.speed.tables.page import page
-from comparisons.speed.workloads import Workload, coordinate
+from comparisons.speed.workloads import (
+    DTYPES,
+    ON_GPU,
+    ON_REQUEST,
+    PARTS,
+    Workload,
+    coordinate,
+)
+from manualbp.maths.activations import ACTIVATIONS
 from manualbp.parity.cli import options
 from manualbp.parity.reports.tensorboard import RunLog
 
@@ -122,17 +131,47 @@ def read(path: Path) -> dict[str, Any]:
     """
     try:
         written = json.loads(path.read_text())
+        for cell in written["cells"]:
+            _check(cell)
+        if not all(isinstance(value, str | int) for value in written["machine"].values()):
+            raise ValueError("the machine is not described by words and whole numbers")
+        json_text(written)  # no NaN, no infinity
         page(written, from_record(written))
         machine.line(written["machine"])
-        known = {arm for cell in written["cells"] for arm in cell["arms"]} <= set(ARMS)
-        if not known or not all(AUTOGRAD in cell["arms"] for cell in written["cells"]):
-            raise ValueError("its arms are not those of this version")
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, ArithmeticError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, ArithmeticError,
+            RecursionError) as error:  # fmt: skip
+        said = error.strerror if isinstance(error, OSError) else options.one_line(error)
         raise options.UsageError(
-            f"expected the {JSON} of an earlier run, got {path} "
-            f"({type(error).__name__}: {options.one_line(error)})"
+            f"expected the {JSON} of an earlier run, got {options.short(str(path))} "
+            f"({type(error).__name__}: {said})"
         ) from None
     return dict(written)
+
+
+def _check(cell: Mapping[str, Any]) -> None:
+    """Refuse a cell that no run of this version has measured.
+
+    Raises:
+        ValueError: names that are not known, numbers that cannot be.
+    """
+    names: dict[str, Mapping[str, Any]] = {
+        "part": PARTS | ON_GPU | ON_REQUEST, "step": COSTS, "dtype": DTYPES,
+        "activation": ACTIVATIONS,
+    }  # fmt: skip
+    for what, known in names.items():
+        if cell[what] not in known:
+            raise ValueError(f"no {what} of this version: {cell[what]!r:.40}")
+    if not {AUTOGRAD} <= set(cell["arms"]) <= set(ARMS):
+        raise ValueError("its arms are not those of this version")
+    if not set(cell["floors"]) <= {PRODUCTS, BYTES}:
+        raise ValueError("its floors are not those of this version")
+    counts = [*cell["widths"], cell["batch"]]
+    if len(counts) < 3 or not all(isinstance(n, int) and 0 < n < 2**40 for n in counts):
+        raise ValueError("widths and batch are not whole numbers above 0")
+    numbers = [n for arm in cell["arms"].values() for n in arm if n is not None]
+    numbers += cell["floors"].values()
+    if not all(0 <= number < 1e12 for number in numbers):
+        raise ValueError("a time, a ratio or a size is below 0, too large or no number")
 
 
 def write(written: dict[str, Any], log_dir: Path, name: str, folder: Path | None) -> RunLog:
@@ -151,13 +190,16 @@ def write(written: dict[str, Any], log_dir: Path, name: str, folder: Path | None
             ((folder or log.path) / file).write_bytes(content)
         log.text(FIGURES, "speed", markdown)
         for file, picture in pictures.items():
-            log.image(FIGURES, file.removesuffix(".png"), picture)
+            log.image(FIGURES, f"1_{FIGURES}/{file.removesuffix('.png')}", picture)
         _log_curves(log, results)
     return log
 
 
 def _log_curves(log: RunLog, results: Sequence[Result]) -> None:
-    """The sweeps as scalars; the step is the number that was swept over."""
+    """The sweeps as scalars; the step is the number that was swept over.
+
+    TensorBoard sorts tags by name and opens the first two groups: the figures and these.
+    """
     for result in results:
         if result.part not in ("batch", "depth", "width", "gpu"):
             continue
@@ -166,8 +208,8 @@ def _log_curves(log: RunLog, results: Sequence[Result]) -> None:
         step = coordinate(result.part, result.workload)
         for arm, measured in result.arms.items():
             values = {
+                "2_speed_up": measured.speed_up.median,
                 "milliseconds": result.milliseconds(arm),
-                "speed_up": measured.speed_up.median,
                 "over_floor": result.over_floor(arm),
                 "peak_megabytes": result.megabytes(arm),
             }

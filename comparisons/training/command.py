@@ -8,20 +8,21 @@ data-parallel (processes.py, shares.py), on the same batches as in one process.
 from __future__ import annotations
 
 import argparse
+import os
 import re
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 
 import torch
 
 from comparisons import machine, output
+from comparisons.stopping import Stopped
 from comparisons.training import data, loop
 from comparisons.training.data import Dataset
 from comparisons.training.loop import AUTOGRAD, MANUAL, OPTIMIZERS, Progress
 from comparisons.training.processes import Group
 from manualbp.maths.activations import ACTIVATIONS
 from manualbp.parity.cli import options
-from manualbp.parity.reports.charts import PARITY, VERDICT
+from manualbp.parity.reports.charts import PARITY, RESULTS, VERDICT, step_layout
 from manualbp.parity.reports.tensorboard import RunLog
 from manualbp.parity.reports.terminal import print_table
 from manualbp.parity.trajectories.side_by_side import Arm
@@ -51,15 +52,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--device", type=options.device, default=torch.device("cpu"),
         help="cpu, cuda or cuda:N (default: cpu); torchrun: cuda, one each")  # fmt: skip
     add("--seed", type=options.seed, default=0, help="of weights, split and batches (default: 0)")
-    add("--threads", type=options.positive_int, help="CPU threads (default: PyTorch's own choice)")
+    add("--threads", type=options.threads, help="CPU threads (default: PyTorch's own choice)")
     options.add_run_arguments(parser, "dataset-optimizer[-GPU]")
 
 
 def dataset_name(text: str) -> str:
     """An argparse type: the name of a data set, or a .npz file that is there."""
     if text.endswith(".npz"):
-        if not Path(text).is_file():
-            raise argparse.ArgumentTypeError(f"expected a file of arrays x and y, found no {text}")
+        if not os.path.isfile(text):  # False, too, where no path can be like that
+            raise argparse.ArgumentTypeError(
+                f"expected a file of arrays x and y, found no {options.short(text)}"
+            )
     elif text not in data.NAMES:
         known = [*data.NAMES, "FILE.npz"]
         raise argparse.ArgumentTypeError(options.nearest(text, known, "a data set"))
@@ -69,9 +72,10 @@ def dataset_name(text: str) -> str:
 def widths(text: str) -> tuple[int, ...]:
     """An argparse type: ``64,128,10``, the layer widths from input to output."""
     parts = [part.strip() for part in text.split(",")]
-    if len(parts) < 2 or not all(re.fullmatch(r"[0-9]+", part) and int(part) for part in parts):
+    if len(parts) < 2 or not all(re.fullmatch(r"0*[1-9][0-9]{,9}", part) for part in parts):
         raise argparse.ArgumentTypeError(
-            f"expected at least two whole numbers above 0, as in 64,128,10, got {text!r}"
+            "expected at least two whole numbers above 0 of at most ten digits, as in 64,128,10, "
+            f"got {options.short(text)}"
         )
     return tuple(int(part) for part in parts)
 
@@ -83,9 +87,11 @@ def run(args: argparse.Namespace) -> int:
     opened = group.in_all(lambda: open_log(args), group.share)
     progress = Progress()
     with opened as log:
+        if log:
+            log.layout(PARITY, step_layout(["loss", *arms[0].metrics], arms[0].module))
         try:
             loop.train(args, dataset, arms, log, progress)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, Stopped):
             progress.interrupted = True
         except RuntimeError:
             progress.interrupted = group.ended()
@@ -96,6 +102,7 @@ def run(args: argparse.Namespace) -> int:
             table = loop.summary(progress, f"Training: {log.path}")
             where = machine.description(args.device)
             log.text(PARITY, VERDICT, loop.page(args, words, table, where))
+            log.hparams(RESULTS, loop.settings(args), loop.results(progress), progress.report.steps)
     if log:
         print_table(*table)
         print(machine.line(where))
@@ -133,12 +140,36 @@ def complete(args: argparse.Namespace, dataset: Dataset) -> None:
             f"{','.join(map(str, args.widths))}; try --widths {ends[0]},{HIDDEN},{ends[1]}"
         )
     args.lr = args.lr or OPTIMIZERS[args.optimizer][1]
+    most = torch.finfo(args.dtype).max / 100  # Adam's first step is 10 times as large
+    if args.lr > most:
+        raise options.UsageError(
+            f"expected --lr that {args.dtype} can compute with, at most {most:.1g}, "
+            f"got {args.lr:g}; lower it"
+        )
+    check_memory(args, dataset)
     name = f"{dataset.name}-{args.optimizer}"
     args.run_name = args.run_name or machine.stamped(name, machine.name(args.device))
+
+
+def check_memory(args: argparse.Namespace, dataset: Dataset) -> None:
+    """Refuse widths that cannot fit: of two arms W, dC/dW and the optimizer's two, z and a.
+
+    On a CPU alone: a GPU says by itself that it has no room, and goes on.
+    """
+    pairs = zip(args.widths, args.widths[1:], strict=False)
+    parameters = sum((i + 1) * o for i, o in pairs)
+    rows = max(min(args.batch_size, len(dataset.x)), len(dataset.validation_x))
+    size = torch.finfo(args.dtype).bits // 8
+    needed = 2 * size * (4 * parameters + 2 * rows * sum(args.widths[1:]))
+    if args.device.type == "cpu" and needed > (there := machine.memory()):
+        raise options.UsageError(
+            f"expected --widths that fit into {there / 1e9:.0f} GB of memory, got what needs "
+            f"{needed / 1e9:.0f} GB; take smaller ones"
+        )
 
 
 def open_log(args: argparse.Namespace) -> AbstractContextManager[RunLog | None]:
     """The run's event files; of several processes only the first has them."""
     if not args.group.first:
         return nullcontext()
-    return output.new_run(args.log_dir, args.run_name, [AUTOGRAD, MANUAL, PARITY])
+    return output.new_run(args.log_dir, args.run_name, [AUTOGRAD, MANUAL, PARITY, RESULTS])

@@ -143,23 +143,38 @@ def verdict(progress: Progress, processes: int = 1) -> str:
     return stopped + words
 
 
+def settings(args: argparse.Namespace) -> dict[str, str | float]:
+    """By the names of their options, all that repeats a run."""
+    group: Group = args.group
+    device = args.device if group.size == 1 else args.device.type  # several: each has its own
+    return {
+        "dataset": args.dataset, "widths": ",".join(map(str, args.widths)),
+        "activation": args.activation, "optimizer": args.optimizer, "lr": args.lr,
+        "epochs": args.epochs, "batch-size": args.batch_size,
+        "dtype": str(args.dtype).removeprefix("torch."), "device": str(device),
+        "seed": args.seed, "threads": torch.get_num_threads(),
+    }  # fmt: skip
+
+
+def results(progress: Progress) -> dict[str, float | None]:
+    """The cells of a run in the table of hyperparameters."""
+    report = progress.report
+    found: dict[str, float | None] = {"bit_identical": report.bit_identical, "steps": report.steps}
+    for arm, metrics in progress.validation.items():
+        found |= {f"validation_{name}_{arm}": value for name, value in metrics.items()}
+    return {f"results/{name}": value for name, value in found.items()}
+
+
 def page(args: argparse.Namespace, words: str, table: Table, where: dict[str, str | int]) -> str:
     """The verdict, the table, settings, machine and the command that runs it again, in Markdown."""
     group: Group = args.group
-    device = args.device if group.size == 1 else args.device.type  # several: each has its own
-    settings = {
-        "dataset": args.dataset, "widths": ",".join(map(str, args.widths)),
-        "activation": args.activation, "optimizer": args.optimizer, "lr": repr(args.lr),
-        "epochs": args.epochs, "batch-size": args.batch_size,
-        "dtype": str(args.dtype).removeprefix("torch."), "device": device,
-        "seed": args.seed, "threads": torch.get_num_threads(),
-    }  # fmt: skip
-    again = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
+    chosen = settings(args)
+    again = [word for name, value in chosen.items() for word in (f"--{name}", str(value))]
     parts = [
         f"**{words}**",
         table._replace(columns=["result", AUTOGRAD, MANUAL]).markdown(),
         "Settings:",
-        markdown_values("setting", {**settings, "processes": group.size}),
+        markdown_values("setting", {**chosen, "processes": group.size}),
         markdown_values("machine", where),
         f"Run it again: `{group.command} -m comparisons training {shlex.join(again)}`",
     ]

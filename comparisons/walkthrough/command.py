@@ -9,7 +9,6 @@ shows that gradients vanish. All of it is also one HTML page to walk through, wi
 from __future__ import annotations
 
 import argparse
-import math
 
 import torch
 from torch import nn
@@ -33,12 +32,14 @@ from comparisons.walkthrough.trace import (
 from manualbp import reference
 from manualbp.maths.activations import ActivationName
 from manualbp.parity.cli import options
-from manualbp.parity.reports.charts import GRADIENT_NORM, WHOLE
+from manualbp.parity.reports.charts import WHOLE, log10
 from manualbp.parity.reports.tensorboard import RunLog
 from manualbp.parity.reports.terminal import print_table
 from manualbp.parity.reports.words import scientific
 
-COST = "cost"
+# TensorBoard sorts tags by name. By layer, sigmoid's norms lie on 0 in a linear chart.
+LOG_COST, COST = "1_log10_cost/{}", "cost/{}"  # by the example
+LOG_NORM_BY_LAYER, LOG_NORM = "2_log10_gradient_norm_by_layer", "log10_gradient_norm/layer_{}"
 # The deep networks: activation and folder. Gradients vanish in the first alone.
 DEEP: dict[ActivationName, str] = {"sigmoid": "deep-sigmoid", "relu": "deep-relu"}
 DEPTH, WIDTH = 12, 16
@@ -117,10 +118,10 @@ def descend(e: Example, log: RunLog) -> tuple[list[float], dict[int, reference.N
         if done or step in STOPS:
             kept[step] = as_numbers(e, model)
         if done or step < 100 or step % 10 == 0:
-            log.scalar(e.name, COST, costs[-1], step)
-            log.scalar(e.name, f"log10_{COST}", math.log10(costs[-1]), step)
+            log.scalar(e.name, LOG_COST.format(e.name), log10(costs[-1]), step)
+            log.scalar(e.name, COST.format(e.name), costs[-1], step)
             for number, norm in enumerate(gradient_norms(model), start=1):
-                log.scalar(e.name, GRADIENT_NORM.format(f"layer_{number}"), norm, step)
+                log.scalar(e.name, LOG_NORM.format(number), log10(norm), step)
         if done:
             break
         optimizer.step()
@@ -144,8 +145,7 @@ def vanishing(log: RunLog) -> dict[str, list[float]]:
         manualbp.MSELoss()(model(x), y).backward()
         norms[f] = gradient_norms(model)
         for layer, norm in enumerate(norms[f], start=1):
-            log.scalar(folder, "gradient_norm_by_layer", norm, layer)
-            log.scalar(folder, "log10_gradient_norm_by_layer", math.log10(norm), layer)
+            log.scalar(folder, LOG_NORM_BY_LAYER, log10(norm), layer)
     pairs = zip(*norms.values(), strict=True)
     print_table(
         f"The vanishing gradient: |dC/dw| of {DEPTH} layers of {WIDTH} nodes, equal weights",

@@ -77,6 +77,24 @@ def serving(log_dir: Path, run: str | None) -> Iterator[Server]:
         process.wait()
 
 
+def sessions(server: Server) -> dict[str, tuple[dict[str, Any], dict[str, float]]]:
+    """The table of hyperparameters as the page asks for it: settings and results by run."""
+    known = server.get("plugin/hparams/experiment", {"experimentName": ""})
+    columns = [{"hparam": info["name"]} for info in known["hparamInfos"]]
+    columns += [{"metric": info["name"]} for info in known["metricInfos"]]
+    asked = {
+        "experimentName": "", "allowedStatuses": ["STATUS_SUCCESS"], "colParams": columns,
+        "startIndex": 0, "sliceSize": 100,
+    }  # fmt: skip
+    groups = server.get("plugin/hparams/session_groups", asked)["sessionGroups"]
+    return {
+        group["sessions"][0]["name"]: (
+            group["hparams"], {m["name"]["tag"]: m["value"] for m in group["metricValues"]}
+        )
+        for group in groups
+    }  # fmt: skip
+
+
 def texts(urls: list[str], wanted: list[str], profile: Path, seconds: float = 30.0) -> list[str]:
     """The text of each page as soon as it has what is wanted of it, or as it is at the end."""
     with browsing(profile) as page:

@@ -184,11 +184,13 @@ def test_what_a_training_records_is_what_tensorboard_is_told_to_draw() -> None:
     reference = net()
     (run,) = compare(other(reference, Wide), reference, dtypes=[torch.float32], optimizers=["sgd"],
                      steps=3).runs  # fmt: skip
-    assert charts.located("gradients/reference/0.weight") == ("reference", "gradients/0.weight")
-    assert set(map(charts.located, run.histograms)) == {
+    found = {(arm, tag.partition(" in ")[0]) for arm, tag, _ in charts.histograms(run)}
+    assert found == {
         place for name, _ in reference.named_parameters()
         for place in [("candidate", f"gradients/{name}"), ("reference", f"gradients/{name}"),
                       ("parity", f"differences/{name}")]
     }  # fmt: skip
+    arms = {arm for arm, tag, _ in charts.curves(run) if tag.startswith("1_loss/")}
+    assert arms == {"candidate", "reference"}
     share = charts.drift_share(run)
     assert share is not None and 0 < share.value < 1 and run.verdict == "agree"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import errno
 import math
 import os
 import re
@@ -46,12 +47,28 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split())
 
 
+def short(text: str) -> str:
+    """A text in quotes; what is too long for a line loses its middle."""
+    return repr(text) if len(text) <= 80 else f"{text[:40]!r}... ({len(text)} letters)"
+
+
+def no_path(text: str) -> str:
+    """Why no system takes a path, "" where it does: it is too long, or has a NUL in it."""
+    try:
+        os.lstat(text)
+    except ValueError:
+        return "has a NUL in it"
+    except OSError as error:
+        return "is too long" if error.errno == errno.ENAMETOOLONG else ""
+    return ""
+
+
 def nearest(name: str, known: Iterable[str], what: str) -> str:
     """The message for an unknown name: lists the known ones and suggests the nearest."""
     names = list(known)
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f"; did you mean {close[0]}?" if close else ""
-    return f"expected {what} out of {', '.join(names)}, got {name!r}{hint}"
+    return f"expected {what} out of {', '.join(names)}, got {short(name)}{hint}"
 
 
 def one_of(known: Iterable[str], what: str) -> Callable[[str], str]:
@@ -85,21 +102,23 @@ def positive_float(text: str) -> float:
     except ValueError:
         value = math.nan
     if not (math.isfinite(value) and value > 0):
-        raise argparse.ArgumentTypeError(f"expected a finite number above 0, got {text!r}")
+        raise argparse.ArgumentTypeError(f"expected a finite number above 0, got {short(text)}")
     return value
 
 
 def positive_int(text: str) -> int:
     """An argparse type: a whole number of at least 1, such as epochs or a batch size."""
-    return _whole_number(text, 1)
+    return _whole_number(text, 1, 2**31 - 1)
 
 
 def seed(text: str) -> int:
     """An argparse type: a whole number from 0 to 2**32 - 1, what torch and NumPy both take."""
-    value = _whole_number(text, 0)
-    if value >= 2**32:
-        raise argparse.ArgumentTypeError(f"expected a seed below 2**32, got {text!r}")
-    return value
+    return _whole_number(text, 0, 2**32 - 1)
+
+
+def threads(text: str) -> int:
+    """An argparse type: CPU threads, no more than a machine with many processes can start."""
+    return _whole_number(text, 1, max(256, os.cpu_count() or 1))
 
 
 def dtype(text: str) -> torch.dtype:
@@ -109,8 +128,8 @@ def dtype(text: str) -> torch.dtype:
 
 def device(text: str) -> torch.device:
     """An argparse type: ``cpu``, ``cuda`` or ``cuda:N``, checked to be there."""
-    if not re.fullmatch(r"cpu|cuda(:[0-9]+)?", text):
-        raise argparse.ArgumentTypeError(f"expected cpu, cuda or cuda:N, got {text!r}")
+    if not re.fullmatch(r"cpu|cuda(:[0-9]{1,3})?", text):
+        raise argparse.ArgumentTypeError(f"expected cpu, cuda or cuda:N, got {short(text)}")
     found = torch.device(text)
     if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
         count = torch.cuda.device_count()
@@ -130,14 +149,15 @@ def folder(option: str) -> Callable[[str], Path]:
             raise argparse.ArgumentTypeError(
                 f"expected a folder, got {text!r}; name one, or leave {option} out"
             )
-        existing = next(p for p in (path, *path.absolute().parents) if p.exists())
-        if not (existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)):
-            raise argparse.ArgumentTypeError(
-                f"expected a folder that can be written, got {text!r} "
-                f"({existing} is {'not writable' if existing.is_dir() else 'no folder'}); "
-                f"choose another {option}"
-            )
-        return path
+        if not (why := no_path(text)):
+            existing = next(p for p in (path, *path.absolute().parents) if p.exists())
+            if existing.is_dir() and os.access(existing, os.W_OK | os.X_OK):
+                return path
+            why = f"{existing} is {'not writable' if existing.is_dir() else 'no folder'}"
+        raise argparse.ArgumentTypeError(
+            f"expected a folder that can be written, got {short(text)} ({why}); "
+            f"choose another {option}"
+        )
 
     return parse
 
@@ -150,7 +170,9 @@ def new_file(option: str) -> Callable[[str], Path]:
 
     def parse(text: str) -> Path:
         path = Path(text)
-        if not text.strip():
+        if why := no_path(text):
+            pass
+        elif not text.strip():
             why = "names nothing"
         elif (path.is_fifo() or path.is_char_device()) and os.access(path, os.W_OK):
             return path  # a pipe or /dev/stdout, in a folder where nothing can be made
@@ -163,7 +185,7 @@ def new_file(option: str) -> Callable[[str], Path]:
         else:
             return path
         raise argparse.ArgumentTypeError(
-            f"expected a file that can be written, got {text!r}, which {why}; "
+            f"expected a file that can be written, got {short(text)}, which {why}; "
             f"choose another {option}"
         )
 
@@ -172,9 +194,10 @@ def new_file(option: str) -> Callable[[str], Path]:
 
 def run_name(text: str) -> str:
     """An argparse type: a name for one folder under the log directory."""
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+=-]*", text):
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+=-]{,199}", text):
         raise argparse.ArgumentTypeError(
-            f"expected letters, digits and . _ + = - (no folder separators), got {text!r}"
+            "expected at most 200 letters, digits and . _ + = - (no folder separators), "
+            f"got {short(text)}"
         )
     return text
 
@@ -182,7 +205,7 @@ def run_name(text: str) -> str:
 def add_run_arguments(parser: argparse.ArgumentParser, default_name: str) -> None:
     """Where the event files of a run go."""
     add = parser.add_argument
-    add("--log-dir", type=log_dir, default=log_dir("runs"),
+    add("--log-dir", type=log_dir, default="runs",  # a text: looked at where it is needed
         help="parent folder of the event files (default: runs)")  # fmt: skip
     add("--run-name", type=run_name, help=f"folder in it (default: {default_name}-time)")
 
@@ -211,13 +234,12 @@ def tensorboard_hint(run: Path) -> str:
     )
 
 
-def _whole_number(text: str, least: int) -> int:
+def _whole_number(text: str, least: int, most: int) -> int:
     try:
         value = int(text)
-    except ValueError:
-        value = least - 1
-    if value < least:
-        raise argparse.ArgumentTypeError(
-            f"expected a whole number of at least {least}, got {text!r}"
-        )
+    except ValueError:  # no number, or one of more than 4,300 digits
+        value = most + 1 if re.fullmatch(r"\+?[0-9]{4000,}", text) else least - 1
+    if not least <= value <= most:
+        bound = f"at least {least}" if value < least else f"at most {most}"
+        raise argparse.ArgumentTypeError(f"expected a whole number of {bound}, got {short(text)}")
     return value

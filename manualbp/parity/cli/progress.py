@@ -22,7 +22,9 @@ def track(items: Sequence[T], what: str) -> Iterable[T]:
         ImportError: rich is not installed.
     """
     progress, console = _rich()
-    found: Iterable[T] = progress.track(items, what, console=console, transient=True)
+    found: Iterable[T] = progress.track(
+        items, what, console=console, transient=True, disable=not console.is_terminal
+    )
     return found
 
 
@@ -66,7 +68,7 @@ class TrainingProgress:
             progress.TextColumn("left"),
             console=console,
             transient=True,
-            disable=not shown,
+            disable=not (shown and console.is_terminal),  # elsewhere it would leave an empty line
         )
         self._steps = self._bars.add_task("training", total=steps, loss="-", speed="-")
 

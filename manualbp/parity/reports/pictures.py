@@ -135,7 +135,7 @@ def _peak(values: Iterable[float]) -> float:
 
 def _bounded(share: float) -> float:
     """log10 of a share within the colours; NaN stays NaN."""
-    return max(-DECADES, min(DECADES, charts.log_divergence(share))) if share == share else share
+    return max(-DECADES, min(DECADES, charts.log10(share))) if share == share else share
 
 
 def figure(width: float, height: float) -> Any:

@@ -5,12 +5,14 @@
     runs/NAME                          the verdict in words, pictures, the layout of custom charts
     runs/NAME/TRAINING/candidate       the two arms log the same tags, so their curves overlay
     runs/NAME/TRAINING/reference
-    runs/NAME/TRAINING/parity          drift, its limits, forced; heat maps; a row of HParams
+    runs/NAME/TRAINING/parity          drift, its limits, forced; heat maps
+    runs/NAME/TRAINING/results         a row of HParams
 
 ``RunLog`` writes a run while it goes on:
 
     runs/NAME/<reference arm>, runs/NAME/<candidate arm>
-    runs/NAME/parity                   max |candidate - reference| per step and tensor
+    runs/NAME/parity                   max |candidate - reference| per step and tensor; the layout
+    runs/NAME/results                  a row of HParams
 
 Scalars are float32, rounded once: TensorBoard's data server drops a float64 scalar without a
 word.
@@ -18,8 +20,10 @@ word.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,7 +32,7 @@ import numpy as np
 from torch import nn
 
 from manualbp.parity.reports import charts
-from manualbp.parity.reports.charts import CANDIDATE, PARITY, REFERENCE, WHOLE
+from manualbp.parity.reports.charts import CANDIDATE, PARITY, REFERENCE, RESULTS, WHOLE
 from manualbp.parity.reports.page import markdown_report
 from manualbp.parity.reports.pictures import pictures
 from manualbp.parity.training_record import Histogram, Report, Step, TrainingReport, Trajectory
@@ -59,20 +63,15 @@ def log_report(report: Report, log_dir: str | os.PathLike[str], name: str) -> Pa
             f"expected a name of its own for each training, got {twice!r} twice; "
             "give each optimizer a name of its own"
         )
-    arms = [f"{run}/{arm}" for run in names for arm in (CANDIDATE, REFERENCE, PARITY)]
-    log = RunLog(log_dir, name, [WHOLE, *arms])
-    try:
-        with log:
-            log.text(WHOLE, charts.VERDICT, words)
-            for folder, tag, pixels in drawn:
-                log.image(folder, tag, pixels)
-            if isinstance(report, TrainingReport):
-                log.layout(WHOLE, charts.layout(report))
-            for run in runs:
-                log.training(run)
-    except BaseException:
-        shutil.rmtree(log.path, ignore_errors=True)
-        raise
+    arms = [f"{run}/{arm}" for run in names for arm in (CANDIDATE, REFERENCE, PARITY, RESULTS)]
+    with RunLog(log_dir, name, [WHOLE, *arms]) as log:
+        log.text(WHOLE, charts.VERDICT, words)
+        for folder, tag, pixels in drawn:
+            log.image(folder, tag, pixels)
+        if isinstance(report, TrainingReport):
+            log.layout(WHOLE, charts.layout(report))
+        for run in runs:
+            log.training(run)
     return log.path
 
 
@@ -92,7 +91,7 @@ def new_path(log_dir: str | os.PathLike[str], name: str) -> Path:
 
 
 class RunLog:
-    """The event files of one run; a context manager that closes them in any case.
+    """The event files of one run; a context manager. After an error or a signal nothing is left.
 
     Args:
         log_dir: parent folder, made where it is missing.
@@ -102,6 +101,7 @@ class RunLog:
     Raises:
         FileExistsError: ``log_dir/name`` is already there.
         PermissionError: ``log_dir`` cannot be written.
+        OSError: there is no room; also from every later call, as writing goes on beside it.
         ImportError: tensorboard is not installed.
     """
 
@@ -115,9 +115,14 @@ class RunLog:
             ) from error
         self.path = new_path(log_dir, name)
         self.path.mkdir(parents=True)
-        self._writers: dict[str, SummaryWriter] = {
-            folder: SummaryWriter(str(self.path / folder), flush_secs=10) for folder in folders
-        }
+        self._writers: dict[str, SummaryWriter] = {}
+        self._hook, threading.excepthook = threading.excepthook, self._on_thread_error
+        try:
+            for folder in folders:
+                self._writers[folder] = SummaryWriter(str(self.path / folder), flush_secs=10)
+        except BaseException:
+            self._discard()
+            raise
 
     def scalar(self, folder: str, tag: str, value: float, step: int) -> None:
         """One point of one curve."""
@@ -146,17 +151,20 @@ class RunLog:
         self._writers[folder].add_custom_scalars(layout)
 
     def hparams(
-        self, folder: str, settings: Mapping[str, str], results: Mapping[str, float | None],
-        step: int,
+        self, folder: str, settings: Mapping[str, str | float],
+        results: Mapping[str, float | None], step: int,
     ) -> None:  # fmt: skip
-        """A row of the table of hyperparameters: a finished session, in this folder's own file.
+        """A row of the table of hyperparameters: a finished session, in a folder of its own.
 
-        A result of None is an empty cell; its column is there all the same.
+        A result of None is an empty cell. The folder does not say which columns there are:
+        TensorBoard would take the first that does for runs of every kind. So it looks for itself,
+        and every scalar of the folder is a column.
         """
         from torch.utils.tensorboard.summary import hparams
 
         writer: Any = self._writers[folder].file_writer
-        for summary in hparams(dict(settings), dict(results)):  # type: ignore[no-untyped-call]
+        _, *session = hparams(dict(settings), {})  # type: ignore[no-untyped-call]
+        for summary in session:
             writer.add_summary(summary)
         for tag, value in results.items():
             if value is not None:
@@ -168,25 +176,26 @@ class RunLog:
         for arm, tag, points in charts.curves(run):
             for step, value in points.items():
                 self.scalar(f"{folder}/{arm}", tag, value, step)
-        for name, histogram in run.histograms.items():
-            arm, tag = charts.located(name)
+        for arm, tag, histogram in charts.histograms(run):
             self.histogram(f"{folder}/{arm}", tag, histogram, run.steps)
-        self.hparams(f"{folder}/{PARITY}", *charts.settings(run), run.steps)
+        self.hparams(f"{folder}/{RESULTS}", *charts.settings(run), run.steps)
 
     def step(self, step: Step, candidate: str, reference: str) -> None:
         """Every number of one training step, under the names of the two arms."""
         for folder, arm in ((candidate, step.candidate), (reference, step.reference)):
             for tag, value in charts.scalars(arm).items():
                 self.scalar(folder, tag, value, step.number)
+        equal = charts.share_of_equal(step.divergence.values())
+        self.scalar(PARITY, charts.EQUAL, equal, step.number)
         for name, apart in step.divergence.items():
-            log = charts.log_divergence(apart)
-            self.scalar(PARITY, charts.DIVERGENCE.format(name), apart, step.number)
-            self.scalar(PARITY, charts.LOG_DIVERGENCE.format(name), log, step.number)
+            if apart != 0:
+                tag = charts.LOG_DIVERGENCE.format(name)
+                self.scalar(PARITY, tag, charts.log10(apart), step.number)
 
     def validation(self, folder: str, metrics: Mapping[str, float], step: int) -> None:
         """An arm's metrics on held-out data."""
         for name, value in metrics.items():
-            self.scalar(folder, charts.VALIDATION.format(name), value, step)
+            self.scalar(folder, charts.METRIC.format(name, charts.VALIDATION), value, step)
 
     def histograms(self, folder: str, module: nn.Module, step: int) -> None:
         """An arm's parameters and gradients as they are, without those that are not finite."""
@@ -200,9 +209,31 @@ class RunLog:
         """Write what is waiting, and close the files."""
         for writer in self._writers.values():
             writer.close()
+        threading.excepthook = self._hook
+
+    def _on_thread_error(self, error: threading.ExceptHookArgs) -> None:
+        """Says nothing of the threads that write: the next call raises what they ran into."""
+        if not isinstance(error.exc_value, OSError):
+            self._hook(error)
+
+    def _discard(self) -> None:
+        """Close the files as far as that can be done, and delete them."""
+        for writer in self._writers.values():
+            with contextlib.suppress(OSError):
+                writer.close()
+        threading.excepthook = self._hook
+        shutil.rmtree(self.path, ignore_errors=True)
 
     def __enter__(self) -> RunLog:
         return self
 
-    def __exit__(self, *raised: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *raised: object) -> None:
+        try:
+            if kind is None:
+                self.close()
+        except BaseException as error:
+            kind = type(error)
+            raise
+        finally:
+            if kind is not None:
+                self._discard()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
 
 # Width of a table in a file or a pipe: no terminal says how wide it is.
 PIPE_WIDTH = 132
-# In a table that is too wide: the width a heading folds to, and of cells that never fold.
-NARROW, SHORT = 5, 10
+# The width of cells that never fold, in a table that is too wide.
+SHORT = 10
 # Only cells with a verdict are coloured, so that they are seen.
 STYLES = {AGREE: "green", DIFFER: "bold red", NO_POWER: "bold yellow",
           NOT_JUDGED: "bold yellow"}  # fmt: skip
@@ -64,9 +65,14 @@ def default_console() -> Console:
         raise ImportError(
             'tables on a terminal need rich; install it with: pip install "manualbp[parity]"'
         ) from error
-    console = Console(highlight=False)
+
+    class Output(Console):
+        def on_broken_pipe(self) -> None:  # rich would end with exit code 1, which means DIFFER
+            raise BrokenPipeError
+
+    console = Output(highlight=False)
     width = width_of(console)
-    return console if width is None else Console(highlight=False, width=width, file=sys.stdout)
+    return console if width is None else Output(highlight=False, width=width, file=sys.stdout)
 
 
 def width_of(console: Console) -> int | None:
@@ -86,11 +92,12 @@ def print_table(
     *,
     console: Console | None = None,
 ) -> None:
-    """Print one table: numbers to the right, long cells fold, nothing is cut off.
+    """Print one table: numbers to the right, nothing is cut off.
 
-    In a table that is too wide, headings fold before numbers do. Where even that is too wide, each
-    row is a line of its own, ``column value, column value``. Cells are plain text: square brackets
-    are printed, not read as markup. A line break in a column name breaks the heading.
+    In a table that is too wide, headings and texts fold between words. Where even that is too wide,
+    each row is a text of its own, ``column value, column value``, that folds between words. Cells
+    are plain text: square brackets are printed, not read as markup. A line break in a column name
+    breaks the heading.
 
     Raises:
         ValueError: a row has another length than ``columns``.
@@ -108,7 +115,9 @@ def print_table(
         for row in rows:
             pairs = zip(columns, row, strict=True)
             line = ", ".join(f"{column} {cell}".replace("\n", " ") for column, cell in pairs)
-            console.print(Text(f"  {line}"), soft_wrap=True)
+            text = textwrap.fill(line, console.width, initial_indent="  ", subsequent_indent="    ",
+                                 break_long_words=False, break_on_hyphens=False)  # fmt: skip
+            console.print(Text(text), soft_wrap=True)
         console.print()
         return
     padding = (0, 0) if any(widths) else (0, 1)
@@ -124,20 +133,34 @@ def print_table(
 def _widths(
     columns: Sequence[str], rows: Sequence[Sequence[str]], numeric: Sequence[bool], width: int
 ) -> list[int | None] | None:
-    """Each column's width, None where it may fold; None instead where there is no room at all.
+    """Each column's width, None where it needs no limit; None instead where there is no room.
 
-    Numbers, and words as short as a verdict, never fold.
+    Numbers, and cells as short as a verdict, never fold; other cells, and headings, fold between
+    words.
     """
+    by_column = [[row[index] for row in rows] for index in range(len(columns))]
+    cells = [max(map(len, column), default=0) for column in by_column]
     heads = [max(map(len, column.split("\n"))) for column in columns]
-    cells = [max((len(row[index]) for row in rows), default=0) for index in range(len(columns))]
-    both = list(zip(cells, heads, strict=True))
-    if sum(map(max, both)) + 3 * len(both) <= width:
-        return [None] * len(both)
-    if sum(map(max, both)) + len(both) + 1 <= width:  # without room around the cells
-        return [max(pair) for pair in both]
-    tight = [max(cell, min(head, NARROW)) for cell, head in both]
-    whole = [number or size <= SHORT for number, size in zip(numeric, tight, strict=True)]
-    least = [size if kept else SHORT for size, kept in zip(tight, whole, strict=True)]
-    if sum(least) + len(least) + 1 > width:
+    whole = [max(pair) for pair in zip(cells, heads, strict=True)]
+    if sum(whole) + 3 * len(whole) <= width:
+        return [None] * len(whole)
+    if sum(whole) + len(whole) + 1 <= width:  # without room around the cells
+        return list(whole)
+    words = [_longest_word(column) for column in by_column]
+    least = [
+        max(cell if number or cell <= SHORT else word, _longest_word([head]))
+        for cell, word, number, head in zip(cells, words, numeric, columns, strict=True)
+    ]
+    spare = width - sum(least) - len(least) - 1
+    if spare < 0:
         return None
-    return [size if kept else None for size, kept in zip(tight, whole, strict=True)]
+    found: list[int | None] = []
+    for size, most in zip(least, whole, strict=True):
+        more = min(spare, most - size)
+        found.append(size + more)
+        spare -= more
+    return found
+
+
+def _longest_word(texts: Sequence[str]) -> int:
+    return max((len(word) for text in texts for word in text.split()), default=0)

@@ -101,7 +101,7 @@ def test_event_files(tiny: Path) -> None:
     medians = {cell["batch"]: cell["arms"]["exact"][0] for cell in written}
     assert {e.step: e.tensor_proto.float_val[0] for e in curve} == pytest.approx(medians, rel=1e-6)
     pictures = EventAccumulator(str(run / FIGURES)).Reload()
-    assert set(pictures.Tags()["images"]) == {"batch", "memory"}
+    assert set(pictures.Tags()["images"]) == {"1_figures/batch", "1_figures/memory"}
 
 
 def test_a_blank_figure_is_noticed(tmp_path: Path) -> None:
@@ -166,8 +166,8 @@ REFUSED = [
     ("--run-name taken", "expected a new run name, got 'taken'"),
     ("--output runs", "expected a new folder, got runs, which is there; choose another --output"),
     ("--output /dev/null/speed", "choose another --output"),
-    ("--read none.json", "expected the speed.json of an earlier run, got none.json"),
-    ("--read half.json", "expected the speed.json of an earlier run, got half.json"),
+    ("--read none.json", "expected the speed.json of an earlier run, got 'none.json'"),
+    ("--read half.json", "expected the speed.json of an earlier run, got 'half.json'"),
     ("--rounds 0", "a whole number of at least 1"),
 ]
 

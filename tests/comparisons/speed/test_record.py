@@ -80,6 +80,15 @@ DAMAGED: dict[str, Any] = {
     "no autograd": lambda text: text.replace('"autograd": [', '"JAX": ['),
     "widths of words": lambda text: text.replace("[64, 128, 128, 128, 1]", '["a"]'),
     "a batch of words": lambda text: text.replace("65536", '"many"'),
+    "a negative time": lambda text: text.replace("[1.0, 2.0, 1.75, 1.5]", "[-1, 2, 1, 1]"),
+    "a time beyond all": lambda text: text.replace("[1.0, 2.0, 1.75, 1.5]", "[1e308, 2, 1, 1]"),
+    "NaN": lambda text: text.replace("[1.0, 2.0, 1.75, 1.5]", "[1, 2, NaN, 1]"),
+    "an infinite rate": lambda text: text.replace('"float32": 100.0', '"float32": 1e999'),
+    "another part": lambda text: text.replace('"rows"', '"lines"'),
+    "another dtype": lambda text: text.replace('"dtype": "float32"', '"dtype": "float7"'),
+    "another floor": lambda text: text.replace('"products"', '"ground"'),
+    "a device that is a number": lambda text: text.replace('"device": "cpu"', '"device": 3.5'),
+    "deep lists": lambda text: "[" * 100_000,
     "bytes that are no text": lambda text: b"\xff\xfe\x00",
 }  # fmt: skip
 
@@ -97,7 +106,9 @@ def test_a_damaged_record_is_one_line(
     assert main(["speed", "--read", "it.json"]) == 2
     printed = capsys.readouterr()
     assert printed.out == "" and printed.err.count("\n") == 1
-    assert printed.err.startswith("error: expected the speed.json of an earlier run, got it.json (")
+    assert printed.err.startswith(
+        "error: expected the speed.json of an earlier run, got 'it.json' ("
+    )
     assert [path.name for path in tmp_path.iterdir()] == ["it.json"]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,8 +20,12 @@ from comparisons.cli import main
 from comparisons.training import command, data, loop
 from manualbp.maths.layers import Linear
 from manualbp.parity.cli.options import Parser
+from manualbp.parity.reports import charts
+from manualbp.parity.reports.tensorboard import log_report
 from manualbp.parity.training_record import SideBySide
 from manualbp.parity.trajectories.side_by_side import train_side_by_side
+from tests.parity import browser
+from tests.parity.samples import sample_training_report
 
 ROOT = Path(__file__).parents[3]
 
@@ -68,14 +73,18 @@ def test_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "bit-identical for 90 steps" in printed and "validation accuracy" in printed
     assert f"tensorboard --logdir {tmp_path}, then open http://localhost:6006 (run mine)" in printed
 
-    assert {p.name for p in (tmp_path / "mine").iterdir()} == {"autograd", "manual", "parity"}
+    names = {"autograd", "manual", "parity", "results"}
+    assert {p.name for p in (tmp_path / "mine").iterdir()} == names
     everything = {"scalars": 0, "tensors": 0}
     events = {
         p.name: EventAccumulator(str(p), everything).Reload() for p in (tmp_path / "mine").iterdir()
     }
     tags = events["manual"].Tags()["tensors"]
     assert tags == events["autograd"].Tags()["tensors"]
-    assert {"train/loss", "train/accuracy", "validation/loss", "validation/accuracy"} <= set(tags)
+    first, second = (charts.METRIC.format(name, "{}") for name in ("accuracy", "loss"))
+    opened = [first.format("train"), first.format("validation"), second.format("train"),
+              second.format("validation"), "2_gradient_norm/0", "2_gradient_norm/2"]  # fmt: skip
+    assert sorted(tags)[:6] == opened  # TensorBoard sorts them, and opens the first two groups
     for tag in tags:  # the two curves lie on each other
         curves = [
             [(e.step, tuple(e.tensor_proto.float_val)) for e in events[arm].Tensors(tag)]
@@ -84,6 +93,40 @@ def test_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert curves[0] == curves[1] and len(curves[0]) in (3, 90)
     page = events["parity"].Tensors("verdict/text_summary")[0].tensor_proto.string_val[0].decode()
     assert "bit-identical for 90 steps" in page and "| lr | 0.05 |" in page
+    # Equal is shown as equal: no difference is drawn as a number.
+    parity = events["parity"].Tags()["tensors"]
+    assert [t for t in parity if re.match(r"\d", t)] == [charts.EQUAL]
+    assert {e.tensor_proto.float_val[0] for e in events["parity"].Tensors(charts.EQUAL)} == {1.0}
+
+
+def test_several_optimizers_stand_in_one_table(tmp_path: Path) -> None:
+    """HParams as TensorBoard serves them, with a run of another kind beside; the layout, too."""
+    for optimizer, dataset in (("sgd", "digits"), ("adam", "digits"), ("descent", "diabetes")):
+        options = ["--optimizer", optimizer, "--dataset", dataset, "--epochs", "1"]
+        assert (
+            main(["training", *options, "--log-dir", str(tmp_path), "--run-name", optimizer]) == 0
+        )
+    log_report(sample_training_report(), tmp_path, "report")
+    with browser.serving(tmp_path, "descent/results") as server:
+        rows = browser.sessions(server)
+        layout = server.get("plugin/custom_scalars/layout")
+        runs = server.get("runs")
+    assert set(rows) == {f"{o}/results" for o in ("sgd", "adam", "descent")} | {
+        run for run in runs if run.startswith("report/") and run.endswith("/results")
+    }
+    assert len(rows) == 7
+    settings, results = rows["adam/results"]
+    assert settings["optimizer"] == "adam" and settings["lr"] == 1e-3
+    assert results["results/bit_identical"] == 1 and results["results/steps"] == 45
+    accuracy = results["results/validation_accuracy_manual"]
+    assert accuracy == results["results/validation_accuracy_autograd"] > 0.5
+    assert "results/validation_accuracy_manual" not in rows["descent/results"][1]
+    assert rows["report/adam-float64-seed0/results"][1]["verdict/agree"] == 0
+    titles = {c["title"]: [chart["title"] for chart in c["chart"]] for c in layout["category"]}
+    assert titles["both arms"][:6] == [
+        "train loss", "validation loss", "train accuracy", "validation accuracy",
+        "gradient norm of 0", "gradient norm of 2",
+    ]  # fmt: skip
 
 
 def test_a_run_says_on_which_gpu(
@@ -166,7 +209,7 @@ def test_ctrl_c_leaves_a_table_and_closed_files(tmp_path: Path) -> None:
     assert process.returncode == 130 and "Traceback" not in err
     assert "interrupted after" in out and "bit-identical for" in out
     events = EventAccumulator(str(tmp_path / "long" / "parity"), {"tensors": 0}).Reload()
-    steps = len(events.Tensors("divergence/loss"))
+    steps = len(events.Tensors(charts.EQUAL))
     # The signal may come between a step's entry in the report and in the log.
     assert any(f"interrupted after {n} steps" in out for n in (steps, steps + 1))
     page = events.Tensors("verdict/text_summary")[0].tensor_proto.string_val[0].decode()

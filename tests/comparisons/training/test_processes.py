@@ -15,6 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from comparisons.cli import main
 from comparisons.training.processes import Group, Launched
+from manualbp.parity.reports.charts import EQUAL
 
 ROOT = Path(__file__).parents[3]
 SHORT = ["--epochs", "1", "--batch-size", "479", "--run-name", "mine"]
@@ -107,14 +108,19 @@ def test_two_processes_train_as_one(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert out.count("Training:") == 1 and "validation accuracy" in out
 
     run, alone = tmp_path / "runs" / "mine", tmp_path / "alone" / "mine"
-    assert {p.name for p in run.iterdir()} == {"autograd", "manual", "parity"}
+    assert {p.name for p in run.iterdir()} == {"autograd", "manual", "parity", "results"}
     assert all(len(list(p.iterdir())) == 1 for p in run.iterdir())  # one process wrote
     assert main(["training", *options, "--log-dir", str(alone.parent)]) == 0
-    for tag in ("train/loss", "train/accuracy", "validation/loss", "gradient_norm/0"):
+    for tag in (
+        "1_metrics/loss_train",
+        "1_metrics/accuracy_train",
+        "1_metrics/loss_validation",
+        "2_gradient_norm/0",
+    ):
         ours, theirs = curve(run / "manual", tag), curve(run / "autograd", tag)
         assert ours == theirs and len(ours) in (4, 12)
         assert ours == pytest.approx(curve(alone / "manual", tag), rel=2**-22)
-    assert curve(run / "parity", "log10_divergence/0.weight.grad") == [-40.0] * 12
+    assert curve(run / "parity", EQUAL) == [1.0] * 12
 
     events = EventAccumulator(str(run / "parity"), {"tensors": 0}).Reload()
     page = events.Tensors("verdict/text_summary")[0].tensor_proto.string_val[0].decode()
@@ -196,7 +202,7 @@ def test_stopped_from_outside(sent: signal.Signals, tmp_path: Path) -> None:
     finally:
         code, out, err = finish(process)
     assert code == 1 and "comparisons/" not in err  # torchrun's own traceback, none of ours
-    steps = len(curve(tmp_path / "runs" / "long" / "parity", "divergence/loss"))
+    steps = len(curve(tmp_path / "runs" / "long" / "parity", EQUAL))
     assert f"interrupted after {steps} steps; bit-identical for {steps} steps" in out and steps
 
 

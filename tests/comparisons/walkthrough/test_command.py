@@ -22,23 +22,33 @@ def values(path: Path, tag: str) -> list[float]:
 
 def test_costs_become_small(run: Path) -> None:
     for name in ("chain", "seven-nodes"):
-        costs = values(run / name, "cost")
+        costs = values(run / name, f"cost/{name}")
         assert costs[-1] < 1e-6 < costs[0]
-    costs = values(run / "mazur", "cost")
+    costs = values(run / "mazur", "cost/mazur")
     # The event file rounds to float32: 2^-25 of 0.5.
     assert costs[0] == pytest.approx(0.298371109, abs=1.6e-8)
     assert costs[1] == pytest.approx(0.291027774, abs=1.6e-8)
     assert costs[-1] == pytest.approx(3.5e-5, abs=5e-7)
-    assert len(values(run / "mazur", "gradient_norm/layer_2")) == len(costs)
+    assert len(values(run / "mazur", "log10_gradient_norm/layer_2")) == len(costs)
 
 
 def test_gradients_vanish_through_sigmoids_and_not_through_relus(run: Path) -> None:
     shrink = {}
     for f in ("sigmoid", "relu"):
-        norms = values(run / f"deep-{f}", "gradient_norm_by_layer")
-        assert len(norms) == 12
-        shrink[f] = norms[0] / norms[-1]
+        logs = values(run / f"deep-{f}", "2_log10_gradient_norm_by_layer")
+        assert len(logs) == 12
+        shrink[f] = 10.0 ** (logs[0] - logs[-1])
     assert shrink["sigmoid"] < 1e-4 and shrink["relu"] > 0.1
+
+
+def test_the_page_opens_on_logarithms(run: Path) -> None:
+    """The first two groups of tags, which TensorBoard opens; a cost has a chart of its own."""
+    events = [EventAccumulator(str(p), {"tensors": 0}).Reload() for p in run.iterdir()]
+    tags = {tag for each in events for tag in each.Tags()["tensors"]}
+    assert sorted(tags)[:4] == [
+        "1_log10_cost/chain", "1_log10_cost/mazur", "1_log10_cost/seven-nodes",
+        "2_log10_gradient_norm_by_layer",
+    ]  # fmt: skip
 
 
 def test_a_planted_fault_turns_it_red(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import io
+import math
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -45,9 +46,10 @@ def test_what_is_in_the_record_is_what_is_read_back(tmp_path: Path) -> None:
     assert log_report(report, tmp_path, "run") == tmp_path / "run"
     for run in report.runs:
         events = {arm: read(tmp_path / "run" / run.name / arm)
-                  for arm in ("candidate", "reference", "parity")}  # fmt: skip
+                  for arm in ("candidate", "reference", "parity", "results")}  # fmt: skip
         for arm in ("candidate", "reference"):
-            assert values(events[arm], "loss") == rounded(charts.points(run.curves[f"loss/{arm}"]))
+            logged = charts.points(run.curves[f"loss/{arm}"])
+            assert values(events[arm], f"1_loss/{run.name}") == rounded(logged)
         for tag in set(run.curves) - {"loss/candidate", "loss/reference"}:
             quantity, _, name = tag.partition("/")
             logged = charts.points(run.curves[tag])
@@ -55,15 +57,19 @@ def test_what_is_in_the_record_is_what_is_read_back(tmp_path: Path) -> None:
             if quantity == "share":
                 continue
             logarithms = values(events["parity"], f"{charts.LOGARITHMS[quantity]}/{name}")
-            assert logarithms == rounded(charts.logarithms(logged))
-        assert values(events["parity"], "verdict/agree") == {60: float(run.name != BAD)}
-        for name, found in run.histograms.items():
-            arm, tag = charts.located(name)
+            steps = range(1 if quantity == "forced" else 2, 61)  # no drift in the first
+            assert logarithms == rounded({step: math.log10(logged[step]) for step in steps})
+        assert values(events["parity"], charts.EQUAL) == {
+            1: 1.0,
+            **dict.fromkeys(range(2, 61), 0.0),
+        }
+        assert values(events["results"], "verdict/agree") == {60: float(run.name != BAD)}
+        for arm, tag, found in charts.histograms(run):
             (histogram,) = events[arm].Histograms(tag)
             assert histogram.step == 60
             assert tuple(histogram.histogram_value.bucket) == (0, *found.counts)
             assert tuple(histogram.histogram_value.bucket_limit) == found.edges
-    bad, good = (read(tmp_path / "run" / name / "parity") for name in (BAD, "sgd-float32-seed0"))
+    bad, good = (read(tmp_path / "run" / name / "results") for name in (BAD, "sgd-float32-seed0"))
     assert values(bad, "verdict/first_bad_step") == {60: 21.0}
     assert "verdict/first_bad_step" not in good.Tags()["tensors"]
     text = read(tmp_path / "run").Tensors("verdict/text_summary")[0].tensor_proto.string_val[0]
@@ -79,13 +85,14 @@ def test_the_layout_names_tags_that_are_there(tmp_path: Path) -> None:
     )
     parity = set(read(tmp_path / "run" / BAD / "parity").Tags()["tensors"])
     titles = [category.title for category in found.category]
-    assert titles == [charts.OVERLAYS, charts.LOG_ENVELOPE, charts.ENVELOPE]
-    for category in found.category[1:]:
+    assert titles == [charts.LOSSES, charts.OVERLAYS, charts.LOG_ENVELOPE, charts.ENVELOPE]
+    assert [len(chart.multiline.tag) for chart in found.category[0].chart] == [1] * 4
+    for category in found.category[2:]:
         assert len(category.chart) == 4
         for chart in category.chart:
             (series,) = chart.margin.series
             assert {series.value, series.lower, series.upper} <= parity
-    assert r"^log10_error/0\.weight$" in found.category[0].chart[1].multiline.tag
+    assert r"^2_log10_drift/0\.weight$" in found.category[1].chart[1].multiline.tag
 
 
 def test_a_regular_expression_matches_its_tags_and_no_others(tmp_path: Path) -> None:
@@ -101,17 +108,17 @@ def test_a_regular_expression_matches_its_tags_and_no_others(tmp_path: Path) -> 
     log_report(report, tmp_path, "run")
     tags = {tag for run in report.runs for arm in ("candidate", "reference", "parity")
             for tag in read(tmp_path / "run" / run.name / arm).Tags()["tensors"]}  # fmt: skip
-    assert tags >= {f"log10_error/{name}" for name in names}
+    assert tags >= {f"2_log10_drift/{name}" for name in names}
     drawn = {}
     for title, (kind, patterns) in charts.layout(report)[charts.OVERLAYS].items():
         assert kind == "Multiline"
         matched = [{tag for tag in tags if re.match(p, tag)} for p in patterns]  # type: ignore[attr-defined]
         assert all(len(found) == 1 for found in matched)
         drawn[title] = set().union(*matched)
-    assert [len(found) for found in drawn.values()] == [1, 9, 10]
-    of_drift, of_forced = list(drawn.values())[1:]
-    assert of_drift == {tag for tag in tags if tag.startswith("log10_error/")}
-    assert of_forced == {tag for tag in tags if tag.startswith("log10_forced/")}
+    assert [len(found) for found in drawn.values()] == [10, 9, 1]
+    of_forced, of_drift, _ = drawn.values()
+    assert of_drift == {tag for tag in tags if tag.startswith("2_log10_drift/")}
+    assert of_forced == {tag for tag in tags if tag.startswith("4_log10_forced/")}
 
 
 def test_the_two_arms_have_the_same_tags(tmp_path: Path) -> None:
@@ -119,7 +126,7 @@ def test_the_two_arms_have_the_same_tags(tmp_path: Path) -> None:
     log_report(sample_training_report(), tmp_path, "run")
     candidate, reference = (read(tmp_path / "run" / BAD / arm).Tags()
                             for arm in ("candidate", "reference"))  # fmt: skip
-    assert candidate == reference and candidate["tensors"] == ["loss"]
+    assert candidate == reference and candidate["tensors"] == [f"1_loss/{BAD}"]
     assert len(candidate["histograms"]) == 4
 
 
@@ -140,7 +147,8 @@ def test_hyperparameters_and_heat_maps_are_read_back(tmp_path: Path) -> None:
     """From the event files: a session's start with its settings, its end, and both pictures."""
     report = sample_training_report()
     log_report(report, tmp_path, "run")
-    events = read(tmp_path / "run" / BAD / "parity")
+    events = read(tmp_path / "run" / BAD / "results")
+    assert "_hparams_/experiment" not in events.summary_metadata  # it would speak for all runs
     content = events.summary_metadata["_hparams_/session_start_info"].plugin_data.content
     settings = HParamsPluginData.FromString(content).session_start_info.hparams
     assert {name: value.string_value for name, value in settings.items()} == {
@@ -148,6 +156,7 @@ def test_hyperparameters_and_heat_maps_are_read_back(tmp_path: Path) -> None:
     }  # fmt: skip
     content = events.summary_metadata["_hparams_/session_end_info"].plugin_data.content
     assert HParamsPluginData.FromString(content).session_end_info.status == STATUS_SUCCESS
+    events = read(tmp_path / "run" / BAD / "parity")
     drawn = {tag: pixels for folder, tag, pixels in pictures.pictures(report) if BAD in folder}
     assert set(events.Tags()["images"]) == set(drawn) == {"heat_map/drift", "heat_map/forced"}
     for tag, pixels in drawn.items():
