@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from comparisons import machine, output
+from comparisons import machine, output, pixels
 from comparisons.output import Table
 from comparisons.physics import deepxde_poisson, loop, pictures, tables
 from comparisons.physics.deepxde_poisson import DeepXDEPoisson
@@ -20,7 +20,6 @@ from comparisons.physics.loop import Trained
 from comparisons.physics.pde import PDE
 from comparisons.physics.problems import PROBLEMS
 from comparisons.physics.ways import AUTOGRAD, MANUAL
-from comparisons.speed import figures
 from comparisons.stopping import Stopped
 from manualbp.parity.cli import options
 from manualbp.parity.cli.progress import TrainingProgress
@@ -101,14 +100,14 @@ def train(
 
 def write(folder: Path | None, log: RunLog, results: list[Trained], markdown: str) -> None:
     """The page and the pictures, into the folder (the run's own unless given) and TensorBoard."""
-    pixels = {r.problem.name: figures.pixels(pictures.picture(r)) for r in results}
+    drawn = {r.problem.name: pixels.of(pictures.picture(r)) for r in results}
     target = folder or log.path
     with output.writing(target, "--output"):
         target.mkdir(parents=True, exist_ok=True)
-        for name, picture in pixels.items():
-            (target / f"{name}.png").write_bytes(figures.png(picture))
+        for name, picture in drawn.items():
+            (target / f"{name}.png").write_bytes(pixels.png(picture))
         (target / MARKDOWN).write_text(markdown)
-    for name, picture in pixels.items():
+    for name, picture in drawn.items():
         log.image(PARITY, f"solutions/{name}", picture)
     log.text(PARITY, VERDICT, markdown)
 

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.image import imsave
-from numpy.typing import NDArray
 
 from comparisons.speed.arms.arm import AUTOGRAD
 from comparisons.speed.results import Result, present
@@ -39,7 +35,6 @@ STYLE: dict[str, tuple[str, str]] = {
     "scikit-learn": ("#b5b5b5", "*"),
 }
 Value = Callable[[Result, str], "float | None"]
-DPI = 150
 
 
 def figures(results: Sequence[Result], footnote: str) -> dict[str, Figure]:
@@ -186,19 +181,3 @@ def _finished(figure: Figure, footnote: str) -> Figure:
                   fontsize=9)  # fmt: skip
     figure.supxlabel(footnote, x=0.01, ha="left", fontsize=6.5, color="#666666")
     return figure
-
-
-def pixels(figure: Figure) -> NDArray[np.uint8]:
-    """(height, width, 3), as TensorBoard takes it."""
-    figure.set_dpi(DPI)
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()  # type: ignore[no-untyped-call]
-    image = canvas.buffer_rgba()  # type: ignore[no-untyped-call]
-    return np.asarray(image, dtype=np.uint8)[..., :3].copy()
-
-
-def png(picture: NDArray[np.uint8]) -> bytes:
-    """A file's contents."""
-    out = io.BytesIO()
-    imsave(out, picture, format="png", dpi=DPI)
-    return out.getvalue()

@@ -7,12 +7,12 @@ follows from it. All files are made first and written then, into folders that we
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from comparisons import machine, output
+from comparisons import machine, output, pixels
 from comparisons.speed import figures
 from comparisons.speed.arms.arm import ARMS, AUTOGRAD
 from comparisons.speed.arms.costs import COSTS
@@ -154,7 +154,7 @@ def _check(cell: Mapping[str, Any]) -> None:
     Raises:
         ValueError: names that are not known, numbers that cannot be.
     """
-    names: dict[str, Mapping[str, Any]] = {
+    names: dict[str, Collection[str]] = {
         "part": PARTS | ON_GPU | ON_REQUEST, "step": COSTS, "dtype": DTYPES,
         "activation": ACTIVATIONS,
     }  # fmt: skip
@@ -178,10 +178,10 @@ def write(written: dict[str, Any], log_dir: Path, name: str, folder: Path | None
     """Everything that follows from a record; ``folder`` is the run's own unless given."""
     results = from_record(written)
     drawn = figures.figures(results, machine.line(written["machine"]))
-    pictures = {file: figures.pixels(figure) for file, figure in drawn.items()}
+    pictures = {file: pixels.of(figure) for file, figure in drawn.items()}
     markdown = page(written, results)
     contents = {JSON: json_text(written).encode(), MARKDOWN: markdown.encode()}
-    contents |= {file: figures.png(picture) for file, picture in pictures.items()}
+    contents |= {file: pixels.png(picture) for file, picture in pictures.items()}
     if folder is not None:
         with output.writing(folder, "--output"):
             folder.mkdir(parents=True)

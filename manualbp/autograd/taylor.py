@@ -22,7 +22,7 @@ from manualbp.maths import backprop, taylor
 from manualbp.maths.layers import Theta, total
 from manualbp.maths.taylor import Jet, Second, Stage
 
-TILE_BYTES = 2**20  # of a jet in a tile's widest layer, so that several of them stay in the cache
+TILE_BYTES = 2**21  # of a jet in a tile's widest layer, so that several of them stay in the cache
 Gradients = tuple[Tensor | None, list[Tensor | None]]  # dC/dx, every dC/dtheta
 
 
@@ -68,7 +68,7 @@ class Stages(Segment):
 
     def tile(self, rows: int, itemsize: int) -> int:
         """The points of a tile, of which each has so many rows of a jet."""
-        widest = max((len(t) for t in self.tensors()), default=1)
+        widest = max((len(t) for t in self.tensors() if len(t)), default=1)
         return max(TILE_BYTES // (rows * widest * itemsize), 16)
 
 

@@ -53,10 +53,10 @@ def derivatives(
 
     Args:
         model: nn.Sequential or ours, converted or hand-made blocks (``fc2(act(fc1(x)))``), also
-            residual, of Linear and activations: by hand (maths/taylor.py). With anything else, or
-            under autocast, torch.compile, torch.func and the like: by nested torch.autograd.grad,
-            with equal results. ``explain(model)`` says which. Each row of the output must depend on
-            that row of x alone.
+            residual, of Linear and activations: by hand (maths/taylor.py,
+            maths/input_gradient.py). With anything else, or under autocast and the like: by nested
+            torch.autograd.grad, with equal results. ``explain(model)`` says which. Each row of the
+            output must depend on that row of x alone.
         x: (N, I), float32 or float64 by hand. What is returned can be differentiated by x where x
             requires a gradient.
         second: which second derivatives.
@@ -72,6 +72,7 @@ def derivatives(
         TypeError: model is no nn.Module; x or directions are no tensors.
         ValueError: x not (N, I); directions of another shape, dtype or device; an unknown
             ``second``; a model whose output is not (N, O).
+        RuntimeError: inside forward-mode AD or a transform of torch.func, as autograd.grad.
     """
     _check(model, x, second, directions)
     found = stages_or_reason(model)

@@ -8,7 +8,9 @@ from torch import nn
 
 from manualbp.conversion.blocks import Block, is_sequential, resolve
 from manualbp.conversion.convert import is_ours, modules_of, refusal_of
+from manualbp.conversion.derivatives import stages_or_reason
 from manualbp.conversion.read_forward import read
+from manualbp.conversion.read_stages import Reason
 from manualbp.modules import refusal
 from manualbp.modules.gated import GatedMLP, gate_refusal
 from manualbp.modules.sequential import Sequential
@@ -25,7 +27,9 @@ class Entry(NamedTuple):
 
 
 class Explanation(tuple[Entry, ...]):
-    """Entries that print as a table, and below it what depends on the call."""
+    """Entries that print as a table; below it the derivatives, and what depends on the call."""
+
+    derivatives: str  # how ``derivatives`` finds those by the input
 
     def __str__(self) -> str:
         rows = [("module", "class", "backward", "why")]
@@ -33,6 +37,7 @@ class Explanation(tuple[Entry, ...]):
         rows += [(e.name or "(model)", e.kind, backward[e.by_hand], e.detail) for e in self]
         widths = [max(len(row[i]) for row in rows) for i in range(3)]
         lines = ["  ".join([*map(str.ljust, row[:3], widths), row[3]]) for row in rows]
+        lines += ["", f"manualbp.derivatives: {self.derivatives}"]
         by_hand = any(entry.by_hand for entry in self)
         return "\n".join([*lines, *(["", refusal.OF_ANY_CALL] if by_hand else [])])
 
@@ -41,7 +46,8 @@ def explain(model: nn.Module) -> Explanation:
     """Every module of ``model`` that holds an nn.Linear: by hand or not, and why.
 
     It describes the model as it is now: training or not, with its hooks. Below the table it says
-    what depends on the call: autocast, torch.compile, function transforms, tensor subclasses, ...
+    whether ``derivatives`` are by hand or by nested autograd, and why; and what depends on the
+    call: autocast, torch.compile, function transforms, tensor subclasses, ...
 
     Raises:
         TypeError: ``model`` is no nn.Module.
@@ -54,7 +60,10 @@ def explain(model: nn.Module) -> Explanation:
         elif any(isinstance(child, nn.Linear) for child in module.children()):
             detail = refusal_of(module) or "manualbp.convert(model) would take it"
             entries.append(Entry(name, type(module).__name__, False, detail))
-    return Explanation(entries)
+    found, stages = Explanation(entries), stages_or_reason(model)
+    nested = isinstance(stages, Reason)
+    found.derivatives = f"nested autograd; {stages}" if nested else "by hand"
+    return found
 
 
 def _ours(name: str, module: nn.Module) -> Entry:

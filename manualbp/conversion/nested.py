@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from manualbp.autograd import torch_internals
 from manualbp.maths.taylor import Second
 
 
@@ -18,8 +19,15 @@ def derivatives(
 ) -> tuple[Tensor, ...]:
     """u (N, O), du (N, O, K) and the second derivatives asked for, with their graph."""
     recorded = torch.is_grad_enabled()
+    if torch_internals.forward_mode() or (
+        torch_internals.transforms_active() and not x.requires_grad
+    ):
+        raise RuntimeError(
+            "derivatives cannot run inside forward-mode AD or a transform of torch.func (vmap, "
+            "jvp, grad by other than x), as autograd.grad cannot; use torch.func.jacrev there"
+        )
     with torch.inference_mode(False), torch.enable_grad():
-        at = x if x.requires_grad and recorded else x.detach().requires_grad_()
+        at = x if x.requires_grad and recorded else _leaf(x)
         u = model(at)
         if not isinstance(u, Tensor) or u.dim() != 2 or len(u) != len(x):
             got = tuple(u.shape) if isinstance(u, Tensor) else type(u).__name__
@@ -31,6 +39,11 @@ def derivatives(
                 torch.stack([_second(f, at, second, directions) for f in first.unbind(1)], 1)
             )
     return tuple(found) if recorded else tuple(t.detach() for t in found)
+
+
+def _leaf(x: Tensor) -> Tensor:
+    """x as the start of a graph of its own."""
+    return (x.clone() if x.is_inference() else x.detach()).requires_grad_()
 
 
 def _second(first: Tensor, x: Tensor, second: Second, directions: Tensor | None) -> Tensor:

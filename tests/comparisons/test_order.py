@@ -13,7 +13,13 @@ import pytest
 from comparisons.cli import COMMANDS
 
 ROOT = Path(__file__).parents[2]
-GROUND = ("counterparts", "machine", "output", "stopping")  # import nothing of comparisons
+GROUND = (
+    "counterparts",
+    "machine",
+    "output",
+    "pixels",
+    "stopping",
+)  # import nothing of comparisons
 TOP = ("__main__", "cli")  # each may import what comes after it, and all below
 
 

@@ -116,7 +116,9 @@ def test_many_points() -> None:
 
 
 @pytest.mark.parametrize("second", SECOND, ids=str)
-@pytest.mark.parametrize("act", [nn.Tanh, nn.GELU], ids=lambda a: a.__name__)
+@pytest.mark.parametrize(
+    "act", [nn.Tanh, pytest.param(nn.GELU, marks=pytest.mark.slow)], ids=["Tanh", "GELU"]
+)
 def test_gradcheck(act: Any, second: Any) -> None:
     """By differences: first and second order over x and every parameter."""
     net = mlp(2, 3, 2, act=act)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.autograd import forward_ad
 
 import manualbp
 from tests.conversion.derived import ByHand, Nested, mlp, points
@@ -67,3 +68,37 @@ def test_nan_and_infinity_stay_in_their_row(value: float, second: Any) -> None:
         torch.testing.assert_close(ours[keep], theirs[keep])
         if value != value:
             assert ours[1].isnan().all() and theirs[1].isnan().all()
+
+
+TRANSFORMS: dict[str, Any] = {
+    "vmap": lambda arm, x: torch.func.vmap(lambda row: arm(row[None])[2][0])(x),
+    "jvp": lambda arm, x: torch.func.jvp(lambda y: arm(y)[2], (x,), (torch.ones_like(x),)),
+    "grad by parameters": lambda arm, x: torch.func.grad(
+        lambda values: torch.func.functional_call(arm, values, (x,))[2].sum()
+    )({name: p.detach() for name, p in arm.named_parameters()}),
+}
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS.values(), ids=TRANSFORMS)
+def test_inside_a_transform_they_say_so(transform: Any) -> None:
+    with pytest.raises(RuntimeError, match=r"use torch\.func\.jacrev there"):
+        transform(ByHand(mlp(3, 4, 2), "laplacian"), X)
+
+
+def test_a_tangent_is_not_dropped() -> None:
+    with (
+        forward_ad.dual_level(),
+        pytest.raises(RuntimeError, match="derivatives cannot run inside forward-mode AD"),
+    ):
+        manualbp.derivatives(mlp(3, 4, 2), forward_ad.make_dual(X, torch.ones_like(X)))
+
+
+def test_an_inference_tensor_and_no_outputs_are_served() -> None:
+    net = mlp(3, 4, 2)
+    with torch.inference_mode():
+        x = X.clone()
+    for found, expected in zip(ByHand(net, "hessian")(x), Nested(net, "hessian")(X), strict=True):
+        torch.testing.assert_close(found.detach(), expected.detach())
+    with pytest.warns(UserWarning, match="zero-element"):
+        none = nn.Linear(3, 0).double()
+    assert manualbp.derivatives(none, X, "hessian")[2].shape == (4, 0, 3, 3)

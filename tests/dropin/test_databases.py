@@ -47,6 +47,7 @@ def unequal_losses(kind: type[nn.Module], dtype: torch.dtype) -> tuple[list[str]
     return wrong, hand
 
 
+@pytest.mark.slow
 def test_losses() -> None:
     """Bit-exact."""
     for kind in LOSSES:

@@ -118,6 +118,7 @@ def far_from_sympy(name: str, f: Activation) -> float:
     return max(float((abs(found - s) / (1 + abs(s))).max()) for found, s in pairs)
 
 
+@pytest.mark.slow
 def test_against_sympy() -> None:
     """A network of 2, 2, 2 and 1 nodes; symbols for any f, so that one test has them all."""
     for name, f in ACTIVATIONS.items():

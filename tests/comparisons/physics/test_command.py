@@ -12,19 +12,19 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import manualbp
+from comparisons import pixels
 from comparisons.cli import main
 from comparisons.physics import tables
 from comparisons.physics.loop import Trained
 from comparisons.physics.problems import PROBLEMS
 from comparisons.physics.ways import AUTOGRAD, MANUAL
-from comparisons.speed import figures
 
 POISSON = ["physics", "--problem", "poisson", "--steps", "30"]
 
 
 @pytest.fixture(autouse=True)
 def small_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(figures, "DPI", 20)
+    monkeypatch.setattr(pixels, "DPI", 20)
 
 
 @pytest.fixture(autouse=True)

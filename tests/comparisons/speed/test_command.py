@@ -11,8 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from comparisons import pixels
 from comparisons.__main__ import main
-from comparisons.speed import command, figures, floor, workloads
+from comparisons.speed import command, floor, workloads
 from comparisons.speed.arms import by_jax
 from comparisons.speed.record import FIGURES, JSON, MARKDOWN
 from comparisons.speed.results import Result
@@ -44,7 +45,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.setattr(command, "SWEEP_QUICK", Budget(0.001, 2, 2))
     monkeypatch.setattr(floor, "SHAPES", ((16, 16, 16),))
     monkeypatch.setattr(floor, "COPIED", 2**20)
-    monkeypatch.setattr(figures, "DPI", 40)
+    monkeypatch.setattr(pixels, "DPI", 40)
     monkeypatch.setattr(by_jax, "prepare", without_jax)
     return tmp_path
 
@@ -105,7 +106,7 @@ def test_event_files(tiny: Path) -> None:
 
 
 def test_a_blank_figure_is_noticed(tmp_path: Path) -> None:
-    (tmp_path / "blank.png").write_bytes(figures.png(figures.pixels(Figure((1, 1)))))
+    (tmp_path / "blank.png").write_bytes(pixels.png(pixels.of(Figure((1, 1)))))
     assert blank(tmp_path / "blank.png")
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from comparisons import pixels
 from comparisons.output import Table
 from comparisons.speed import figures, results
 from comparisons.speed.arms.arm import (
@@ -157,7 +158,7 @@ def test_nothing_is_cut_off() -> None:
         figures.panels(found, figures.speed_up, "a machine"),
         figures.single("width", found, "a machine"),
     ):
-        figures.pixels(picture)  # lays it out
+        pixels.of(picture)  # lays it out
         for part in (*picture.legends, *picture.axes):
             box, inside = part.get_window_extent(), picture.bbox
             assert inside.x0 <= box.x0 and box.x1 <= inside.x1

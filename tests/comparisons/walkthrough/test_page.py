@@ -130,6 +130,7 @@ def walk(reader: Reader, e: Example, step: int) -> list:
     return found
 
 
+@pytest.mark.slow
 @needs_chromium
 @pytest.mark.parametrize("e", EXAMPLES, ids=lambda e: e.name)
 def test_every_stage_shows_references_numbers(run: Path, tab: browser.Page, e: Example) -> None:
@@ -165,6 +166,7 @@ def test_a_planted_fault_is_seen(
     assert {first, second} <= {each[0] for each in found}
 
 
+@pytest.mark.slow
 @needs_chromium
 def test_keys_choose_and_the_slider_trains(run: Path, tab: browser.Page) -> None:
     reader = Reader(tab, run / PAGE)
@@ -191,6 +193,7 @@ def test_keys_choose_and_the_slider_trains(run: Path, tab: browser.Page) -> None
     assert said.startswith("After 2 updates: cost C = ") and close(said.split()[-1], values["C"])
 
 
+@pytest.mark.slow
 @needs_chromium
 def test_after_the_update_it_trains_on(run: Path, tab: browser.Page) -> None:
     reader = Reader(tab, run / PAGE)
@@ -208,6 +211,7 @@ def test_after_the_update_it_trains_on(run: Path, tab: browser.Page) -> None:
     assert reader.shown()["formulas"].keys() == {"C"}
 
 
+@pytest.mark.slow
 @needs_chromium
 def test_a_wrong_address_begins_the_walk(run: Path, tab: browser.Page) -> None:
     reader = Reader(tab, run / PAGE)
@@ -216,6 +220,7 @@ def test_a_wrong_address_begins_the_walk(run: Path, tab: browser.Page) -> None:
     assert wrong(EXAMPLES[0], reader.shown(), values, "input", None) == []
 
 
+@pytest.mark.slow
 @needs_chromium
 def test_it_is_readable_on_a_phone_and_in_the_dark(run: Path, tab: browser.Page) -> None:
     reader, ground = Reader(tab, run / PAGE), "getComputedStyle(document.body).backgroundColor"

@@ -50,7 +50,7 @@ const float* GradientTile::up(const float* x, int64_t count, bool wants_du) {
     float* z = layers[l];
     if (layer.kind == Layer::kLinear) {
       biases(of.bias, count, count, layer.outputs, z);
-      product_of_panels(count, layer.outputs, layer.inputs, h, of.panels, z);
+      product_of_panels(count, layer.outputs, layer.inputs, h, of.panels, z, true);
     } else {
       std::copy(h, h + n, z);
     }
@@ -97,8 +97,7 @@ void GradientTile::tangents(int64_t count, int64_t output, const Into& into) {
     const auto& of = by_.layers[l];
     const int64_t O = layer.outputs, I = layer.inputs, n = count * O;
     if (layer.kind == Layer::kLinear) {
-      std::fill(above, above + n, float(0));
-      product_of_panels(count, O, I, v, of.panels, above);
+      product_of_panels(count, O, I, v, of.panels, above, false);
     } else {
       std::copy(v, v + n, above);
     }

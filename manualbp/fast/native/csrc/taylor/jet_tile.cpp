@@ -65,8 +65,10 @@ const float* JetTile::up(const float* x, int64_t at, int64_t count, bool to_the_
     if (l == 0) {
       start(layer, x, at, count);
     } else if (layer.kind == Layer::kLinear) {
-      biases(of.bias, count, rows, O, z[l]);
-      product_of_panels(rows, O, layer.inputs, h, of.panels, z[l]);
+      biases(of.bias, count, count, O, z[l]);
+      product_of_panels(count, O, layer.inputs, h, of.panels, z[l], true);
+      product_of_panels(rows - count, O, layer.inputs, h + count * layer.inputs, of.panels,
+                        z[l] + count * O, false);
     } else {
       std::copy(h, h + rows * O, z[l]);
     }
@@ -108,12 +110,12 @@ void JetTile::start(const Layer& layer, const float* x, int64_t at, int64_t coun
     std::copy(inputs_, inputs_ + rows * I, z[0]);
     return;
   }
-  biases(of.bias, count, (1 + K) * count, O, z[0]);
+  biases(of.bias, count, net_.shared ? count : (1 + K) * count, O, z[0]);
   if (!net_.shared) {
-    product_of_panels(inputs(x, at, count, true), O, I, inputs_, of.panels, z[0]);
+    product_of_panels(inputs(x, at, count, true), O, I, inputs_, of.panels, z[0], true);
     return;
   }
-  product_of_panels(count, O, I, x, of.panels, z[0]);
+  product_of_panels(count, O, I, x, of.panels, z[0], true);
   const float* slopes = net_.slopes.const_data_ptr<float>();
   for (int64_t k = 0; k < K; ++k) {
     for (int64_t n = 0; n < count; ++n)

@@ -6,7 +6,7 @@
 namespace manualbp {
 
 constexpr int64_t kCacheBytes = 1 << 19;  // of a core, for one tile
-constexpr int64_t kLeastPoints = 8, kMostPoints = 64;
+constexpr int64_t kLeastPoints = 8, kMostPoints = 32;
 
 // The points of a tile that takes so many floats for each.
 inline int64_t points_in_cache(int64_t floats) {

@@ -41,10 +41,10 @@ void pack(const float* W, int64_t O, int64_t I, float* panels) {
 }
 
 void product_of_panels(int64_t M, int64_t O, int64_t I, const float* A, const float* panels,
-                       float* C) {
+                       float* C, bool add) {
   for (int64_t o = 0; o < O; o += kColumns) {
     const int64_t columns = std::min(kColumns, O - o);
-    product(M, columns, I, A, I, panels + o * I, columns, C + o, O, true);
+    product(M, columns, I, A, I, panels + o * I, columns, C + o, O, add);
   }
 }
 

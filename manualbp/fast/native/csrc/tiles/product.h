@@ -18,8 +18,8 @@ void transposed(const float* X, int64_t C, int64_t R, int64_t ld, float* result,
 // W^T (I, O) of W (O, I), in panels of kColumns columns, each row-major, one after the other.
 void pack(const float* W, int64_t O, int64_t I, float* panels);
 
-// C (M, O) += A (M, I) times such panels.
+// C (M, O) = A (M, I) times such panels; added to C where `add`.
 void product_of_panels(int64_t M, int64_t O, int64_t I, const float* A, const float* panels,
-                       float* C);
+                       float* C, bool add);
 
 }  // namespace manualbp

@@ -104,7 +104,7 @@ float* Tile::up(const float* x, int64_t rows) {
             std::fill(row, row + layer.outputs, float(0));
           }
         }
-        product_of_panels(rows, layer.outputs, layer.inputs, h, of.panels, a);
+        product_of_panels(rows, layer.outputs, layer.inputs, h, of.panels, a, true);
       } else {
         std::copy(h, h + count, a);
       }
