@@ -59,13 +59,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def dataset_name(text: str) -> str:
     """An argparse type: the name of a data set, or a .npz file that is there."""
     if text.endswith(".npz"):
-        if not text.isprintable():  # it could not be logged
-            raise argparse.ArgumentTypeError(
-                f"expected a printable name, got {options.short(text)}; rename it"
-            )
         if not os.path.isfile(text):  # False, too, where no path can be like that
             raise argparse.ArgumentTypeError(
                 f"expected a file of arrays x and y, found no {options.short(text)}"
+            )
+        if not text.isprintable():  # it could not be logged
+            raise argparse.ArgumentTypeError(
+                f"expected a printable name, got {options.short(text)}; rename it"
             )
     elif text not in data.NAMES:
         known = [*data.NAMES, "FILE.npz"]
