@@ -34,8 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The settings of a run; a run is repeated by giving the same ones."""
     add = parser.add_argument
     add("--dataset", type=dataset_name, default="digits",
-        help="digits (classes), diabetes (regression) or FILE.npz with arrays x and y "
-        "(default: digits)")  # fmt: skip
+        help="digits (classes), diabetes (regression) or FILE.npz with arrays x (N, features) and "
+        "y, classes 0, 1, ... (N,) or real numbers (N, outputs) (default: digits)")  # fmt: skip
     add("--widths", type=widths, help=f"layer widths (default: inputs,{HIDDEN},outputs)")
     add("--activation", type=options.one_of(ACTIVATIONS, "an activation"), default="relu",
         help="hidden layers (default: relu)")  # fmt: skip
@@ -62,6 +62,10 @@ def dataset_name(text: str) -> str:
         if not os.path.isfile(text):  # False, too, where no path can be like that
             raise argparse.ArgumentTypeError(
                 f"expected a file of arrays x and y, found no {options.short(text)}"
+            )
+        if not text.isprintable():  # it could not be logged
+            raise argparse.ArgumentTypeError(
+                f"expected a printable name, got {options.short(text)}; rename it"
             )
     elif text not in data.NAMES:
         known = [*data.NAMES, "FILE.npz"]
@@ -147,7 +151,8 @@ def complete(args: argparse.Namespace, dataset: Dataset) -> None:
             f"got {args.lr:g}; lower it"
         )
     check_memory(args, dataset)
-    name = f"{dataset.name}-{args.optimizer}"
+    short = re.sub(r"\W+", "-", dataset.name).strip("-")[:40]  # what a folder may be called
+    name = f"{short}-{args.optimizer}"
     args.run_name = args.run_name or machine.stamped(name, machine.name(args.device))
 
 

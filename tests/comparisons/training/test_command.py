@@ -17,12 +17,13 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from comparisons import machine
 from comparisons.cli import main
+from comparisons.output import Table
 from comparisons.training import command, data, loop
 from manualbp.maths.layers import Linear
 from manualbp.parity.cli.options import Parser
 from manualbp.parity.reports import charts
 from manualbp.parity.reports.tensorboard import log_report
-from manualbp.parity.training_record import SideBySide
+from manualbp.parity.training_record import ArmStep, SideBySide, Step
 from manualbp.parity.trajectories.side_by_side import train_side_by_side
 from tests.parity import browser
 from tests.parity.samples import sample_training_report
@@ -216,11 +217,6 @@ def test_ctrl_c_leaves_a_table_and_closed_files(tmp_path: Path) -> None:
     assert "interrupted after" in page
 
 
-def test_accuracy() -> None:
-    output = torch.tensor([[0.1, 0.9], [0.8, 0.2], [0.4, 0.6], [0.7, 0.3]])
-    assert loop.accuracy(output, torch.tensor([1, 0, 0, 1])) == 0.5
-
-
 def test_arms_start_equal_and_apart() -> None:
     """One seed, the same weights, no shared storage; other seeds give other weights."""
     weights = []
@@ -257,6 +253,18 @@ def test_what_goes_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert seen == {"arms": {("manual", "autograd")}, "rows": {359}, "threads": {1}}
 
 
-def test_columns_of_the_summary() -> None:
+def test_the_summary_of_arms_that_differ() -> None:
+    """Autograd's column first; of times the median, in milliseconds."""
+
+    def arm(loss: float, seconds: float) -> ArmStep:
+        return ArmStep({"loss": loss, "accuracy": loss / 8}, 0.1, {}, seconds)
+
     progress = loop.Progress(validation={"autograd": {"loss": 1.0}, "manual": {"loss": 2.0}})
-    assert loop.summary(progress, "").rows[0] == ["validation loss", "1", "2"]
+    for number, seconds in enumerate([0.001, 0.002, 0.009], start=1):
+        progress.report.add(Step(number, arm(number, seconds), arm(number + 4, 2 * seconds), {}))
+    assert loop.summary(progress, "") == Table("", ["", "autograd", "manual"], [
+        ["train loss, last batch", "7", "3"],
+        ["train accuracy, last batch", "0.875", "0.375"],
+        ["validation loss", "1", "2"],
+        ["ms per step, median", "4.000", "2.000"],
+    ])  # fmt: skip

@@ -16,6 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from comparisons.cli import main
 from comparisons.training.processes import Group, Launched
 from manualbp.parity.reports.charts import EQUAL
+from manualbp.parity.training_record import ArmStep, Step
 
 ROOT = Path(__file__).parents[3]
 SHORT = ["--epochs", "1", "--batch-size", "479", "--run-name", "mine"]
@@ -218,6 +219,26 @@ def test_a_device_for_each_process(monkeypatch: pytest.MonkeyPatch) -> None:
         second.device(first)
     with pytest.raises(ValueError, match=r"each of 3 processes, got 2; use torchrun"):
         Launched(rank=1, size=3, local_rank=1, local_size=3).device(cuda)
+
+
+def test_a_step_of_two_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Largest divergence and time, mean of the metrics; each number stays where it was."""
+    theirs = [0.5, 7.0, 3.0, 40.0, 8.0, 0.2, 6.0, 0.6]  # of the other process, in the same order
+    sent: list[float] = []
+    monkeypatch.setattr(
+        Launched, "_gather", lambda _, own: sent.extend(own) or list(zip(own, theirs, strict=True))
+    )
+    candidate = ArmStep({"loss": 2.0, "accuracy": 0.4}, 0.1, {"0": 1.0}, 5.0)
+    reference = ArmStep({"loss": 4.0, "accuracy": 0.8}, 0.1, {"0": 2.0}, 30.0)
+    step = Step(9, candidate, reference, {"loss": 1.0, "0.weight": 0.0})
+    found = Launched(rank=0, size=2).merge(step)
+    assert sent == [1.0, 0.0, 5.0, 30.0, 2.0, 0.4, 4.0, 0.8]
+    assert found == Step(
+        9,
+        ArmStep({"loss": 5.0, "accuracy": pytest.approx(0.3)}, 0.1, {"0": 1.0}, 5.0),
+        ArmStep({"loss": 5.0, "accuracy": pytest.approx(0.7)}, 0.1, {"0": 2.0}, 40.0),
+        {"loss": 1.0, "0.weight": 7.0},
+    )
 
 
 def test_the_command_that_started_it() -> None:

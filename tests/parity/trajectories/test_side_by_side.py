@@ -10,8 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from manualbp.parity import Arm, SideBySide, Step, evaluate, train_side_by_side
-from manualbp.parity.training_record import ArmStep
+from manualbp.parity import Arm, SideBySide, evaluate, train_side_by_side
 
 
 def module() -> nn.Sequential:
@@ -121,9 +120,10 @@ def test_numbers_of_a_step() -> None:
     loss = nn.functional.mse_loss(reference.module(x), y)
     gradients = torch.autograd.grad(loss, list(reference.module[3].parameters()))
     norm = torch.cat([g.flatten() for g in gradients]).norm().item()
+    reference.optimizer.param_groups[0]["lr"] = 0.05  # as a schedule does
     (step,) = train_side_by_side(candidate, reference, batches(1))
     assert step.number == 1 and step.reference.metrics == {"loss": loss.item()}
-    assert step.reference.learning_rate == 0.1
+    assert (step.candidate.learning_rate, step.reference.learning_rate) == (0.1, 0.05)
     assert step.reference.gradient_norms["3"] == pytest.approx(norm, rel=1e-6)
     assert set(step.divergence) == {"loss"} | {
         name + kind for name, _ in reference.module.named_parameters() for kind in ("", ".grad")
@@ -216,16 +216,6 @@ def test_evaluate_records_no_graph() -> None:
                    candidate.optimizer)  # fmt: skip
     evaluate(watching, *next(batches(1)))
     assert seen == [False]
-
-
-def test_times_go_to_their_arm() -> None:
-    def arm(seconds: float) -> ArmStep:
-        return ArmStep({"loss": 1.0}, 0.1, {}, seconds)
-
-    report = SideBySide()
-    report.add(Step(1, arm(0.001), arm(0.003), {}))
-    assert report.seconds == {"candidate": [0.001], "reference": [0.003]}
-    assert report.milliseconds("reference") == 3.0
 
 
 def test_norms_are_taken_in_double() -> None:
