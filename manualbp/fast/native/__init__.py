@@ -3,6 +3,7 @@
 csrc/          the sources; bindings.cpp is what Python sees of them
 exact.py       chains and losses as exact nodes: for which layers
 tiled.py       chains, and chains with their loss, by tiles: for which layers
+jets.py        derivatives by the input: for which chains
 target.py      what a library is built for, which is its name
 compiling.py   ``python -m manualbp build``
 loading.py     finds it by its name; ``python -m manualbp status`` says what was found
