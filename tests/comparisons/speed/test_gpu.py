@@ -13,9 +13,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from comparisons import pixels
 from comparisons.__main__ import main
 from comparisons.counterparts import WithLoss
-from comparisons.speed import command, figures, floor, timing, workloads
+from comparisons.speed import command, floor, timing, workloads
 from comparisons.speed.arms import arm, peers, pytorch
 from comparisons.speed.arms.arm import (
     AUTOGRAD,
@@ -56,7 +57,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
         (workloads, "ON_GPU", {"gpu": (TINY,), "dtype": (replace(TINY, dtype="tf32"),)}),
         (command, "QUICK", {}),
         (command, "SWEEP_QUICK", Budget(0.001, 2, 2)),
-        (figures, "DPI", 40),
+        (pixels, "DPI", 40),
     ):
         monkeypatch.setattr(owner, name, value)
     return tmp_path
