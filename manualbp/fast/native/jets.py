@@ -7,6 +7,7 @@ and no layer is wider than ``WIDEST``: then they are computed again.
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Sequence
 from typing import Any
@@ -43,7 +44,9 @@ def _chain(
     net = None if stages.residual() else tiled.net_of(stages, x)
     if net is None:
         return None
-    recorded = functools.partial(_recorded, stages, second, few_outputs)
+    alone = copy.copy(stages)  # C++ holds it: stages, which hold what is made here, would never go
+    alone.native = {}
+    recorded = functools.partial(_recorded, alone, second, few_outputs)
     chain = exact.library().JetChain(net, second or "", few_outputs, recorded)
     widths = [len(t) for t in stages.tensors()]  # the last layer's first
     rows = 1 + widths[0] if lines is None or few_outputs else taylor.rows(lines, second)
