@@ -46,7 +46,7 @@ def derivatives(
         du_k = du(x(t))/dt at t = 0                                 "the derivative along v_k"
         laplacian   sum_k d2u(x(t))/dt2      (N, O)
         diagonal    d2u(x(t))/dt2            (N, O, K)
-        hessian     v_k^T (d2u/dx2) v_l      (N, O, K, K)
+        hessian     v_k^T (d2u/dx2) v_m      (N, O, K, K)
 
     Without ``directions`` v_1, ..., v_I are the axes: du is the Jacobian, the laplacian the sum of
     all d2u/dx_i^2.

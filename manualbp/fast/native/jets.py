@@ -26,15 +26,16 @@ def derivatives(
     stages: Stages, second: Second, few_outputs: bool, lines: Tensor | None, x: Tensor
 ) -> tuple[Tensor, ...] | None:
     """u, du and the second derivatives; None where the rule says no, or there is no library."""
+    library = exact.library()
+    if library is None:
+        return None
     key = second, few_outputs, x.shape, x.dtype, x.device, None if lines is None else lines.shape
     if key not in stages.native:
         if len(stages.native) == MOST:
             stages.native.clear()
         stages.native[key] = _chain(stages, second, few_outputs, lines, x)
     found = stages.native[key]
-    if found is None or exact.library() is None:
-        return None
-    return exact.library().derivatives(found[0], x, lines, found[1])
+    return None if found is None else library.derivatives(found[0], x, lines, found[1])
 
 
 def _chain(
