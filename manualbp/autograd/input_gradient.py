@@ -63,7 +63,7 @@ def gradients(
     grads: Sequence[Tensor | None], wants: Sequence[bool],
 ) -> Gradients:  # fmt: skip
     """The gradients from those of u and du; ``kept`` None: with all computed again, recorded."""
-    lines, x, values, graphs, x_trained = saved
+    lines, x, values, graphs, x_trained, _ = saved
     grad_u, grad_du = grads
     if grad_du is not None and lines is not None:
         grad_du = grad_du @ lines

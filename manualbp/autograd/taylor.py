@@ -1,9 +1,9 @@
 """maths/taylor.py as a torch.autograd.Function: u, du and d2u of a chain, in one node.
 
-Between the passes nothing is kept but x and the parameters: the jets are computed again, one tile
-of points after the other, so they stay in the cache. Where backward is recorded, they are computed
-from the x and the parameters that carry their graphs, in that graph. So derivatives of what is
-returned are right to any order.
+The jets go one tile of points after the other, so they stay in the cache. Between the passes those
+of a small batch are kept; of a larger one x and the parameters alone, and the jets are computed
+again. Where backward is recorded, they are computed from the x and the parameters that carry their
+graphs, in that graph. So derivatives of what is returned are right to any order.
 """
 
 from __future__ import annotations
@@ -16,60 +16,13 @@ from torch import Tensor
 
 from manualbp.autograd import torch_internals
 from manualbp.autograd.recomputed import with_graph
-from manualbp.autograd.segment import Segment
+from manualbp.autograd.stages import Stages
 from manualbp.autograd.torch_internals import nobody_records, wanted
 from manualbp.maths import backprop, taylor
-from manualbp.maths.layers import Theta, total
+from manualbp.maths.layers import total
 from manualbp.maths.taylor import Jet, Second, Stage
 
-TILE_BYTES = 2**21  # of a jet in a tile's widest layer, so that several of them stay in the cache
 Gradients = tuple[Tensor | None, list[Tensor | None]]  # dC/dx, every dC/dtheta
-
-
-class Stages(Segment):
-    """A segment in stages: each has some of its layers, in order, and may be residual."""
-
-    def __init__(self, stages: Sequence[Segment], residual: Sequence[bool]) -> None:
-        layers = [layer for stage in stages for layer in stage.layers]
-        super().__init__(layers, [theta for stage in stages for theta in stage.thetas])
-        self.native: dict[Any, Any] = {}  # the stages as C++ takes them, by the shape of x
-        self.ends = [(len(b.layers), r) for b, r in zip(stages, residual, strict=True)]
-
-    def of(self, thetas: Sequence[Theta], wanted: Sequence[Any] | None, x: bool) -> list[Stage]:
-        """The stages with these parameters, and the gradients that are wanted."""
-        steps = backprop.steps(self.layers, thetas, wanted, x)
-        found, start = [], 0
-        for count, residual in self.ends:
-            found.append(Stage(steps[start : start + count], residual))
-            start += count
-        return found
-
-    def fit(self, inputs: int) -> bool:
-        """Whether x (N, inputs) goes through, and the residual stages keep their width."""
-        shape: tuple[int, ...] | None = (1, inputs)
-        start = 0
-        for count, residual in self.ends:
-            before = shape
-            for i in range(start, start + count):
-                shape = shape and self.layers[i].output_shape(shape, self.thetas[i])
-            if shape is None or (residual and shape != before):
-                return False
-            start += count
-        return True
-
-    def few_outputs(self, lines: int) -> bool:
-        """Whether backpropagation from each output takes fewer products than ``lines`` lines do."""
-        widths = [t.shape[0] for t in self.tensors() if t.dim() == 2]  # the last layer's first
-        return widths[0] < lines and not self.residual()
-
-    def residual(self) -> bool:
-        """Whether there is a residual stage."""
-        return any(residual for _, residual in self.ends)
-
-    def tile(self, rows: int, itemsize: int) -> int:
-        """The points of a tile, of which each has so many rows of a jet."""
-        widest = max((len(t) for t in self.tensors() if len(t)), default=1)
-        return max(TILE_BYTES // (rows * widest * itemsize), 16)
 
 
 class Derivatives(torch.autograd.Function):
@@ -84,12 +37,17 @@ class Derivatives(torch.autograd.Function):
         values = [None if t is None else t.detach() for t in parameters]
         trained = ctx.needs_input_grad[3:-1]
         graphs = [t if trains else None for t, trains in zip(parameters, trained, strict=True)]
-        ctx.save_for_backward(lines, x, *values, *graphs)
+        todo = stages.of(stages.thetas, None, False)
+        tile, height = _tile(stages, x, lines, second), rows(lines, second)
+        keeps = any(ctx.needs_input_grad) and stages.keeps(len(x), height, x.itemsize)
+        tapes: list[taylor.Tape] | None = [] if keeps else None
+        found = _up(x, lines, todo, second, tile, tapes)
+        flat = [part for tape in tapes or () for jet in tape for part in jet]
+        ctx.save_for_backward(lines, x, *values, *graphs, *flat)
         ctx.stages, ctx.second = stages, second
         ctx.present = (True, *stages.present, True)  # lines, parameters, x
         ctx.set_materialize_grads(False)
-        todo = stages.of(stages.thetas, None, False)
-        return tuple(_shown(_up(x, lines, todo, second, _tile(stages, x, lines, second)), second))
+        return tuple(_shown(found, second))
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> Any:
@@ -97,8 +55,11 @@ class Derivatives(torch.autograd.Function):
         _, *wants, wants_x = wanted(ctx, ctx.needs_input_grad[2:], ctx.present)
         if not (wants_x or any(wants)) or all(g is None for g in grad_outputs):
             return None, None, None, *[None] * (len(wants) + 1)
-        values, graphs = saved[: len(wants)], saved[len(wants) :]
-        before = Saved(lines, x, values, graphs, ctx.needs_input_grad[-1])
+        count = len(wants)
+        before = Saved(
+            lines, x, saved[:count], saved[count : 2 * count], ctx.needs_input_grad[-1],
+            saved[2 * count :],
+        )  # fmt: skip
         grad_x, grads = gradients(ctx.stages, ctx.second, before, grad_outputs, wants, wants_x)
         return None, None, None, *grads, grad_x
 
@@ -114,6 +75,7 @@ class Saved(NamedTuple):
     values: Sequence[Tensor | None]  # of every parameter, in the order of ``flat``
     graphs: Sequence[Tensor | None]  # the parameters themselves, those that wanted a gradient
     x_trained: bool  # whether x wanted one
+    jets: Sequence[Tensor | None] = ()  # what every layer kept, tile by tile; empty for nothing
 
 
 def gradients(
@@ -121,7 +83,7 @@ def gradients(
     wants: Sequence[bool], wants_x: bool,
 ) -> Gradients:  # fmt: skip
     """dC/dx and every dC/dtheta, from the gradients of what forward returned."""
-    lines, x, values, graphs, x_trained = saved
+    lines, x, values, graphs, x_trained, jets = saved
     lines = axes(x) if lines is None else lines
     recorded = torch.is_grad_enabled()
     if recorded:
@@ -131,7 +93,8 @@ def gradients(
     todo = stages.of(thetas, by_layer, wants_x)
     whole = recorded or not all(g is None or nobody_records(g) for g in grads)
     tile = len(x) if whole else _tile(stages, x, lines, second)
-    grad_x, found = _down(grads, x, lines, todo, second, tile)
+    tapes = [] if whole else _tapes(jets, len(stages.layers))
+    grad_x, found = _down(grads, x, lines, todo, second, tile, tapes)
     return grad_x if wants_x else None, found
 
 
@@ -165,11 +128,23 @@ def _parts(x: Tensor, tile: int) -> list[slice]:
     return [slice(n, n + tile) for n in range(0, max(len(x), 1), max(tile, 1))]
 
 
-def _up(x: Tensor, lines: Tensor, todo: list[Stage], second: Second, tile: int) -> Jet:
-    """The jet of u: (N, O), (K, N, O), (P, N, O)."""
+def _tapes(jets: Sequence[Tensor | None], layers: int) -> list[taylor.Tape]:
+    """The tape of each tile: a jet, which is three tensors, for each layer."""
+    each = [Jet(*jets[i : i + 3]) for i in range(0, len(jets), 3)]
+    return [each[i : i + layers] for i in range(0, len(each), layers)]
+
+
+def _up(
+    x: Tensor, lines: Tensor, todo: list[Stage], second: Second, tile: int,
+    tapes: list[taylor.Tape] | None,
+) -> Jet:  # fmt: skip
+    """The jet of u: (N, O), (K, N, O), (P, N, O). Each tile's tape goes to ``tapes``."""
     found = []
     for part in _parts(x, tile):
-        u, first, curved = taylor.forward(_start(x, lines, part), todo, second)
+        tape: taylor.Tape | None = None if tapes is None else []
+        u, first, curved = taylor.forward(_start(x, lines, part), todo, second, tape)
+        if tapes is not None and tape is not None:
+            tapes.append(tape)
         shape = u.shape  # type: ignore[union-attr]
         first = first.expand(-1, *shape)  # type: ignore[union-attr]
         if second is not None and curved is None:
@@ -183,14 +158,17 @@ def _up(x: Tensor, lines: Tensor, todo: list[Stage], second: Second, tile: int) 
 
 def _down(
     grads: Sequence[Tensor | None], x: Tensor, lines: Tensor, todo: list[Stage], second: Second,
-    tile: int,
+    tile: int, tapes: list[taylor.Tape],
 ) -> Gradients:  # fmt: skip
-    """dC/dx and every dC/dtheta, with the jets computed again."""
+    """dC/dx and every dC/dtheta, with the jets computed again where no ``tapes`` were kept."""
     grad_xs: list[Tensor | None] = []
     sums: list[Tensor | None] = []
-    for part in _parts(x, tile):
+    for number, part in enumerate(_parts(x, tile)):
         tape: taylor.Tape = []
-        taylor.forward(_start(x, lines, part), todo, second, tape)
+        if tapes:
+            tape = tapes[number]
+        else:
+            taylor.forward(_start(x, lines, part), todo, second, tape)
         g = _hidden([None if g is None else g[part] for g in grads], second)
         grad_x, thetas = taylor.backward(g, todo, second, tape)
         sums = list(map(total, sums, thetas)) if sums else thetas

@@ -7,7 +7,7 @@ from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 
-from manualbp.autograd.taylor import Stages
+from manualbp.autograd.stages import Stages
 from manualbp.conversion import nested
 from manualbp.conversion.read_stages import Reason, leaves_of, stages_of
 from manualbp.maths.taylor import Second

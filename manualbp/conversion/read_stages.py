@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from manualbp.autograd.segment import Segment
-from manualbp.autograd.taylor import Stages
+from manualbp.autograd.stages import Stages
 from manualbp.autograd.torch_internals import own_call, unhooked
 from manualbp.conversion.blocks import Block, is_sequential, resolve
 from manualbp.conversion.read_forward import read

@@ -22,7 +22,7 @@ from torch.nn import Parameter
 from manualbp.autograd import torch_internals
 from manualbp.autograd.recomputed import apply_recomputed
 from manualbp.autograd.segment import Segment
-from manualbp.autograd.taylor import Stages
+from manualbp.autograd.stages import Stages
 from manualbp.fast import native
 from manualbp.fast.gpu import kernels, one_launch
 from manualbp.fast.gpu.pairs import paired

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from manualbp import fast
 from manualbp.autograd.input_gradient import apply_input_gradient
-from manualbp.autograd.taylor import Stages, apply_derivatives, axes
+from manualbp.autograd.stages import Stages
+from manualbp.autograd.taylor import apply_derivatives, axes
 from manualbp.maths.taylor import Second
 from manualbp.modules import refusal
 

@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from manualbp.autograd import input_gradient, taylor
-from manualbp.autograd.taylor import Stages
+from manualbp.autograd.stages import Stages
 from manualbp.fast.native import exact, tiled
 from manualbp.maths.taylor import Second
 

@@ -1,0 +1,65 @@
+"""A chain in stages, some of them residual: what derivatives by the input run through."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from manualbp.autograd.segment import Segment
+from manualbp.maths import backprop
+from manualbp.maths.layers import Theta
+from manualbp.maths.taylor import Stage
+
+TILE_BYTES = 2**22  # of a jet in a tile's widest layer, so that several of them stay in the cache
+KEPT_BYTES = 2**27  # of all jets of a batch, up to which they are kept
+
+
+class Stages(Segment):
+    """A segment in stages: each has some of its layers, in order, and may be residual."""
+
+    def __init__(self, stages: Sequence[Segment], residual: Sequence[bool]) -> None:
+        layers = [layer for stage in stages for layer in stage.layers]
+        super().__init__(layers, [theta for stage in stages for theta in stage.thetas])
+        self.native: dict[Any, Any] = {}  # the stages as C++ takes them, by the shape of x
+        self.ends = [(len(b.layers), r) for b, r in zip(stages, residual, strict=True)]
+
+    def of(self, thetas: Sequence[Theta], wanted: Sequence[Any] | None, x: bool) -> list[Stage]:
+        """The stages with these parameters, and the gradients that are wanted."""
+        steps = backprop.steps(self.layers, thetas, wanted, x)
+        found, start = [], 0
+        for count, residual in self.ends:
+            found.append(Stage(steps[start : start + count], residual))
+            start += count
+        return found
+
+    def fit(self, inputs: int) -> bool:
+        """Whether x (N, inputs) goes through, and the residual stages keep their width."""
+        shape: tuple[int, ...] | None = (1, inputs)
+        start = 0
+        for count, residual in self.ends:
+            before = shape
+            for i in range(start, start + count):
+                shape = shape and self.layers[i].output_shape(shape, self.thetas[i])
+            if shape is None or (residual and shape != before):
+                return False
+            start += count
+        return True
+
+    def few_outputs(self, lines: int) -> bool:
+        """Whether backpropagation from each output takes fewer products than ``lines`` lines do."""
+        widths = [t.shape[0] for t in self.tensors() if t.dim() == 2]  # the last layer's first
+        return widths[0] < lines and not self.residual()
+
+    def residual(self) -> bool:
+        """Whether there is a residual stage."""
+        return any(residual for _, residual in self.ends)
+
+    def tile(self, rows: int, itemsize: int) -> int:
+        """The points of a tile, of which each has so many rows of a jet."""
+        widest = max((len(t) for t in self.tensors() if len(t)), default=1)
+        return max(TILE_BYTES // (rows * widest * itemsize), 16)
+
+    def keeps(self, points: int, rows: int, itemsize: int) -> bool:
+        """Whether all jets are kept: each layer keeps its input's."""
+        widths = sum(len(t) for t in self.tensors() if t.dim() == 2)
+        return 2 * points * rows * widths * itemsize <= KEPT_BYTES
