@@ -55,21 +55,21 @@ install: $(VENV)/native
 $(VENV)/native: $(VENV)/installed $(CSRC) $(wildcard $(NATIVE)/*.py)
 	@if $(BIN)/python -m manualbp build; then touch $@; fi
 
-$(VENV)/installed: pyproject.toml setup.py constraints.txt
+$(VENV)/installed: pyproject.toml setup.py constraints.txt $(wildcard requirements/*.txt)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install $(PIP_FLAGS) -c constraints.txt -e ".[dev]"
+	$(BIN)/python -m pip install $(PIP_FLAGS) -c constraints.txt -r requirements/dev.txt
 	touch $@
 
 $(VENV)/kernels: $(VENV)/installed
-	$(BIN)/python -m pip install $(PIP_FLAGS) -c constraints.txt -e ".[dev,triton]"
+	$(BIN)/python -m pip install $(PIP_FLAGS) -c constraints.txt -r requirements/dev.txt -e ".[triton]"
 	touch $@
 
 $(VENV)/clients: $(VENV)/installed
-	$(BIN)/python -m pip install $(PIP_FLAGS) -c constraints.txt -e ".[dev,clients]"
+	$(BIN)/python -m pip install $(PIP_FLAGS) -c constraints.txt -r requirements/dev.txt -r requirements/clients.txt
 	touch $@
 
 $(VENV)/peers: $(VENV)/installed
-	$(BIN)/python -m pip install $(PIP_FLAGS) -c constraints.txt -e ".[dev,peers]"
+	$(BIN)/python -m pip install $(PIP_FLAGS) -c constraints.txt -r requirements/dev.txt -r requirements/peers.txt
 	touch $@
 
 clean:

@@ -17,7 +17,8 @@ from manualbp.parity.cli.options import UsageError, one_line
 from manualbp.parity.reports.page import markdown_table
 from manualbp.parity.reports.tensorboard import RunLog
 
-EXTRA = ("rich", "sklearn", "tensorboard", "matplotlib")  # packages of the extra "comparisons"
+REQUIREMENTS = "requirements/comparisons.txt"
+EXTRA = ("rich", "sklearn", "tensorboard", "matplotlib")  # packages that it adds
 
 
 class Table(NamedTuple):
@@ -47,7 +48,7 @@ def error_line(error: Exception) -> str:
     """The error in one line; for a package that is missing, how to install it."""
     package = (getattr(error, "name", None) or "").partition(".")[0]
     if isinstance(error, ModuleNotFoundError) and package in EXTRA:
-        return f'the comparisons need {package}; install it with: pip install -e ".[dev]"'
+        return f"the comparisons need {package}; install it with: pip install -r {REQUIREMENTS}"
     return one_line(error)
 
 

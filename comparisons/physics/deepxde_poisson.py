@@ -5,7 +5,7 @@
 Points, network, rate and loss are those of its examples/pinn_forward/Poisson_Dirichlet_1d.py; only
 here the rate falls to 0, since at a fixed one the last error is an accident of Adam's spikes. One
 arm's residual takes dde.grad.hessian, the other's manualbp.derivatives: nothing else differs.
-DeepXDE is in the extra ``clients``.
+DeepXDE is in requirements/clients.txt.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ from comparisons.physics.learner import by_glorot
 from comparisons.physics.ways import AUTOGRAD, MANUAL
 
 NAME = "deepxde"
-MISSING = f'{NAME}: left out, it needs DeepXDE; install it with: pip install -e ".[clients]"'
+MISSING = (
+    f"{NAME}: left out, it needs DeepXDE; install it with: pip install -r requirements/clients.txt"
+)
 
 
 def is_installed() -> bool:

@@ -1,4 +1,4 @@
-"""What a result depends on besides its inputs: the versions of everything that computed it."""
+"""What is installed: the versions that a result depends on, and how to add what is missing."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from importlib import metadata
 
 import numpy as np
 import torch
+
+# What an error says where a package of the extra "parity" is missing.
+INSTALL = 'in the clone: pip install -e ".[parity]"'
 
 
 def versions() -> dict[str, str]:

@@ -29,7 +29,7 @@ IMPORTS: dict[str, set[str]] = {
     "gradients": {"record", "arms", "judge", "diagnosis", "reports", "repro", "versions"},
     "training": {"training_record", "arms", "trajectories", "versions"},
     "__init__": DATA | {"bits", "arms", "judge", "trajectories", "gradients", "training"},
-    "cli": DATA | {"arms", "reports", "repro", "gradients", "training"},
+    "cli": DATA | {"arms", "reports", "repro", "gradients", "training", "versions"},
     "__main__": {"cli"},
 }
 

@@ -40,7 +40,7 @@ def available(device: torch.device, by_input: bool = False) -> tuple[dict[str, M
     """
     found: dict[str, Make] = {}
     notes = []
-    for name, prepare, extra in (
+    for name, prepare, file in (
         (JAX, by_jax.prepare, "peers"),
         *([(JET, _prepare_jet, "peers")] if by_input else []),
         (SKLEARN, _prepare_sklearn, "comparisons"),
@@ -48,7 +48,7 @@ def available(device: torch.device, by_input: bool = False) -> tuple[dict[str, M
         try:
             found |= prepare(device)
         except ImportError:
-            notes.append(f'no {name}: install it with: pip install -e ".[{extra}]"')
+            notes.append(f"no {name}: install it with: pip install -r requirements/{file}.txt")
         except RuntimeError as error:
             notes.append(f"no {name}: {error}")
     if SKLEARN in found:

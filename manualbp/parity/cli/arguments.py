@@ -11,6 +11,7 @@ from torch import nn
 from manualbp.parity.arms.runs import RUN_KINDS
 from manualbp.parity.cli import options
 from manualbp.parity.cli.options import UsageError
+from manualbp.parity.versions import INSTALL
 
 PROGRAM = "python -m manualbp.parity"
 EXIT_CODES = """\
@@ -169,9 +170,7 @@ def _check_outputs(args: argparse.Namespace) -> None:
         raise UsageError(f"expected files that differ, got {files[0]} more than once")
     for package in ("rich", "tensorboard", "matplotlib")[: 3 if args.log_dir else 1]:
         if importlib.util.find_spec(package) is None:
-            raise UsageError(
-                f'the command line needs {package}; install it with: pip install "manualbp[parity]"'
-            )
+            raise UsageError(f"the command line needs {package}; {INSTALL}")
     if args.run_name and not args.log_dir:
         raise UsageError("expected --log-dir with --run-name, got none; say where the run goes")
     if args.log_dir:

@@ -8,6 +8,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, TypeVar
 
 from manualbp.parity.reports.terminal import width_of
+from manualbp.parity.versions import INSTALL
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -93,8 +94,6 @@ def _rich() -> tuple[ModuleType, Console]:
         from rich import progress
         from rich.console import Console
     except ImportError as error:
-        raise ImportError(
-            'progress bars need rich; install it with: pip install "manualbp[parity]"'
-        ) from error
+        raise ImportError(f"progress bars need rich; {INSTALL}") from error
     console = Console(stderr=True)
     return progress, Console(stderr=True, width=width_of(console))

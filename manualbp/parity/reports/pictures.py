@@ -13,6 +13,7 @@ import numpy as np
 from manualbp.parity.record import AGREE, DIFFER, NOT_JUDGED, GradientReport, TensorReport, over
 from manualbp.parity.reports import charts
 from manualbp.parity.training_record import Report
+from manualbp.parity.versions import INSTALL
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -148,9 +149,7 @@ def figure(width: float, height: float) -> Any:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ImportError(
-            'pictures need matplotlib; install it with: pip install "manualbp[parity]"'
-        ) from error
+        raise ImportError(f"pictures need matplotlib; {INSTALL}") from error
     empty = Figure((width, height), dpi=DPI, layout="constrained")
     FigureCanvasAgg(empty)
     return empty

@@ -36,6 +36,7 @@ from manualbp.parity.reports.charts import CANDIDATE, PARITY, REFERENCE, RESULTS
 from manualbp.parity.reports.page import markdown_report
 from manualbp.parity.reports.pictures import pictures
 from manualbp.parity.training_record import Histogram, Report, Step, TrainingReport, Trajectory
+from manualbp.parity.versions import INSTALL
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -110,8 +111,7 @@ class RunLog:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise ImportError(
-                "manualbp.parity.reports.tensorboard needs tensorboard; "
-                'install it with: pip install "manualbp[parity]"'
+                f"manualbp.parity.reports.tensorboard needs tensorboard; {INSTALL}"
             ) from error
         self.path = new_path(log_dir, name)
         self.path.mkdir(parents=True)

@@ -13,6 +13,7 @@ from manualbp.parity.record import AGREE, DIFFER, NO_POWER, NOT_JUDGED
 from manualbp.parity.reports.page import page
 from manualbp.parity.reports.words import numeric_columns
 from manualbp.parity.training_record import Report
+from manualbp.parity.versions import INSTALL
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -62,9 +63,7 @@ def default_console() -> Console:
     try:
         from rich.console import Console
     except ImportError as error:
-        raise ImportError(
-            'tables on a terminal need rich; install it with: pip install "manualbp[parity]"'
-        ) from error
+        raise ImportError(f"tables on a terminal need rich; {INSTALL}") from error
 
     class Output(Console):
         def on_broken_pipe(self) -> None:  # rich would end with exit code 1, which means DIFFER

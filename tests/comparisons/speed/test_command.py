@@ -64,7 +64,7 @@ def test_a_whole_run(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
     printed = capsys.readouterr().out
     for words in ("2-4-1", "Batch sweep", "Depth sweep", "Width sweep", "bfloat16", "FusedLoss"):
         assert words in printed
-    assert 'no JAX: install it with: pip install -e ".[peers]"' in printed
+    assert "no JAX: install it with: pip install -r requirements/peers.txt" in printed
     assert "no torch.compile with --quick" in printed
     assert "Training: geometric means over 1 rows, worst of" in printed
     run = tiny / "runs" / "mine"

@@ -130,7 +130,7 @@ def test_without_triton(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "importlib", finding(None))
     monkeypatch.setattr(kernels, "_INTERPRETED", True)
     assert not kernels.takes(torch.zeros(2))
-    with pytest.raises(ImportError, match=r"use `pip install 'manualbp\[triton\]'`"):
+    with pytest.raises(ImportError, match=r'in the clone: pip install -e "\.\[triton\]"'):
         kernels.load()
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ import pytest
 from manualbp.fast.native import compiling
 
 ROOT = Path(__file__).parents[3]
-SOURCE = ("manualbp", "pyproject.toml", "setup.py", "README.md", "LICENSE")
+SOURCE = ("manualbp", "pyproject.toml", "setup.py", "MANIFEST.in", "LICENSE")
 STEP = """
 import torch, manualbp
 from manualbp import fast
@@ -77,6 +79,13 @@ def test_wheel(compiler: str, tmp_path: Path) -> None:
     printed = run("-c", STEP, cwd=tmp_path, **there)
     assert printed == f"{not compiler} [0.75, 0.75, 0.75]\n"
     assert (site / "manualbp" / "fast" / "native" / "csrc" / "bindings.cpp").is_file()
+    (info,) = site.glob("manualbp-*.dist-info")
+    said = metadata.PathDistribution(info).metadata
+    assert set(said.get_all("Provides-Extra")) == {"parity", "triton"}  # what serves the package
+    assert set(info.joinpath("top_level.txt").read_text().split()) == {"manualbp"}
+    page = said.get_payload()  # on an index nothing of the clone is near
+    assert page.startswith("# manualbp\n")
+    assert not re.search(r"\]\((?!https:)|`make |comparisons", page)
     if compiler:  # the sources are in it, so that it can be built later
         assert str(site) in run("-m", "manualbp", "build", cwd=tmp_path, **there)
         assert run("-c", STEP, cwd=tmp_path, **there) == "True [0.75, 0.75, 0.75]\n"

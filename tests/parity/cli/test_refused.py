@@ -110,4 +110,4 @@ def test_a_missing_extra_is_named(
 ) -> None:  # fmt: skip
     monkeypatch.setitem(sys.modules, missing, None)
     line = refused(f"{GOOD} --log-dir {tmp_path}", capsys)
-    assert missing in line and 'pip install "manualbp[parity]"' in line
+    assert missing in line and 'in the clone: pip install -e ".[parity]"' in line

@@ -38,7 +38,7 @@ def load() -> Any:
     if importlib.util.find_spec("triton") is None:
         raise ImportError(
             "manualbp.fast.gpu.kernels needs Triton, which is not installed; "
-            "use `pip install 'manualbp[triton]'`"
+            'in the clone: pip install -e ".[triton]"'
         )
     return importlib.import_module("manualbp.fast.gpu.kernels.operators")
 

@@ -50,7 +50,7 @@ def test_eager_arms(step: str, outputs: int) -> None:
 @pytest.mark.parametrize("step", STEPS)
 def test_jax(step: str, f: str) -> None:
     """fp64: relative 1e-9, since jet's own formulas round more. Its jet has no softplus."""
-    pytest.importorskip("jax", reason="JAX is not installed: the extra peers")
+    pytest.importorskip("jax", reason="JAX is not installed: requirements/peers.txt")
     given = of(step, (3, 6, 5, 2), 20, f)
     arms, (found, _) = derivatives.eager_arms(given), peers.available(CPU)
     arms[JAX] = found[JAX](given)

@@ -22,7 +22,7 @@ from tests.comparisons.speed.arms.equal_gradients import CPU, differing, of
 )
 def test_jax(step: str, f: str) -> None:
     """fp64, sums over 20 rows in another order: relative 1e-10."""
-    pytest.importorskip("jax", reason="JAX is not installed: the extra peers")
+    pytest.importorskip("jax", reason="JAX is not installed: requirements/peers.txt")
     given = of(step, (2, 6, 5, 1), 20, f)
     found, _ = peers.available(CPU)
     arms = {**eager_arms(given), JAX: found[JAX](given)}
@@ -34,7 +34,7 @@ def test_jax(step: str, f: str) -> None:
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_jax_computes_in_the_rows_dtype(dtype: str) -> None:
     """Its gradients are off by as much as that dtype rounds: a twentieth of eps, or 20 of them."""
-    pytest.importorskip("jax", reason="JAX is not installed: the extra peers")
+    pytest.importorskip("jax", reason="JAX is not installed: requirements/peers.txt")
     found, _ = peers.available(CPU)
     given = of(TRAINING, (4, 32, 1), 64, "tanh", dtype)
     gradients = found[JAX](given).computed().gradients
@@ -49,7 +49,7 @@ def test_jax_computes_in_the_rows_dtype(dtype: str) -> None:
 @pytest.mark.slow
 def test_jax_takes_as_many_threads() -> None:
     """One, when PyTorch has one: no more processor time than time."""
-    pytest.importorskip("jax", reason="JAX is not installed: the extra peers")
+    pytest.importorskip("jax", reason="JAX is not installed: requirements/peers.txt")
     program = (
         "import time, torch; torch.set_num_threads(1)\n"
         "from tests.comparisons.speed.arms.test_peers import *\n"
@@ -92,8 +92,8 @@ def test_absent_peers_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     found, notes = peers.available(CPU)
     assert found == {}
     assert notes == [
-        'no JAX: install it with: pip install -e ".[peers]"',
-        'no scikit-learn: install it with: pip install -e ".[comparisons]"',
+        "no JAX: install it with: pip install -r requirements/peers.txt",
+        "no scikit-learn: install it with: pip install -r requirements/comparisons.txt",
     ]
 
 
@@ -102,7 +102,7 @@ def test_jax_rounds_to_tf32_in_its_rows_alone(
     dtype: str, products: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """HIGH is TF32 on a GPU; the two products of forward, and three of backward."""
-    jax = pytest.importorskip("jax", reason="JAX is not installed: the extra peers")
+    jax = pytest.importorskip("jax", reason="JAX is not installed: requirements/peers.txt")
     traced = []
     jit = jax.jit
     monkeypatch.setattr(jax, "jit", lambda f: traced.append(f) or jit(f))
