@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 DPI = 150
 
 
-def of(figure: Figure) -> NDArray[np.uint8]:
-    """(height, width, 3), as TensorBoard takes it."""
-    figure.set_dpi(DPI)
+def of(figure: Figure, dpi: int | None = None) -> NDArray[np.uint8]:
+    """(height, width, 3), as TensorBoard takes it; ``dpi`` is ``DPI`` unless given."""
+    figure.set_dpi(dpi or DPI)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()  # type: ignore[no-untyped-call]
     image = canvas.buffer_rgba()  # type: ignore[no-untyped-call]

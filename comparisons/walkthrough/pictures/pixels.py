@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Circle, FancyBboxPatch
 from numpy.typing import NDArray
 
+from comparisons.pixels import of as as_pixels
 from comparisons.walkthrough.pictures.shapes import COLOURS, LOOKS, Box, Dot, Line, Picture, Text
 
 DPI = 144  # two pixels for a unit of the picture
@@ -17,7 +17,7 @@ ANCHORS = {"start": "left", "middle": "center", "end": "right"}
 
 def pixels(picture: Picture) -> NDArray[np.uint8]:
     """(height, width, 3)."""
-    figure = Figure((picture.width / 72, picture.height / 72), dpi=DPI)  # a unit is a point
+    figure = Figure((picture.width / 72, picture.height / 72))  # a unit is a point
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_axis_off()
     axes.set_xlim(0, picture.width)
@@ -43,7 +43,4 @@ def pixels(picture: Picture) -> NDArray[np.uint8]:
                 axes.text(shape.x, shape.y, shape.words, color=fill, fontsize=0.88 * look.size,
                           fontweight="bold" if look.bold else "normal", zorder=order,
                           ha=ANCHORS[shape.anchor], va="baseline")  # fmt: skip
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()  # type: ignore[no-untyped-call]
-    image = canvas.buffer_rgba()  # type: ignore[no-untyped-call]
-    return np.asarray(image, dtype=np.uint8)[..., :3].copy()
+    return as_pixels(figure, DPI)
