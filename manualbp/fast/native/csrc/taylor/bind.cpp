@@ -1,7 +1,5 @@
 #include "taylor/bind.h"
 
-#include <torch/csrc/PyInterpreter.h>
-
 #include <optional>
 
 #include "exact/python.h"
@@ -18,17 +16,10 @@ std::shared_ptr<JetChain> jet_chain(const std::shared_ptr<Net>& net, const std::
   chain->net = net;
   chain->second = second;
   chain->few_outputs = few_outputs;
-  const exact::Held held = exact::held(function.ptr());
-  chain->recorded = [held](const at::Tensor& x, const at::Tensor& lines,
-                           const JetChain::Tensors& parameters, const JetChain::Tensors& grads,
-                           const Net::Wants& then, const Net::Wants& now) {
-    py::gil_scoped_acquire gil;
-    const auto found = py::reinterpret_borrow<py::object>(held->ptr(getPyInterpreter()))(
-        x, lines, parameters, grads, then, now);
-    JetChain::Tensors result;
-    for (const auto& g : found) result.push_back(g.is_none() ? at::Tensor() : g.cast<at::Tensor>());
-    return result;
-  };
+  chain->recorded =
+      exact::python_function<const at::Tensor&, const at::Tensor&, const JetChain::Tensors&,
+                             const JetChain::Tensors&, const Net::Wants&, const Net::Wants&>(
+          function);
   return chain;
 }
 

@@ -17,10 +17,6 @@ Split split_of(const Net& net, int64_t rows, int64_t points, int64_t numbers) {
   return split(rows, tile, points > 0, work, numbers, 1 + O);
 }
 
-int64_t kept_numbers(const Net& net, size_t l) {
-  return (1 + net.layers.back().outputs) * net.layers[l].outputs;
-}
-
 }  // namespace
 
 Derived gradient_up(const Net& net, const at::Tensor& x, bool keeps, KeptJets& kept) {
@@ -29,10 +25,8 @@ Derived gradient_up(const Net& net, const at::Tensor& x, bool keeps, KeptJets& k
   const int64_t N = x.size(0), I = x.size(1), O = net.layers.back().outputs;
   Derived found{at::empty({N, O}, x.options()), at::empty({N, O, I}, x.options())};
   float *u = found[0].mutable_data_ptr<float>(), *du = found[1].mutable_data_ptr<float>();
-  std::vector<float*> whole;
-  for (size_t l = 0; l < net.layers.size() && keeps; ++l) {
-    kept.z.push_back(at::empty({N * kept_numbers(net, l)}, x.options()));
-    whole.push_back(kept.z.back().mutable_data_ptr<float>());
+  for (const auto& layer : net.layers) {
+    if (keeps) kept.take((1 + O) * layer.outputs, x);
   }
   Accumulated nothing_summed(net, nothing, x);
   const Split s = split_of(net, N, 0, 0);
@@ -40,8 +34,7 @@ Derived gradient_up(const Net& net, const at::Tensor& x, bool keeps, KeptJets& k
   const float* data = x.const_data_ptr<float>();
   const auto make = [&](float* memory) { return GradientTile(by, s.tile, false, memory); };
   const auto body = [&](GradientTile& tile, int64_t row, int64_t rows, auto&) {
-    for (size_t l = 0; l < whole.size(); ++l)
-      tile.layers[l] = whole[l] + row * kept_numbers(net, l);
+    kept.point(tile.layers, row, N);
     const float* o = tile.up(data + row * I, rows, true);
     std::copy(o, o + rows * O, u + row * O);
     for (int64_t o = 0; o < O; ++o) {
@@ -63,15 +56,12 @@ Gradients gradient_down(const Net& net, const at::Tensor& x, const Derived& grad
   const int64_t N = x.size(0), I = x.size(1), O = net.layers.back().outputs;
   const float* g = grads[0].defined() ? grads[0].const_data_ptr<float>() : nullptr;
   const float* v = grads[1].defined() ? grads[1].const_data_ptr<float>() : nullptr;
-  std::vector<float*> whole;
-  for (const auto& each : kept.z) whole.push_back(const_cast<float*>(each.const_data_ptr<float>()));
   const float* data = x.const_data_ptr<float>();
   float* grad_x = sums.found.x.defined() ? sums.found.x.mutable_data_ptr<float>() : nullptr;
   const Split s = split_of(net, N, kept.points, sums.numbers());
   const auto make = [&](float* memory) { return GradientTile(by, s.tile, true, memory); };
   const auto body = [&](GradientTile& tile, int64_t row, int64_t rows, const Into& into) {
-    for (size_t l = 0; l < whole.size(); ++l)
-      tile.layers[l] = whole[l] + row * kept_numbers(net, l);
+    kept.point(tile.layers, row, N);
     if (again) tile.up(data + row * I, rows, false);
     for (int64_t o = 0; o < O && v; ++o) {
       float* to = tile.du + o * rows * I;

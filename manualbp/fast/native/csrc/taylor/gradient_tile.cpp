@@ -2,7 +2,6 @@
 
 #include <algorithm>
 
-#include "taylor/jet_sweeps.h"
 #include "taylor/memory.h"
 #include "tiles/product.h"
 
@@ -29,6 +28,10 @@ int64_t GradientTile::numbers(const Weights& by, int64_t points, bool trains) {
 
 GradientTile::GradientTile(const Weights& by, int64_t points, bool trains, float* memory)
     : by_(by) {
+  for (const auto& layer : by.net.layers) {
+    values_.push_back(jet_activation(layer.f));
+    f_.push_back(gradient_activation(layer.f));
+  }
   Memory take(memory);
   const int64_t outputs = by.net.layers.back().outputs, largest = points * by.net.widest();
   h_ = take(largest);
@@ -56,7 +59,7 @@ const float* GradientTile::up(const float* x, int64_t count, bool wants_du) {
     }
     h = z;
     if (layer.f != "identity") {
-      jet_activation(layer.f).up(Jets{n, none_, false}, z, h_, layer.p, layer.q);
+      values_[l].up(Jets{n, none_, false}, z, h_, layer.p, layer.q);
       h = h_;
     }
   }
@@ -74,7 +77,7 @@ const float* GradientTile::up(const float* x, int64_t count, bool wants_du) {
                                 : nullptr;
       if (!below) break;
       if (layer.f != "identity") {
-        gradient_activation(layer.f).slope(layers[l], e, e_, n, layer.p, layer.q);
+        f_[l].slope(layers[l], e, e_, n, layer.p, layer.q);
         e = e_;
       }
       if (layer.kind == Layer::kLinear) {
@@ -103,8 +106,7 @@ void GradientTile::tangents(int64_t count, int64_t output, const Into& into) {
     }
     const float* e = d(l, output, count);
     if (layer.f != "identity") {
-      gradient_activation(layer.f).tangent(layers[l], e, above, e_, brought_[l], n, layer.p,
-                                           layer.q);
+      f_[l].tangent(layers[l], e, above, e_, brought_[l], n, layer.p, layer.q);
       e = e_;
     }
     if (of.wants_weight) {
@@ -121,9 +123,8 @@ void GradientTile::tangents(int64_t count, int64_t output, const Into& into) {
 const float* GradientTile::lower(size_t l, int64_t count, float* g, bool brought, bool wants_a) {
   const auto& layer = by_.net.layers[l];
   if (layer.f == "identity") return layers[l];
-  gradient_activation(layer.f).down(layers[l], g, brought ? brought_[l] : nullptr,
-                                    wants_a ? h_ : nullptr, count * layer.outputs, layer.p,
-                                    layer.q);
+  f_[l].down(layers[l], g, brought ? brought_[l] : nullptr, wants_a ? h_ : nullptr,
+             count * layer.outputs, layer.p, layer.q);
   return h_;
 }
 

@@ -10,7 +10,7 @@
 #pragma once
 #include <vector>
 
-#include "taylor/order.h"
+#include "taylor/jet_sweeps.h"
 #include "tiles/tile.h"
 
 namespace manualbp {
@@ -55,8 +55,10 @@ class GradientTile {
   const float* lower(size_t l, int64_t count, float* g, bool brought, bool wants_a);
 
   const Weights& by_;
-  const Order none_{"", 0};  // no lines
-  float* h_ = nullptr;       // a of the layer at hand
+  const Order none_{"", 0};        // no lines
+  std::vector<JetSweeps> values_;  // of each layer, for the way up
+  std::vector<GradientSweeps> f_;  // and for all the others
+  float* h_ = nullptr;             // a of the layer at hand
   float* e_ = nullptr;
   float* v_[2] = {};
   float* delta_[2] = {};

@@ -65,13 +65,12 @@ variable_list JetNode::apply(variable_list&& grads) {
   for (auto& g : grads) {
     if (g.defined()) g = g.contiguous();
   }
-  Net as_then = *chain->net;  // p.data may have been exchanged since
-  as_then.parameters = parameters;
+  std::optional<Net> as_then;
+  const Net& net = with_parameters(*chain->net, parameters, as_then);
   KeptJets kept{{saved.begin() + count + 2, saved.end()}, points};
   const Tensor at = x.contiguous();
-  auto found = chain->few_outputs
-                   ? gradient_down(as_then, at, grads, kept, wants)
-                   : jets_down(as_then, chain->second, lines, at, grads, kept, wants);
+  auto found = chain->few_outputs ? gradient_down(net, at, grads, kept, wants)
+                                  : jets_down(net, chain->second, lines, at, grads, kept, wants);
   found.parameters.push_back(found.x);
   return std::move(found.parameters);
 }

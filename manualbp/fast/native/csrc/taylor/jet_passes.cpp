@@ -42,6 +42,16 @@ Split split_of(const JetNet& net, int64_t rows, int64_t points, int64_t numbers)
 
 }  // namespace
 
+void KeptJets::take(int64_t numbers, const at::Tensor& x) {
+  z.push_back(at::empty({x.size(0) * numbers}, x.options()));
+}
+
+void KeptJets::point(std::vector<float*>& layers, int64_t row, int64_t N) const {
+  for (size_t l = 0; l < z.size(); ++l) {
+    layers[l] = const_cast<float*>(z[l].const_data_ptr<float>()) + row * (z[l].numel() / N);
+  }
+}
+
 Derived jets_up(const Net& net, const std::string& second, const at::Tensor& lines,
                 const at::Tensor& x, bool keeps, KeptJets& kept) {
   const std::vector<bool> nothing(net.parameters.size() + 1, false);
@@ -53,11 +63,10 @@ Derived jets_up(const Net& net, const std::string& second, const at::Tensor& lin
   if (second == "laplacian") found.push_back(at::empty({N, O}, x.options()));
   if (second == "diagonal") found.push_back(at::empty({N, O, K}, x.options()));
   if (second == "hessian") found.push_back(at::empty({N, O, K, K}, x.options()));
-  std::vector<float*> to, whole;
+  std::vector<float*> to;
   for (auto& each : found) to.push_back(each.mutable_data_ptr<float>());
   for (size_t l = 0; l < net.layers.size() && keeps; ++l) {
-    kept.z.push_back(at::empty({N * jets.rows_of_z(l) * net.layers[l].outputs}, x.options()));
-    whole.push_back(kept.z.back().mutable_data_ptr<float>());
+    kept.take(jets.rows_of_z(l) * net.layers[l].outputs, x);
   }
   Accumulated nothing_summed(net, nothing, x);
   const Split s = split_of(jets, N, 0, 0);
@@ -68,8 +77,7 @@ Derived jets_up(const Net& net, const std::string& second, const at::Tensor& lin
   const bool zero = !jets.curved.back();
   over_tiles(s, nothing_summed, numbers, make,
              [&](JetTile& tile, int64_t row, int64_t rows, auto&) {
-               for (size_t l = 0; l < whole.size(); ++l)
-                 tile.z[l] = whole[l] + row * jets.rows_of_z(l) * net.layers[l].outputs;
+               kept.point(tile.z, row, N);
                const float* o = tile.up(data + row * I, row, rows, true);
                const int64_t n = rows * O;
                std::copy(o, o + n, to[0] + row * O);
@@ -99,8 +107,6 @@ Gradients jets_down(const Net& net, const std::string& second, const at::Tensor&
   std::vector<const float*> from;
   for (const auto& each : grads)
     from.push_back(each.defined() ? each.const_data_ptr<float>() : nullptr);
-  std::vector<float*> whole;
-  for (const auto& each : kept.z) whole.push_back(const_cast<float*>(each.const_data_ptr<float>()));
   const float* data = x.const_data_ptr<float>();
   float* grad_x = sums.found.x.defined() ? sums.found.x.mutable_data_ptr<float>() : nullptr;
   const Split s = split_of(jets, N, kept.points, sums.numbers());
@@ -108,8 +114,7 @@ Gradients jets_down(const Net& net, const std::string& second, const at::Tensor&
   const int64_t numbers = JetTile::numbers(jets, s.tile, true);
   over_tiles(s, sums, numbers, make,
              [&](JetTile& tile, int64_t row, int64_t rows, const Into& into) {
-               for (size_t l = 0; l < whole.size(); ++l)
-                 tile.z[l] = whole[l] + row * jets.rows_of_z(l) * net.layers[l].outputs;
+               kept.point(tile.z, row, N);
                if (again) tile.up(data + row * I, row, rows, false);
                const int64_t n = rows * O;
                float* g = tile.delta();

@@ -9,9 +9,14 @@ namespace manualbp {
 // (N, O, K, K). Or their gradients, undefined for zeros.
 using Derived = std::vector<at::Tensor>;
 
-// What a pass up leaves for one down: z of each layer, and how many points a tile has. Without
-// tensors the pass down computes them again.
+// What a pass up leaves for one down: what each layer's `down` reads, tile by tile, and how many
+// points a tile has. Without tensors the pass down computes them again.
 struct KeptJets {
+  // Memory of one more layer: so many numbers for each of N points.
+  void take(int64_t numbers, const at::Tensor& x);
+  // Sets each layer's pointer to the numbers from a row on; to nothing else where nothing is kept.
+  void point(std::vector<float*>& layers, int64_t row, int64_t N) const;
+
   KeptTensors z;
   int64_t points = 0;
 };

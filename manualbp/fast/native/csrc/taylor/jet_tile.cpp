@@ -13,7 +13,10 @@ static bool smooth(const Layer& layer) { return layer.f != "identity"; }
 
 JetNet::JetNet(const Weights& weights, const Order& o, const at::Tensor& v)
     : by(weights), order(o), shared(v.dim() == 2), curved(1, false), lines(v.contiguous()) {
-  for (const auto& layer : by.net.layers) curved.push_back(curved.back() || smooth(layer));
+  for (const auto& layer : by.net.layers) {
+    curved.push_back(curved.back() || smooth(layer));
+    f.push_back(jet_activation(layer.f));
+  }
   const auto& first = by.net.layers[0];
   if (shared && first.kind == Layer::kLinear) {
     slopes = at::mm(lines, by.net.parameters[first.weight].t()).contiguous();
@@ -75,7 +78,7 @@ const float* JetTile::up(const float* x, int64_t at, int64_t count, bool to_the_
     h = z[l];
     if (smooth(layer)) {
       const Jets jets{count * O, net_.order, net_.curved[l]};
-      jet_activation(layer.f).up(jets, z[l], h_, layer.p, layer.q);
+      net_.f[l].up(jets, z[l], h_, layer.p, layer.q);
       h = h_;
     }
   }
@@ -127,7 +130,7 @@ const float* JetTile::lower(size_t l, int64_t count, float* g, bool wants_a) {
   const auto& layer = net_.by.net.layers[l];
   if (!smooth(layer)) return z[l];
   const Jets jets{count * layer.outputs, net_.order, net_.curved[l]};
-  jet_activation(layer.f).down(jets, z[l], g, wants_a ? h_ : nullptr, layer.p, layer.q);
+  net_.f[l].down(jets, z[l], g, wants_a ? h_ : nullptr, layer.p, layer.q);
   return h_;
 }
 

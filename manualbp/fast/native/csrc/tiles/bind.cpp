@@ -1,6 +1,5 @@
 #include "tiles/bind.h"
 
-#include <torch/csrc/PyInterpreter.h>
 #include <torch/csrc/autograd/python_variable.h>
 
 #include "exact/guard.h"
@@ -11,20 +10,6 @@ namespace py = pybind11;
 
 namespace manualbp {
 namespace {
-
-// A Python function as a C++ one, which may be called, copied and freed without the GIL.
-void set_recorded(Net& net, const py::object& function) {
-  const exact::Held held = exact::held(function.ptr());
-  net.recorded = [held](const at::Tensor& x, const Net::Tensors& parameters,
-                        const at::Tensor& delta, const Net::Wants& then, const Net::Wants& now) {
-    py::gil_scoped_acquire gil;
-    const auto found = py::reinterpret_borrow<py::object>(held->ptr(getPyInterpreter()))(
-        x, parameters, delta, then, now);
-    Net::Tensors result;
-    for (const auto& g : found) result.push_back(g.is_none() ? at::Tensor() : g.cast<at::Tensor>());
-    return result;
-  };
-}
 
 // A call that a guard serves: o of x.
 struct ServedTiles : exact::Served {
@@ -84,7 +69,9 @@ void bind_tiles(py::module_& m) {
       .def(py::init([](int64_t features, int64_t tile_rows, std::vector<at::Tensor> parameters,
                        const py::object& recorded) {
         auto net = std::make_shared<Net>(features, tile_rows, std::move(parameters));
-        set_recorded(*net, recorded);
+        net->recorded =
+            exact::python_function<const at::Tensor&, const Net::Tensors&, const at::Tensor&,
+                                   const Net::Wants&, const Net::Wants&>(recorded);
         return net;
       }))
       .def("linear", &Net::linear)

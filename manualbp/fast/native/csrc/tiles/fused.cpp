@@ -5,7 +5,6 @@
 #include <torch/csrc/autograd/functions/utils.h>
 
 #include <algorithm>
-#include <optional>
 
 namespace manualbp {
 
@@ -27,6 +26,15 @@ std::vector<bool> wanted(const Net& net, const Tensor& x) {
   wants.push_back(x.requires_grad());
   if (!at::GradMode::is_enabled()) std::fill(wants.begin(), wants.end(), false);
   return wants;
+}
+
+const Net& with_parameters(const Net& net, const Tensors& parameters, std::optional<Net>& as_then) {
+  const auto same = [](const Tensor& a, const Tensor& b) {
+    return a.const_data_ptr() == b.const_data_ptr() && a.strides() == b.strides();
+  };
+  if (std::equal(parameters.begin(), parameters.end(), net.parameters.begin(), same)) return net;
+  as_then.emplace(net).parameters = parameters;
+  return *as_then;
 }
 
 Tensor chain(const NetPtr& net, const Tensor& x, bool keeps) {
@@ -68,15 +76,9 @@ variable_list TilesNode::apply(variable_list&& grads) {
   }
   at::AutoDispatchBelowADInplaceOrView no_graph;
   const KeptTensors kept(saved.begin() + count + 1, saved.end());
-  const auto same = [](const Tensor& a, const Tensor& b) {
-    return a.const_data_ptr() == b.const_data_ptr() && a.strides() == b.strides();
-  };
-  std::optional<Net> as_then;  // p.data was exchanged since
-  if (!std::equal(parameters.begin(), parameters.end(), net->parameters.begin(), same)) {
-    as_then.emplace(*net).parameters = parameters;
-  }
-  auto found =
-      pass_down(as_then ? *as_then : *net, x.contiguous(), delta.contiguous(), kept, wants);
+  std::optional<Net> as_then;
+  const Net& now = with_parameters(*net, parameters, as_then);
+  auto found = pass_down(now, x.contiguous(), delta.contiguous(), kept, wants);
   found.parameters.push_back(found.x);
   return std::move(found.parameters);
 }

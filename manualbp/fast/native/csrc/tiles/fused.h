@@ -1,5 +1,7 @@
 // A chain, or a chain and its loss, for autograd: the passes of passes.h with a node of the graph.
 #pragma once
+#include <optional>
+
 #include "exact/node.h"
 #include "tiles/passes.h"
 
@@ -25,6 +27,11 @@ void lead_to(exact::SavingNode& node, const Net& net, const at::Tensor& x);
 
 // Each parameter's requires_grad, then x's; false for all where no graph is recorded.
 std::vector<bool> wanted(const Net& net, const at::Tensor& x);
+
+// The net with the parameters that forward had: itself, or, where p.data was exchanged since, a
+// copy in `as_then`.
+const Net& with_parameters(const Net& net, const exact::Tensors& parameters,
+                           std::optional<Net>& as_then);
 
 // o's node: saves x, the parameters, and what the pass up kept.
 struct TilesNode : exact::SavingNode {
