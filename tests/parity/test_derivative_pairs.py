@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from manualbp.autograd import taylor as function
-from manualbp.maths import taylor
+from manualbp.maths import input_gradient, taylor
 from manualbp.maths.activations import ACTIVATIONS, Tanh, to_module
 from manualbp.maths.taylor import Jet
 from manualbp.parity import compare_gradients
@@ -79,6 +79,7 @@ def test_with_power_in_all_situations(second: Any) -> None:
 
 # Faults, planted in Python.
 
+_all_places = input_gradient._places
 _derivatives, _pulled = Tanh.derivatives, taylor.pulled
 _linear_backward, _squares = taylor.linear_backward, taylor.squares
 _elementwise_backward, _shown, _hidden = (
@@ -147,7 +148,17 @@ def _transposed(jet: Jet, second: Any) -> Any:
     return [u, first.mT.contiguous(), *more]
 
 
-FAULTS: dict[str, tuple[Any, str, Any, str]] = {
+def _places_of(kept: str) -> Any:
+    """Without those of the weights, or of the layers."""
+
+    def places(*given: Any) -> Any:
+        for i, at, grad in _all_places(*given):
+            yield i, at, grad if (at is None) == (kept == "weights") else None
+
+    return places
+
+
+FAULTS: dict[str, tuple[Any, str, Any, str | None]] = {
     "f''' forgotten": (Tanh, "derivatives", _no_third, "laplacian"),
     "f'' forgotten": (Tanh, "derivatives", _no_curvature, "laplacian"),
     "2 f'' without the 2": (taylor, "pulled", lambda *a: _pulled(*a) / 2, "diagonal"),
@@ -162,15 +173,17 @@ FAULTS: dict[str, tuple[Any, str, Any, str]] = {
     "du's cotangent dropped": (taylor, "elementwise_backward", _first_dropped, "laplacian"),
     "du's cotangent not in dC/dz": (taylor, "elementwise_backward", _not_along, "laplacian"),
     "z'' not in dC/dz": (taylor, "elementwise_backward", _not_curved, "laplacian"),
+    "du: what f'' brings in forgotten": (input_gradient, "_places", _places_of("weights"), None),
+    "du: delta^T v not in dC/dW": (input_gradient, "_places", _places_of("layers"), None),
 }
 
 
 @pytest.mark.usefixtures("in_python")
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_planted_fault_is_seen(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As many outputs as lines, so that a transposed du has its shape."""
+    """As many outputs as lines, so that a transposed du has its shape; fewer for du by outputs."""
     where, name, wrong, second = FAULTS[fault]
-    call = mlp(3, 5, 4, 2), points(7, 3), second, points(2, 3, trained=False)
+    call = mlp(3, 5, 4, 2), points(7, 3), second, points(2 if second else 3, 3, trained=False)
     same(*call, orders=1)
     monkeypatch.setattr(where, name, wrong)
     with pytest.raises(AssertionError):
@@ -182,7 +195,7 @@ def test_a_planted_fault_is_seen(fault: str, monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize("fault", FAULTS)
 def test_parity_sees_it_in_float32(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
     where, name, wrong, second = FAULTS[fault]
-    call = (3, 5, 4, 2), 7, "tanh", second, 2
+    call = (3, 5, 4, 2), 7, "tanh", second, 2 if second else 3
     assert compared(*call, **QUICK).agrees
     monkeypatch.setattr(where, name, wrong)
     assert not compared(*call, **QUICK).agrees

@@ -126,7 +126,7 @@ def test_without_tensorboard_nothing_is_made(
         return real(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(ImportError, match=r"manualbp\[parity\]"):
+    with pytest.raises(ImportError, match=r'in the clone: pip install -e "\.\[parity\]"$'):
         RunLog(tmp_path, "run", ["a"])
     assert not list(tmp_path.iterdir())
 

@@ -215,7 +215,7 @@ def test_without_the_extra_nothing_is_made(
         return real(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(ImportError, match=r"manualbp\[parity\]"):
+    with pytest.raises(ImportError, match=r'in the clone: pip install -e "\.\[parity\]"$'):
         log_report(sample_gradient_report(), tmp_path, "run")
     assert not list(tmp_path.iterdir())
 

@@ -49,11 +49,11 @@ def test_without_rich(monkeypatch: pytest.MonkeyPatch) -> None:
         return real(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(ImportError, match=r"manualbp\[parity\]"):
+    with pytest.raises(ImportError, match=r'in the clone: pip install -e "\.\[parity\]"$'):
         print_table("t", ["a"], [["1"]])
-    with pytest.raises(ImportError, match=r"manualbp\[parity\]"):
+    with pytest.raises(ImportError, match=r'in the clone: pip install -e "\.\[parity\]"$'):
         TrainingProgress(1)
-    with pytest.raises(ImportError, match=r"manualbp\[parity\]"):
+    with pytest.raises(ImportError, match=r'in the clone: pip install -e "\.\[parity\]"$'):
         print_report(sample_gradient_report())
 
 
