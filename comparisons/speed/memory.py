@@ -12,6 +12,7 @@ figure.
 
 from __future__ import annotations
 
+import gc
 import os
 import tracemalloc
 from collections.abc import Callable, Iterable
@@ -30,6 +31,7 @@ def peak(step: Callable[[], object], device: torch.device) -> int:
         step()
         torch.cuda.synchronize(device)
         return torch.cuda.max_memory_allocated(device) - before
+    gc.collect()  # garbage from before, released within the step, would hide what the step takes
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # or it prints a line for every profile
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         step()
