@@ -33,7 +33,7 @@ test-slow: install
 
 test-kernels: $(VENV)/kernels
 	OMP_NUM_THREADS=1 TRITON_INTERPRET=$$($(BIN)/python -c "import torch; print(int(not torch.cuda.is_available()))") \
-	    $(BIN)/python -m pytest -m kernels tests/fast/gpu/kernels $(ARGS)
+	    $(BIN)/python -m pytest -m kernels $(PARALLEL) tests/fast/gpu/kernels $(ARGS)
 
 test-clients: $(VENV)/clients
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m clients tests/clients $(ARGS) # tiny networks

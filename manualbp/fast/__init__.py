@@ -67,7 +67,7 @@ def pays(x: Any, tile_rows: int | None) -> bool:
     """Whether one pass over x can take less time than ``loss(model(x), y)``; asked before all else.
 
     Not on CPU in another dtype than float32, where the batch is one tile of Python's and that
-    expression has the library's nodes.
+    expression has the library's nodes; Triton's kernels take any (interpreted, also on CPU).
     """
     return (
         tile_rows is not None
@@ -77,6 +77,7 @@ def pays(x: Any, tile_rows: int | None) -> bool:
         or x.dim() != 2
         or len(x) > LEAST_ROWS
         or native.library() is None
+        or on_gpu(x)
     )
 
 
