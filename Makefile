@@ -9,7 +9,7 @@ PARALLEL ?= --numprocesses auto --dist worksteal
 NATIVE := manualbp/fast/native
 CSRC := $(wildcard $(NATIVE)/csrc/*.* $(NATIVE)/csrc/*/*.*)
 
-.PHONY: compare gradients power speed physics walkthrough test test-without-native test-slow test-kernels test-clients lint format install clean
+.PHONY: compare gradients power speed physics walkthrough test test-without-native test-slow test-kernels test-clients docs lint format install clean
 
 compare: install
 	$(BIN)/python -m comparisons training $(ARGS)
@@ -37,6 +37,12 @@ test-kernels: $(VENV)/kernels
 
 test-clients: $(VENV)/clients
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m clients tests/clients $(ARGS) # tiny networks
+
+# Not incremental: a page that is left over would hide a link that leads nowhere.
+docs: $(VENV)/docs
+	rm -rf build/docs
+	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going docs build/docs
+	@echo "open build/docs/index.html"
 
 lint: install
 	$(BIN)/ruff check .
@@ -66,6 +72,10 @@ $(VENV)/kernels: $(VENV)/installed
 
 $(VENV)/clients: $(VENV)/installed
 	$(BIN)/python -m pip install $(PIP_FLAGS) -c constraints.txt -r requirements/dev.txt -r requirements/clients.txt
+	touch $@
+
+$(VENV)/docs: $(VENV)/installed requirements/docs.txt
+	$(BIN)/python -m pip install $(PIP_FLAGS) -c constraints.txt -r requirements/dev.txt -r requirements/docs.txt
 	touch $@
 
 $(VENV)/peers: $(VENV)/installed

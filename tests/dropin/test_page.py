@@ -1,4 +1,4 @@
-"""docs/drop-in.md names tests that exist."""
+"""docs/situations.md names tests that exist."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 TESTS = Path(__file__).parents[1]
-PAGE = (TESTS.parent / "docs" / "drop-in.md").read_text()
+PAGE = (TESTS.parent / "docs" / "situations.md").read_text()
 
 
 def missing(page: str) -> list[str]:

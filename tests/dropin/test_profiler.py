@@ -1,4 +1,4 @@
-"""What torch.profiler shows of a chain, beside nn.Sequential: docs/drop-in.md, "What differs"."""
+"""torch.profiler on a chain, beside nn.Sequential: docs/situations.md, "What differs"."""
 
 from __future__ import annotations
 

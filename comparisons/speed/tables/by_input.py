@@ -36,7 +36,7 @@ def rows_of(results: Sequence[Result]) -> list[Result]:
 
 
 def in_short(rows: Sequence[Result]) -> Table:
-    """The README's: autograd's time, its ratio to every arm, and the memory of two."""
+    """In docs/speed.md: autograd's time, its ratio to every arm, and the memory of two."""
     return table(
         "Derivatives by the input: nested autograd / each, and peak MB of nested autograd and of "
         f"{DERIVATIVES}",

@@ -52,7 +52,7 @@ def of_rows(rows: Sequence[Result], brief: bool) -> list[Table]:
 
 
 def in_short(rows: Sequence[Result]) -> Table:
-    """The README's: autograd's time, and its ratio to the arms that matter most."""
+    """In docs/speed.md: autograd's time, and its ratio to the arms that matter most."""
     arms = [arm for arm in present(rows) if arm in IN_SHORT]
     return table(
         "A step: autograd / each, so above 1 it is faster than eager nn.Sequential",
