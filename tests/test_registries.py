@@ -13,6 +13,7 @@ from torch import nn
 from manualbp.maths import activations, cross_entropy, losses
 from manualbp.maths.activations import ACTIVATIONS
 from manualbp.modules.cost import LOSSES
+from manualbp.modules.sequential import MLP
 from manualbp.reference import functions as oracle
 
 PACKAGE = Path(__file__).parents[1] / "manualbp"
@@ -47,6 +48,7 @@ def test_an_activation_is_everywhere(name: str) -> None:
     found = activations.from_module(module)
     assert type(found) is kind, "maths/activations/__init__.py: MODULES lacks it"
     assert name in oracle.ACTIVATIONS, "reference/functions.py: ACTIVATIONS lacks it"
+    assert f'"{name}"' in str(MLP.__doc__), "modules/sequential.py: MLP's docstring lacks it"
     assert kind.__name__ in codes("functions.py"), "fast/gpu/kernels/functions.py: CODES lacks it"
 
 

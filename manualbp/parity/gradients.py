@@ -98,6 +98,15 @@ def compare_gradients(
             written to ``repro``.
         TypeError: an arm, an input, a loss, a seed or a dtype is nothing that can be compared with.
         OSError: ``repro`` cannot be written.
+
+    Example:
+        >>> import torch
+        >>> from manualbp.parity import compare_gradients
+        >>> def silu(x):
+        ...     return x * torch.sigmoid(x).detach()  # half of its gradient is missing
+        >>> report = compare_gradients(silu, torch.nn.functional.silu, torch.randn(8, 6))
+        >>> report.verdict, [tensor.name for tensor in report.differing]
+        ('DIFFER', ['input.grad'])
     """
     kinds, seeds = ("backward", *_known(also)), check_seeds(seeds)
     _check_options(loss, target, candidate_loss, dtype)
@@ -141,8 +150,25 @@ def assert_gradients_match(
 ) -> GradientReport:
     """``compare_gradients`` for a test: the report where they agree.
 
+    Args:
+        candidate: as for ``compare_gradients``, like all others.
+        reference: what it should equal.
+        inputs: what both are called with.
+        loss: of the output; random cotangents by default.
+        **options: the other arguments of ``compare_gradients``.
+
     Raises:
         AssertionError: they differ, or a fault would not show; the whole report in words.
+        ValueError, TypeError, OSError: as ``compare_gradients``.
+
+    Example:
+        >>> import torch
+        >>> from manualbp.parity import assert_gradients_match
+        >>> def silu(x):
+        ...     return x * torch.sigmoid(x)
+        >>> x = torch.randn(8, 6)
+        >>> assert_gradients_match(silu, torch.nn.functional.silu, x, seeds=(0,)).verdict
+        'agree'
     """
     report = compare_gradients(candidate, reference, inputs, loss, **options)
     if not report.agrees:

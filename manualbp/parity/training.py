@@ -92,6 +92,17 @@ def compare_training(
         TypeError: an arm is no module, data or loss are nothing to train with, or a number or dtype
             is none.
         OSError: the checkpoint cannot be written.
+
+    Example:
+        >>> import copy
+        >>> import torch
+        >>> from torch import nn
+        >>> from manualbp.parity import compare_training
+        >>> ours = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 2))
+        >>> data = [(torch.randn(8, 4), torch.randn(8, 2)) for _ in range(4)]
+        >>> report = compare_training(ours, copy.deepcopy(ours), data, nn.MSELoss(), steps=4)
+        >>> [run.name for run in report.runs if run.bit_identical][:2], report.bit_identical
+        (['sgd-float32-seed0', 'sgd-float64-seed0'], True)
     """
     plan = Plan(
         candidate=candidate, reference=reference, data=data, loss=loss,
