@@ -37,7 +37,7 @@ class TensorReport:
         name: the reference's: ``output``, ``loss``, ``input.grad``, ``0.weight.grad``.
         shape: the reference's.
         dtype: the reference's; None where there is no tensor.
-        max_abs: the largest |candidate - reference|.
+        max_abs: the largest ``|candidate - reference|``.
         max_rel: the largest such difference, relative to the reference's element.
         ulp: the largest distance in representable numbers.
         candidate_error: the candidate's distance to float64.
@@ -85,7 +85,7 @@ class TensorReport:
 
     @property
     def share(self) -> float:
-        """The candidate's error over what is allowed: above 1 the tensor as a whole differs."""
+        """The candidate's error over what is allowed; above 1 the tensor as a whole differs."""
         return self.candidate_error / self.allowed if self.allowed > 0 else 0.0
 
 
@@ -159,8 +159,8 @@ class GradientReport:
     Example:
         >>> import torch
         >>> from manualbp.parity import compare_gradients
-        >>> def doubled(x):
-        ...     return 2 * torch.tanh(x) - torch.tanh(x).detach()  # its gradient is twice tanh's
+        >>> def doubled(x):  # tanh x, but with a gradient twice as large
+        ...     return 2 * torch.tanh(x) - torch.tanh(x).detach()
         >>> report = compare_gradients(doubled, torch.tanh, torch.randn(8, 6))
         >>> report.agrees, report.worst.name, report.findings[0].kind
         (False, 'input.grad', 'factor')
@@ -202,7 +202,7 @@ class GradientReport:
 
     @property
     def verdict(self) -> str:
-        """``agree``, ``DIFFER``, ``NOT JUDGED``, or ``NO POWER``: a fault would not show."""
+        """``agree``, ``DIFFER``, ``NOT JUDGED``, or ``NO POWER`` where a fault would not show."""
         if self.differing or self.failed:
             return DIFFER
         if self.unjudged:
@@ -222,7 +222,7 @@ class GradientReport:
 
     @property
     def worst(self) -> TensorReport:
-        """The tensor to look at first: one that differs, else the one nearest to its limit."""
+        """The tensor to look at first; one that differs, else the one nearest to its limit."""
         return max(self.tensors, key=_badness)
 
 

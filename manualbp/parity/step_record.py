@@ -24,7 +24,7 @@ class Step(NamedTuple):
         candidate: what it did: ``metrics`` (with ``loss``) on the batch before the update,
             ``learning_rate``, ``gradient_norms`` by layer, ``seconds``.
         reference: the same of the reference.
-        divergence: max |candidate - reference| of the loss and of every gradient, parameter and
+        divergence: ``max |candidate - reference|`` of the loss and of every gradient, parameter and
             buffer by its name; 0 only where every bit agrees.
 
     Example:
@@ -32,10 +32,11 @@ class Step(NamedTuple):
         >>> import torch
         >>> from torch import nn
         >>> from manualbp.parity import Arm, train_side_by_side
-        >>> net, batches = nn.Linear(4, 2), [(torch.randn(8, 4), torch.randn(8, 2))]
-        >>> arms = [Arm(name, own, nn.MSELoss(), torch.optim.SGD(own.parameters(), lr=0.1))
-        ...         for name, own in (("ours", net), ("theirs", copy.deepcopy(net)))]
-        >>> step = next(train_side_by_side(*arms, batches))
+        >>> def arm(name, net):
+        ...     return Arm(name, net, nn.MSELoss(), torch.optim.SGD(net.parameters(), 0.1))
+        >>> net, batch = nn.Linear(4, 2), (torch.randn(8, 4), torch.randn(8, 2))
+        >>> arms = arm("ours", net), arm("theirs", copy.deepcopy(net))
+        >>> step = next(train_side_by_side(*arms, [batch]))
         >>> step.number, sorted(step.divergence)
         (1, ['bias', 'bias.grad', 'loss', 'weight', 'weight.grad'])
     """
@@ -70,11 +71,11 @@ class SideBySide:
         >>> import torch
         >>> from torch import nn
         >>> from manualbp.parity import Arm, SideBySide, train_side_by_side
-        >>> net, batches = nn.Linear(4, 2), [(torch.randn(8, 4), torch.randn(8, 2))] * 3
-        >>> arms = [Arm(name, own, nn.MSELoss(), torch.optim.SGD(own.parameters(), lr))
-        ...         for name, own, lr in (("a", net, 0.1), ("b", copy.deepcopy(net), 0.2))]
-        >>> seen = SideBySide()
-        >>> for step in train_side_by_side(*arms, batches):
+        >>> def arm(name, net, lr):
+        ...     return Arm(name, net, nn.MSELoss(), torch.optim.SGD(net.parameters(), lr))
+        >>> net, batch = nn.Linear(4, 2), (torch.randn(8, 4), torch.randn(8, 2))
+        >>> arms, seen = [arm("a", net, 0.1), arm("b", copy.deepcopy(net), 0.2)], SideBySide()
+        >>> for step in train_side_by_side(*arms, [batch] * 3):
         ...     seen.add(step)
         >>> seen.steps, seen.bit_identical, seen.first_difference
         (3, False, (1, ['weight', 'bias']))

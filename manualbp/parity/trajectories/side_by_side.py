@@ -79,11 +79,10 @@ def train_side_by_side(candidate: Arm, reference: Arm, batches: Iterable[Batch])
         >>> from torch import nn
         >>> from manualbp.parity import Arm, train_side_by_side
         >>> def arm(name, net):
-        ...     return Arm(name, net, nn.MSELoss(), torch.optim.SGD(net.parameters(), lr=0.1))
-        >>> net = nn.Linear(4, 2)
-        >>> batches = [(torch.randn(8, 4), torch.randn(8, 2)) for _ in range(3)]
-        >>> steps = train_side_by_side(arm("ours", net), arm("theirs", copy.deepcopy(net)), batches)
-        >>> [max(step.divergence.values()) for step in steps]
+        ...     return Arm(name, net, nn.MSELoss(), torch.optim.SGD(net.parameters(), 0.1))
+        >>> net, batch = nn.Linear(4, 2), (torch.randn(8, 4), torch.randn(8, 2))
+        >>> arms = arm("ours", net), arm("theirs", copy.deepcopy(net))
+        >>> [max(step.divergence.values()) for step in train_side_by_side(*arms, [batch] * 3)]
         [0.0, 0.0, 0.0]
     """
     if candidate.name == reference.name:
@@ -112,16 +111,16 @@ def evaluate(arm: Arm, x: Tensor, y: Tensor) -> dict[str, float]:
         y: targets, as the loss takes them.
 
     Returns:
-        A name -> number: ``loss``, and the arm's metrics.
+        The loss, as ``loss``, and the arm's metrics, by name.
 
     Example:
         >>> import torch
         >>> from torch import nn
         >>> from manualbp.parity import Arm, evaluate
         >>> net = nn.Sequential(nn.Identity(), nn.Dropout(0.5))
-        >>> arm = Arm("ours", net, nn.MSELoss(), None, {"largest": lambda o, y: o.max().item()})
+        >>> arm = Arm("ours", net, nn.L1Loss(), None, {"top": lambda o, y: o.max().item()})
         >>> evaluate(arm, torch.ones(2, 3), torch.zeros(2, 3)), net.training
-        ({'loss': 1.0, 'largest': 1.0}, True)
+        ({'loss': 1.0, 'top': 1.0}, True)
     """
     modes = [(child, child.training) for child in arm.module.modules()]
     arm.module.eval()
