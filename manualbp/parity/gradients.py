@@ -63,6 +63,9 @@ def compare_gradients(
 ) -> GradientReport:
     """Compare outputs, losses and all gradients of two arms that compute the same.
 
+    A tensor agrees whose distance from a float64 run is at most twice the reference's own, plus
+    rounding (judge/limits.py): there is no tolerance to choose.
+
     Args:
         candidate: the module, function or ``torch.autograd.Function`` under test.
         reference: what it should equal; its parameter names are the ones reported.
@@ -91,6 +94,9 @@ def compare_gradients(
         on_check: called with each check when it is done, one for each seed and kind of run.
 
     Neither module is changed: no parameter, ``.grad``, buffer, mode or global random state.
+
+    Returns:
+        A GradientReport; its ``verdict`` is "agree", "DIFFER", "NOT JUDGED" or "NO POWER".
 
     Raises:
         ValueError: the parameters of the two modules differ before anything is run, the reference
@@ -156,6 +162,9 @@ def assert_gradients_match(
         inputs: what both are called with.
         loss: of the output; random cotangents by default.
         **options: the other arguments of ``compare_gradients``.
+
+    Returns:
+        The GradientReport.
 
     Raises:
         AssertionError: they differ, or a fault would not show; the whole report in words.

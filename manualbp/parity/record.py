@@ -45,7 +45,7 @@ class TensorReport:
         allowed: what the candidate's may be.
         bit_identical: no bit differs.
         agrees: it is within its limits.
-        reason: why it does not agree; "" where it does.
+        reason: why it does not agree, in words; "" where nothing is to be said.
         oracle_difference: the distance of an independent oracle from the float64 run, relative to
             the size of the sums; None where no oracle was given.
         differing: how many elements lie beyond their own limit.

@@ -86,6 +86,9 @@ def compare_training(
     does what it did before, by default it ends the process. A second one does not wait. Whatever
     happens, neither module is changed: no parameter, ``.grad``, buffer, mode or random state.
 
+    Returns:
+        A TrainingReport; its ``verdict`` is the worst of its trainings'.
+
     Raises:
         ValueError: parameters differ or are shared, a name, number or batch is of no use, or the
             checkpoint is damaged or of another call.

@@ -67,7 +67,7 @@ class Histogram:
 class Trajectory:
     """One training: an optimizer, a dtype, a seed.
 
-    ``curves`` by tag, T being a tensor:
+    ``curves`` by tag, T being a tensor::
 
         loss/candidate, loss/reference
         drift/T          rms distance of the candidate from the reference, each training by itself

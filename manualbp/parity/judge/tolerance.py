@@ -26,10 +26,11 @@ def compare_tensors(
     noise: Tensor | None = None,
     exact: bool = False,
 ) -> TensorReport:
-    """Agree: the candidate is at most about twice as far from the oracle as the reference is.
+    """They agree where ``rms(c - o) <= 2 rms(e) + rounding``, and each element in the same way.
 
-    A missing tensor, another shape or another dtype differ without a number. Tensors that are not
-    floating point must be equal. The rule in full: judge/limits.py.
+    c is the candidate, o the oracle, e the reference's own error; judge/limits.py has the rule in
+    full. A missing tensor, another shape or dtype differ without a number. Tensors that are not
+    floating point must be equal.
 
     Args:
         name: of the tensor, for the report.
@@ -41,6 +42,9 @@ def compare_tensors(
             both, one size, the rms, stands for the whole tensor: right for the large elements, but
             blind to a fault in elements far smaller.
         exact: ask for the reference's bits.
+
+    Returns:
+        A TensorReport with the verdict, the errors and the reason.
 
     Raises:
         ValueError: the oracle is missing or of another shape than the reference.
