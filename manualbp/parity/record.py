@@ -38,7 +38,7 @@ class TensorReport:
         shape: the reference's.
         dtype: the reference's; None where there is no tensor.
         max_abs: the largest ``|candidate - reference|``.
-        max_rel: the largest such difference, relative to the reference's element.
+        max_rel: the largest such difference, relative to the larger of the two elements.
         ulp: the largest distance in representable numbers.
         candidate_error: the candidate's distance to float64.
         reference_error: the reference's.
