@@ -12,7 +12,7 @@ import importlib
 import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import nullcontext, redirect_stdout
 from types import ModuleType
 
@@ -70,21 +70,32 @@ def _leave_stdout() -> None:
 
 def _parsed(arguments: list[str], group: Group) -> tuple[ModuleType, argparse.Namespace]:
     """The command's module and its settings; ``group`` is one of them."""
-    parser = Parser(
-        prog="python -m comparisons",
-        description="Compare hand-written backpropagation with PyTorch's autograd.",
-    )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    chosen, module = arguments[0] if arguments else "", None
-    for name, summary in COMMANDS.items():
-        command = commands.add_parser(name, help=summary, description=summary)
-        if name == chosen:  # only the chosen command's module is imported
-            module = importlib.import_module(f"comparisons.{name}.command")
-            module.add_arguments(command)
-    args = parser.parse_args(arguments, argparse.Namespace(group=group))
+    chosen = [name for name in arguments[:1] if name in COMMANDS]
+    args = parser(chosen).parse_args(arguments, argparse.Namespace(group=group))
     importlib.import_module("rich")  # every command prints with it: say so before it has run
-    if module is None or (group.size > 1 and args.command not in PARALLEL):
+    if not chosen or (group.size > 1 and args.command not in PARALLEL):
         raise UsageError(
             f"expected one process for {args.command}, got {group.size}; run it without torchrun"
         )
-    return module, args
+    return _module(args.command), args
+
+
+def parser(complete: Collection[str] = tuple(COMMANDS)) -> argparse.ArgumentParser:
+    """The arguments of every command; options of those in ``complete``, whose modules it imports.
+
+    docs/api/commands.md is made of them.
+    """
+    whole = Parser(
+        prog="python -m comparisons",
+        description="Compare hand-written backpropagation with PyTorch's autograd.",
+    )
+    commands = whole.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, summary in COMMANDS.items():
+        command = commands.add_parser(name, help=summary, description=summary)
+        if name in complete:
+            _module(name).add_arguments(command)
+    return whole
+
+
+def _module(name: str) -> ModuleType:
+    return importlib.import_module(f"comparisons.{name}.command")

@@ -21,6 +21,7 @@ extensions = [
     "myst_nb",  # Markdown pages, and notebooks, which are executed
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
+    "sphinx_argparse_cli",  # options of the command lines, from their parsers
     "sphinx_copybutton",
 ]
 myst_enable_extensions = ["dollarmath", "colon_fence"]
@@ -29,7 +30,11 @@ nb_execution_mode = "force"
 nb_execution_raise_on_error = True
 nb_execution_timeout = 300  # seconds a cell
 autodoc_member_order = "bysource"
-copybutton_prompt_text = "$ "
+napoleon_use_ivar = True  # attributes are a list, not an entry each
+maximum_signature_line_length = 120  # longer ones have a line for each argument
+smartquotes_action = "D"  # dashes alone: "mean" and ... stay as they are written
+copybutton_prompt_text = r">>> |\.\.\. |\$ "
+copybutton_prompt_is_regexp = True
 
 html_theme = "furo"
 html_static_path = ["_static"]

@@ -15,12 +15,12 @@ Each room imports only those above it. ``reference`` and ``parity`` import nothi
 from manualbp.conversion.convert import convert
 from manualbp.conversion.derivatives import derivatives
 from manualbp.conversion.explain import explain
+from manualbp.modules.cross_entropy import CrossEntropyLoss
 from manualbp.modules.descent import GradientDescent
 from manualbp.modules.fused_loss import FusedLoss
 from manualbp.modules.gated import GatedMLP
 from manualbp.modules.losses import (
     BCEWithLogitsLoss,
-    CrossEntropyLoss,
     HuberLoss,
     L1Loss,
     MSELoss,

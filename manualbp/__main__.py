@@ -19,13 +19,21 @@ class _Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """0: it runs, or is built; 1: it does not, or cannot be. One line says why and what to do."""
-    parser = _Parser(prog="python -m manualbp", description=__doc__, allow_abbrev=False)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="build | status")
+    options = parser().parse_args(arguments)
+    return _build(options.verbose) if options.command == "build" else _status()
+
+
+def parser() -> argparse.ArgumentParser:
+    """The arguments; docs/api/commands.md is made of them."""
+    whole = _Parser(
+        prog="python -m manualbp", allow_abbrev=False,
+        description="The C++ library that makes fast mode fast.",
+    )  # fmt: skip
+    commands = whole.add_subparsers(dest="command", required=True, metavar="build | status")
     build = commands.add_parser("build", help="compile it for this PyTorch and processor")
     build.add_argument("--verbose", action="store_true", help="all that a failing compiler says")
     commands.add_parser("status", help="say whether it runs, and if not, why")
-    options = parser.parse_args(arguments)
-    return _build(options.verbose) if options.command == "build" else _status()
+    return whole
 
 
 def _status() -> int:

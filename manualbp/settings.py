@@ -61,9 +61,11 @@ def _is_ours(module: nn.Module) -> bool:
 class set_mode(Setting):  # a function to its users, like torch.set_grad_enabled
     """How chains are computed from now on; as a context manager, until its end.
 
-        manualbp.set_mode("fast")             for the whole process
-        with manualbp.set_mode("fast"): ...   for a while
-        manualbp.set_mode("fast", model)      for the modules of this model, whatever else is set
+    For the process, for a while, or for one model, whatever else is set::
+
+        manualbp.set_mode("fast")
+        with manualbp.set_mode("fast"): ...
+        manualbp.set_mode("fast", model)
 
     Args:
         mode: "exact" has autograd's bits; "fast" is held to autograd's own distance from float64.
@@ -78,6 +80,16 @@ class set_mode(Setting):  # a function to its users, like torch.set_grad_enabled
     Raises:
         ValueError: an unknown mode.
         TypeError: ``model`` is no nn.Module.
+
+    Example:
+        >>> import torch
+        >>> import manualbp
+        >>> model, x = manualbp.MLP((4, 8, 3)), torch.randn(5, 4)
+        >>> exact = model(x)
+        >>> with manualbp.set_mode("fast"):
+        ...     fast = model(x)
+        >>> torch.allclose(fast, exact, atol=1e-6)
+        True
     """
 
     name = "mode"
@@ -91,9 +103,11 @@ class set_mode(Setting):  # a function to its users, like torch.set_grad_enabled
 class set_memory(Setting):  # a function to its users, like set_mode
     """What is kept for backward from now on; as a context manager, until its end.
 
-        manualbp.set_memory("low")             for the whole process
-        with manualbp.set_memory("low"): ...   for a while
-        manualbp.set_memory("low", model)      for the modules of this model, whatever else is set
+    For the process, for a while, or for one model, whatever else is set::
+
+        manualbp.set_memory("low")
+        with manualbp.set_memory("low"): ...
+        manualbp.set_memory("low", model)
 
     Args:
         memory: "full" keeps what backward reads. "low" keeps only the input and the parameters of
@@ -110,6 +124,14 @@ class set_memory(Setting):  # a function to its users, like set_mode
     Raises:
         ValueError: an unknown choice.
         TypeError: ``model`` is no nn.Module.
+
+    Example:
+        >>> import torch
+        >>> import manualbp
+        >>> model, x = manualbp.MLP((4, 8, 3)), torch.randn(5, 4)
+        >>> with manualbp.set_memory("low"):
+        ...     model(x).grad_fn.name()
+        'RecomputedBackward'
     """
 
     name = "memory"

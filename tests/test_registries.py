@@ -12,7 +12,8 @@ from torch import nn
 
 from manualbp.maths import activations, cross_entropy, losses
 from manualbp.maths.activations import ACTIVATIONS
-from manualbp.modules.losses import LOSSES
+from manualbp.modules.cost import LOSSES
+from manualbp.modules.sequential import MLP
 from manualbp.reference import functions as oracle
 
 PACKAGE = Path(__file__).parents[1] / "manualbp"
@@ -47,6 +48,7 @@ def test_an_activation_is_everywhere(name: str) -> None:
     found = activations.from_module(module)
     assert type(found) is kind, "maths/activations/__init__.py: MODULES lacks it"
     assert name in oracle.ACTIVATIONS, "reference/functions.py: ACTIVATIONS lacks it"
+    assert f'"{name}"' in str(MLP.__doc__), "modules/sequential.py: MLP's docstring lacks it"
     assert kind.__name__ in codes("functions.py"), "fast/gpu/kernels/functions.py: CODES lacks it"
 
 
@@ -66,7 +68,7 @@ def test_an_activation_is_in_cpp(name: str) -> None:
 @pytest.mark.parametrize("kind", COSTS, ids=lambda k: k.__name__)
 def test_a_loss_is_everywhere(kind: type[losses.Loss]) -> None:
     found = {type(build(module())): module for module, build in LOSSES.items()}
-    assert kind in found, "modules/losses.py: LOSSES lacks it"
+    assert kind in found, "modules/cost.py: LOSSES lacks it"
     assert issubclass(found[kind], nn.Module)
     name = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z0-9])(?=[A-Z][a-z])", "_", kind.__name__).lower()
     assert name in oracle.LOSSES, "reference/functions.py: LOSSES lacks it"

@@ -22,7 +22,7 @@ from comparisons.training.shares import Shares
 from manualbp.parity.cli.progress import TrainingProgress
 from manualbp.parity.reports.tensorboard import RunLog
 from manualbp.parity.reports.words import scientific
-from manualbp.parity.training_record import SideBySide
+from manualbp.parity.step_record import SideBySide
 from manualbp.parity.trajectories.side_by_side import Arm, evaluate, train_side_by_side
 
 AUTOGRAD, MANUAL = "autograd", "manual"

@@ -24,7 +24,7 @@ import torch.distributed as dist
 from comparisons.output import error_line
 from comparisons.training.shares import Replica, Shares
 from manualbp.parity.cli.options import UsageError
-from manualbp.parity.training_record import Step
+from manualbp.parity.step_record import Step
 from manualbp.parity.trajectories.side_by_side import Arm
 
 # How long torchrun may take to tell the others that it has lost one of them.

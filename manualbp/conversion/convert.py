@@ -17,7 +17,7 @@ M = TypeVar("M", bound=nn.Module)
 def convert(model: M) -> M:
     """Give every block of ``model`` that is an MLP a forward by hand, in place.
 
-    It takes
+    It takes:
 
     - nn.Sequential, and subclasses with its forward (torchvision's MLP), that hold an nn.Linear;
     - blocks whose own forward calls children one after the other (timm's Mlp, any
@@ -28,11 +28,23 @@ def convert(model: M) -> M:
     parameters, hooks, state_dict keys, isinstance and every reference to it stay, so an optimizer
     that was made before still works. ``explain`` says what was taken and what was not.
 
+    Args:
+        model: any nn.Module; every module in it is looked at.
+
     Returns:
         ``model`` itself, to type checkers of the type it had.
 
     Raises:
         TypeError: ``model`` is no nn.Module.
+
+    Example:
+        >>> from torch import nn
+        >>> import manualbp
+        >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+        >>> manualbp.convert(model) is model
+        True
+        >>> type(model).__module__
+        'manualbp.modules.sequential'
     """
     for module in modules_of(model):
         if not is_ours(module) and refusal_of(module) is None:

@@ -35,15 +35,11 @@ def derivatives(
 def derivatives(
     model: nn.Module, x: Tensor, second: Second = None, directions: Tensor | None = None
 ) -> tuple[Tensor, ...]:
-    """u = model(x) with its derivatives by x, each of which can be differentiated again.
+    """``u = model(x)`` with its derivatives by x, each of which can be differentiated again.
 
-        u, du, laplacian = manualbp.derivatives(model, x, "laplacian")
-        loss = (laplacian - f(x)).square().mean()
-        loss.backward()
+    With x(t) = x + t v_k, of every point by itself and at t = 0::
 
-    Let x(t) = x + t v_k. Then, of every point by itself,
-
-        du_k = du(x(t))/dt at t = 0                                 "the derivative along v_k"
+        du          du(x(t))/dt              (N, O, K)
         laplacian   sum_k d2u(x(t))/dt2      (N, O)
         diagonal    d2u(x(t))/dt2            (N, O, K)
         hessian     v_k^T (d2u/dx2) v_m      (N, O, K, K)
@@ -59,11 +55,11 @@ def derivatives(
             output must depend on that row of x alone.
         x: (N, I), float32 or float64 by hand. What is returned can be differentiated by x where x
             requires a gradient.
-        second: which second derivatives.
+        second: which second derivatives: "laplacian", "diagonal" or "hessian"; None for none.
         directions: (K, I), or (N, K, I) with lines of each point's own. Their length counts.
 
     Returns:
-        u (N, O), du (N, O, K), and what ``second`` asks for.
+        u (N, O), du, and what ``second`` asks for.
 
     At a kink derivatives are PyTorch's: ReLU has f'(0) = 0. Second derivatives of piecewise linear
     activations are 0, so the Laplacian of a ReLU network is 0; use a smooth f.
@@ -73,6 +69,16 @@ def derivatives(
         ValueError: x not (N, I); directions of another shape, dtype or device; an unknown
             ``second``; a model whose output is not (N, O).
         RuntimeError: inside forward-mode AD or a transform of torch.func, as autograd.grad.
+
+    Example:
+        >>> import torch
+        >>> import manualbp
+        >>> model = manualbp.MLP((2, 16, 1), "tanh")
+        >>> x = torch.rand(5, 2)
+        >>> u, du, laplacian = manualbp.derivatives(model, x, "laplacian")
+        >>> u.shape, du.shape, laplacian.shape
+        (torch.Size([5, 1]), torch.Size([5, 1, 2]), torch.Size([5, 1]))
+        >>> (laplacian - 1).square().mean().backward()  # of the equation u_xx + u_yy = 1
     """
     _check(model, x, second, directions)
     found = stages_or_reason(model)

@@ -49,8 +49,25 @@ def explain(model: nn.Module) -> Explanation:
     whether ``derivatives`` are by hand or by nested autograd, and why; and what depends on the
     call: autocast, torch.compile, function transforms, tensor subclasses, ...
 
+    Args:
+        model: any nn.Module, converted or not; it is not changed.
+
+    Returns:
+        A tuple of entries (name, kind, by_hand, detail), one for each such module, that prints as
+        a table. Its ``derivatives`` says how those by the input are found.
+
     Raises:
         TypeError: ``model`` is no nn.Module.
+
+    Example:
+        >>> from torch import nn
+        >>> import manualbp
+        >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+        >>> manualbp.explain(model)[0].detail
+        'manualbp.convert(model) would take it'
+        >>> entry = manualbp.explain(manualbp.convert(model))[0]
+        >>> entry.by_hand, entry.detail
+        (True, '3 of 3 steps')
     """
     modules_of(model)
     entries = []

@@ -16,7 +16,7 @@ from manualbp import fast
 
 
 class GradientDescent(Optimizer):
-    """w <- w - lr * dC/dw, for every parameter that has a gradient.
+    """``w <- w - lr dC/dw``, for every parameter that has a gradient.
 
     The article's last step, as a torch.optim.Optimizer: parameter groups, state_dict, hooks and
     learning rate schedulers work. Bit-identical with ``torch.optim.SGD(params, lr)``. All
@@ -29,6 +29,16 @@ class GradientDescent(Optimizer):
     Raises:
         ValueError: lr is not finite or not > 0.
         TypeError: lr is no number.
+
+    Example:
+        >>> import torch
+        >>> import manualbp
+        >>> w = torch.nn.Parameter(torch.tensor([1.0, 2.0]))
+        >>> optimizer = manualbp.GradientDescent([w], lr=0.25)
+        >>> w.square().sum().backward()  # dC/dw = 2 w
+        >>> optimizer.step()
+        >>> w.tolist()
+        [0.5, 1.0]
     """
 
     def __init__(self, params: ParamsT, lr: float | Tensor = 1e-3) -> None:

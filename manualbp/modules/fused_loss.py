@@ -24,11 +24,9 @@ _compiling = torch.compiler.is_compiling  # to look it up takes as long again
 
 
 class FusedLoss(nn.Module):
-    """C(model(x), y) with all its first derivatives, computed tile by tile.
+    """``C(model(x), y)`` with all its first derivatives, computed tile by tile.
 
-        fused = manualbp.FusedLoss(model, nn.CrossEntropyLoss())
-        loss = fused(x, y);  loss.backward()
-        loss = fused.backward(x, y)             the same without a graph
+    ``loss = fused(x, y);  loss.backward()``, or without a graph ``loss = fused.backward(x, y)``.
 
     Args:
         model: nn.Sequential or ours, of Linear, activations and LayerNorm.
@@ -47,6 +45,17 @@ class FusedLoss(nn.Module):
     Raises:
         ValueError: tile_rows below 1.
         TypeError: model or loss is no nn.Module.
+
+    Example:
+        >>> import torch
+        >>> import manualbp
+        >>> model, loss = manualbp.MLP((4, 8, 3)), manualbp.CrossEntropyLoss()
+        >>> x, y = torch.randn(5, 4), torch.tensor([0, 2, 1, 1, 0])
+        >>> cost = manualbp.FusedLoss(model, loss).backward(x, y)
+        >>> torch.allclose(cost, loss(model(x), y))
+        True
+        >>> model[0].weight.grad.shape
+        torch.Size([8, 4])
     """
 
     __getstate__ = without_plan
@@ -62,7 +71,7 @@ class FusedLoss(nn.Module):
         self.model, self.loss, self.tile_rows = model, loss, tile_rows
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        """C, a scalar."""
+        """C, a scalar; its ``backward()`` hands out the gradients, which are computed already."""
         if _compiling() or not fast.pays(input, self.tile_rows):
             return self.loss(self.model(input), target)
         cost = self._guarded(False, input, target)

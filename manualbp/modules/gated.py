@@ -26,13 +26,15 @@ def _gated(self, x):  # type: ignore[no-untyped-def]
 
 
 class GatedMLP(nn.Module):
-    """o = (f(x G^T) * x U^T) D^T, the feed-forward block of Llama-like transformers, by hand.
+    """``o = (f(x G^T) * x U^T) D^T``, the feed-forward block of Llama-like transformers, by hand.
+
+    Shapes: x and o (..., I); G and U (H, I), D (I, H).
 
     Args:
         features: I, of input and output.
         hidden: H, the width between.
-        activation: f, a key of ``activations.ACTIVATIONS``: "silu" (SwiGLU), "gelu" or
-            "gelu_tanh" (GEGLU), "sigmoid" (GLU).
+        activation: f, by a name as for ``MLP``: "silu" (SwiGLU), "gelu" or "gelu_tanh" (GEGLU),
+            "sigmoid" (GLU).
         bias: whether the three projections have a bias.
         device: device of the parameters.
         dtype: floating dtype of the parameters.
@@ -44,6 +46,15 @@ class GatedMLP(nn.Module):
 
     Raises:
         ValueError: an unknown activation.
+
+    Example:
+        >>> import torch
+        >>> import manualbp
+        >>> block = manualbp.GatedMLP(8, 16)
+        >>> block(torch.randn(5, 8)).shape
+        torch.Size([5, 8])
+        >>> {name: tuple(w.shape) for name, w in block.named_parameters()}
+        {'gate_proj.weight': (16, 8), 'up_proj.weight': (16, 8), 'down_proj.weight': (8, 16)}
     """
 
     __getstate__ = without_plan

@@ -2,128 +2,47 @@
 
     loss = manualbp.CrossEntropyLoss()(model(x), y);  loss.backward()
 
-Value and gradient are bit-identical with torch.nn's on CPU. Where a Function cannot serve
-(torch.compile, torch.func, autocast, a target that wants a gradient, cross-entropy over images)
-torch.nn's own forward runs. One deliberate difference: a target of another shape or dtype is an
-error here. torch.nn warns and broadcasts some of those, and the broadcast loss is the wrong one.
-The error is a ValueError and a RuntimeError, as torch.nn raises now the one, now the other.
+Value and gradient are bit-identical with torch.nn's on CPU. cost.py says when torch.nn's own
+forward runs. One deliberate difference: a target of another shape or dtype is an error here.
+torch.nn warns and broadcasts some of those, and the broadcast loss is the wrong one. The error is
+a ValueError and a RuntimeError, as torch.nn raises now the one, now the other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-import torch
 import torch.nn.functional as F  # noqa: F401  # TorchScript finds torch.nn's names here
 from torch import Tensor, nn
 
-from manualbp import fast
-from manualbp.autograd.cost import apply_cost
 from manualbp.autograd.torch_internals import scripted_as
 from manualbp.maths import losses
-from manualbp.maths.cross_entropy import CrossEntropy
-from manualbp.modules import refusal
-from manualbp.modules.plan import KEY, Plan, without_plan
-from manualbp.settings import choices_of
-
-_compiling = torch.compiler.is_compiling  # to look it up takes as long again
-_KNOWN: dict[Any, losses.Loss] = {}
-
-
-def _shared(kind: Callable[..., losses.Loss], *options: Any) -> losses.Loss:
-    """Equal losses are one, as long as they hold no weights: they are asked for in every call."""
-    found = _KNOWN.get((kind, options))
-    if found is None:
-        found = _KNOWN[kind, options] = kind(*options)
-    return found
-
-
-def _bce(m: Any) -> losses.Loss:
-    if m.weight is None and m.pos_weight is None:
-        return _shared(losses.BCEWithLogits, m.reduction)
-    return losses.BCEWithLogits(m.reduction, m.weight, m.pos_weight)
-
-
-def _cross_entropy(m: Any) -> losses.Loss:
-    # nn.Module's own search for the attribute takes long where it is None.
-    weight = m._buffers["weight"] if "weight" in m._buffers else m.weight  # noqa: SIM401
-    options = m.reduction, weight, m.ignore_index, m.label_smoothing
-    return _shared(CrossEntropy, *options) if weight is None else CrossEntropy(*options)
-
-
-# What a module of torch.nn computes.
-LOSSES: dict[type[nn.Module], Callable[[Any], losses.Loss]] = {
-    nn.MSELoss: lambda m: _shared(losses.MSE, m.reduction),
-    nn.L1Loss: lambda m: _shared(losses.L1, m.reduction),
-    nn.HuberLoss: lambda m: _shared(losses.Huber, m.reduction, m.delta),
-    nn.SmoothL1Loss: lambda m: _shared(losses.SmoothL1, m.reduction, m.beta),
-    nn.BCEWithLogitsLoss: _bce,
-    nn.CrossEntropyLoss: _cross_entropy,
-}
-
-
-def cost(module: Any, original: type[nn.Module], o: Any, y: Any) -> Any:
-    """C by hand where a graph is wanted and nothing observes; else torch.nn's own forward.
-
-    That runs in fast mode as well: it has the same kernels, and no Python between them.
-    """
-    plan = None if _compiling() else module.__dict__.get(KEY)
-    try:
-        if plan is not None and plan.guard is not None and choices_of(module)[0] == "exact":
-            found = plan.guard.run(module.__dict__, False, o, y)
-            if found is not None:
-                return found
-        return _cost(module, original, o, y)
-    except IndexError as error:  # from the CPU kernel; a GPU can only report it later
-        if o.dim() == 0:
-            raise
-        raise IndexError(
-            f"class indices must be in 0...{o.shape[1 if o.dim() > 1 else 0] - 1}, one per output "
-            f"of the network, got: {error}; make the last layer wider, or mark samples to skip "
-            "with ignore_index"
-        ) from None
-
-
-def _cost(module: Any, original: type[nn.Module], o: Any, y: Any) -> Any:
-    """The same, with all questions asked."""
-    if not (isinstance(o, Tensor) and isinstance(y, Tensor)):
-        return original.forward(module, o, y)  # fx, what stands for a tensor, and PyTorch's errors
-    loss = LOSSES[original](module)
-    weights, served = loss.weights, loss.check(o, y)
-    if (
-        not (served and choices_of(module)[0] == "exact")
-        or refusal.of_cost(weights, o, y) is not None
-    ):
-        return original.forward(module, o, y)
-    native = fast.exact.loss(loss)
-    if native is not None:
-        _watch(module, native, loss, o, y)
-        return native.apply(loss, o, y)
-    found = apply_cost(loss, o, y, *weights)
-    return found if loss.before is None else found[0]
-
-
-def _watch(module: Any, native: Any, loss: losses.Loss, o: Tensor, y: Tensor) -> None:
-    """Has a guard run the loss in C++, as long as no option changes."""
-    own, plan = module.__dict__, module.__dict__.get(KEY)
-    if plan is None or plan.guard is None or not plan.guard.holds(own):
-        plan = Plan()
-        tensors = [d for d in (module._parameters, module._buffers) if d]
-        plan.guard = fast.exact.guard(own, tensors, [], [])
-        own[KEY] = plan
-    plan.guard.serve_cost(native, loss, fast.exact.weights(loss), o, y)
-
-
-def loss_of(module: nn.Module) -> losses.Loss | None:
-    """The loss that a module of torch.nn or of ours computes; None for any other."""
-    kind: Any = type(module)
-    build = LOSSES.get(OURS.get(kind, kind))
-    return build(module) if build else None
+from manualbp.modules.cost import LOSSES, cost
+from manualbp.modules.cross_entropy import CrossEntropyLoss
+from manualbp.modules.plan import without_plan
 
 
 class MSELoss(nn.MSELoss):
-    """C = mean (o - y)^2,  dC/do = 2 (o - y) / n: nn.MSELoss by hand."""
+    """``C = mean (o - y)^2``,  ``dC/do = 2 (o - y) / n``: nn.MSELoss by hand.
+
+    Shapes: o (``input``) and y (``target``) alike, any shape of n elements, one floating dtype.
+
+    Args:
+        size_average, reduce: torch.nn's older names of ``reduction``, deprecated there.
+        reduction: "mean", "sum" (no 1 / n), or "none": an error for each element.
+
+    Raises:
+        ValueError: in a call: y has another shape or dtype than o; an unknown reduction.
+
+    Example:
+        >>> import torch
+        >>> import manualbp
+        >>> o = torch.tensor([1.0, 2.0], requires_grad=True)
+        >>> loss = manualbp.MSELoss()(o, torch.tensor([0.0, 4.0]))
+        >>> loss.backward()
+        >>> loss.item(), o.grad.tolist()
+        (2.5, [1.0, -2.0])
+    """
 
     __getstate__ = without_plan
 
@@ -134,7 +53,26 @@ class MSELoss(nn.MSELoss):
 
 
 class L1Loss(nn.L1Loss):
-    """C = mean |o - y|,  dC/do = sign(o - y) / n: nn.L1Loss by hand."""
+    """``C = mean |o - y|``,  ``dC/do = sign(o - y) / n``, sign(0) = 0: nn.L1Loss by hand.
+
+    Shapes: o (``input``) and y (``target``) alike, any shape of n elements, one floating dtype.
+
+    Args:
+        size_average, reduce: torch.nn's older names of ``reduction``, deprecated there.
+        reduction: "mean", "sum" (no 1 / n), or "none": an error for each element.
+
+    Raises:
+        ValueError: in a call: y has another shape or dtype than o; an unknown reduction.
+
+    Example:
+        >>> import torch
+        >>> import manualbp
+        >>> o = torch.tensor([1.0, 4.0], requires_grad=True)
+        >>> loss = manualbp.L1Loss()(o, torch.tensor([0.0, 6.0]))
+        >>> loss.backward()
+        >>> loss.item(), o.grad.tolist()
+        (1.5, [0.5, -0.5])
+    """
 
     __getstate__ = without_plan
 
@@ -145,7 +83,29 @@ class L1Loss(nn.L1Loss):
 
 
 class HuberLoss(nn.HuberLoss):
-    """C = mean of e^2 / 2 if |e| <= delta, else delta (|e| - delta / 2): nn.HuberLoss by hand."""
+    """``C = mean of e^2 / 2 if |e| <= delta, else delta (|e| - delta / 2)``, ``e = o - y``.
+
+    ``dC/do = clamp(e, -delta, delta) / n``: nn.HuberLoss by hand.
+
+    Shapes: o (``input``) and y (``target``) alike, any shape of n elements, one floating dtype.
+
+    Args:
+        reduction: "mean", "sum" (no 1 / n), or "none": an error for each element.
+        delta: where the square ends and the line begins; > 0.
+
+    Raises:
+        ValueError: in a call: y has another shape or dtype than o; an unknown reduction.
+        RuntimeError: in a call: delta <= 0.
+
+    Example:
+        >>> import torch
+        >>> import manualbp
+        >>> o = torch.tensor([0.5, -3.0], requires_grad=True)
+        >>> loss = manualbp.HuberLoss(delta=1.0)(o, torch.tensor([0.0, 0.0]))
+        >>> loss.backward()
+        >>> loss.item(), o.grad.tolist()
+        (1.3125, [0.25, -0.5])
+    """
 
     __getstate__ = without_plan
 
@@ -156,7 +116,30 @@ class HuberLoss(nn.HuberLoss):
 
 
 class SmoothL1Loss(nn.SmoothL1Loss):
-    """C = mean of e^2 / (2 beta) if |e| < beta, else |e| - beta / 2: nn.SmoothL1Loss by hand."""
+    """``C = mean of e^2 / (2 beta) if |e| < beta, else |e| - beta / 2``, ``e = o - y``.
+
+    ``dC/do = clamp(e / beta, -1, 1) / n``: nn.SmoothL1Loss by hand.
+
+    Shapes: o (``input``) and y (``target``) alike, any shape of n elements, one floating dtype.
+
+    Args:
+        size_average, reduce: torch.nn's older names of ``reduction``, deprecated there.
+        reduction: "mean", "sum" (no 1 / n), or "none": an error for each element.
+        beta: where the square ends and the line begins; >= 0, and 0 is the L1 loss.
+
+    Raises:
+        ValueError: in a call: y has another shape or dtype than o; an unknown reduction.
+        RuntimeError: in a call: beta < 0.
+
+    Example:
+        >>> import torch
+        >>> import manualbp
+        >>> o = torch.tensor([0.25, -3.0], requires_grad=True)
+        >>> loss = manualbp.SmoothL1Loss(beta=0.5)(o, torch.tensor([0.0, 0.0]))
+        >>> loss.backward()
+        >>> loss.item(), o.grad.tolist()
+        (1.40625, [0.25, -0.5])
+    """
 
     __getstate__ = without_plan
 
@@ -167,7 +150,32 @@ class SmoothL1Loss(nn.SmoothL1Loss):
 
 
 class BCEWithLogitsLoss(nn.BCEWithLogitsLoss):
-    """C = -mean w [p y log s + (1 - y) log(1 - s)], s = sigmoid(o), by hand."""
+    """``C = -mean w [p y log s + (1 - y) log(1 - s)]``, ``s = sigmoid(o)``.
+
+    ``dC/do = w [s (1 - y + p y) - p y] / n``, without p ``w (s - y) / n``: nn.BCEWithLogitsLoss by
+    hand. y are labels or probabilities from 0 to 1.
+
+    Shapes: o (``input``) and y (``target``) alike, any shape of n elements, one floating dtype.
+
+    Args:
+        weight: w, 1 if None; of a shape that broadcasts to o's.
+        size_average, reduce: torch.nn's older names of ``reduction``, deprecated there.
+        reduction: "mean", "sum" (no 1 / n), or "none": an error for each element.
+        pos_weight: p, 1 if None; the same, the weight of the positive labels.
+
+    Raises:
+        ValueError: in a call: y has another shape or dtype than o; an unknown reduction.
+        RuntimeError: in a call: weights that do not broadcast.
+
+    Example:
+        >>> import torch
+        >>> import manualbp
+        >>> o = torch.tensor([0.0, 0.0], requires_grad=True)
+        >>> loss = manualbp.BCEWithLogitsLoss()(o, torch.tensor([1.0, 0.0]))
+        >>> loss.backward()
+        >>> round(loss.item(), 4), o.grad.tolist()
+        (0.6931, [-0.25, 0.25])
+    """
 
     __getstate__ = without_plan
 
@@ -177,18 +185,14 @@ class BCEWithLogitsLoss(nn.BCEWithLogitsLoss):
         return cost(self, nn.BCEWithLogitsLoss, input, target)
 
 
-class CrossEntropyLoss(nn.CrossEntropyLoss):
-    """C = -mean log p_y, p = softmax(o),  dC/do = (p - q) / n: nn.CrossEntropyLoss by hand."""
-
-    __getstate__ = without_plan
-
-    @scripted_as(nn.CrossEntropyLoss.forward)
-    def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        """C(input, target); target: class indices (N,) int64, or probabilities (N, classes)."""
-        return cost(self, nn.CrossEntropyLoss, input, target)
-
-
 OURS: dict[type[nn.Module], type[nn.Module]] = {
     kind: kind.__bases__[0]
     for kind in (MSELoss, L1Loss, HuberLoss, SmoothL1Loss, BCEWithLogitsLoss, CrossEntropyLoss)
 }
+
+
+def loss_of(module: nn.Module) -> losses.Loss | None:
+    """The loss that a module of torch.nn or of ours computes; None for any other."""
+    kind: Any = type(module)
+    build = LOSSES.get(OURS.get(kind, kind))
+    return build(module) if build else None

@@ -22,12 +22,30 @@ from manualbp.modules.plan import call, without_plan
 
 
 class Sequential(nn.Sequential):
-    """nn.Sequential whose Linear and activation children are differentiated by hand.
+    """``o = f_L(... f_2(f_1(x)))``: nn.Sequential whose Linear and activation children run by hand.
 
     Takes what nn.Sequential takes and returns what it returns; on CPU the outputs and all
     gradients are bit-identical. Where a hand-written Function cannot serve (torch.compile,
     torch.func, forward-mode AD, autocast, hooks on a child, tensor subclasses, ...)
     nn.Sequential's own forward runs, and its errors are the ones you see.
+
+    Args:
+        *args: the children, modules in their order; or one OrderedDict of them by name.
+
+    Raises:
+        TypeError: a child is no nn.Module, as in nn.Sequential.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> import manualbp
+        >>> layers = nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3)
+        >>> ours, theirs = manualbp.Sequential(*layers), nn.Sequential(*layers)
+        >>> x = torch.randn(5, 4)
+        >>> by_hand, autograd = [torch.autograd.grad(net(x).sum(), net[0].weight)[0]
+        ...                      for net in (ours, theirs)]
+        >>> torch.equal(by_hand, autograd)
+        True
     """
 
     __getstate__ = without_plan
@@ -58,9 +76,25 @@ def _residual(self, input):  # type: ignore[no-untyped-def]
 
 
 class Residual(Sequential):
-    """o = x + f(x), f the children in order;  dC/dx = dC/do + what comes down through f.
+    """``o = x + f(x)``, f the children in order;  ``dC/dx = dC/do + (df/dx)^T dC/do``.
 
     A block of a residual network. f's output must have the shape of x, or broadcast with it.
+
+    Args:
+        *args: the children of f, as for ``Sequential``.
+
+    Raises:
+        TypeError: a child is no nn.Module.
+        RuntimeError: in a call: f's output does not broadcast with x.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> import manualbp
+        >>> block = manualbp.Residual(nn.Linear(4, 8), nn.GELU(), nn.Linear(8, 4))
+        >>> x = torch.randn(5, 4)
+        >>> torch.equal(block(x), x + block[2](block[1](block[0](x))))
+        True
     """
 
     @scripted_as(_residual)
@@ -70,11 +104,14 @@ class Residual(Sequential):
 
 
 class MLP(Sequential):
-    """a_l = f(a_{l-1} W_l^T + b_l): Linear layers with an activation between them.
+    """``a_l = f(a_{l-1} W_l^T + b_l)``: Linear layers with an activation between them.
+
+    Shapes: x (..., I), o (..., O), with ``widths = (I, ..., O)``. Every W_l is (out, in).
 
     Args:
         widths: features of the input, of every hidden layer and of the output: ``(64, 128, 10)``.
-        activation: the hidden layers' f, a key of ``activations.ACTIVATIONS``.
+        activation: the hidden layers' f: "identity", "sigmoid", "tanh", "relu", "leaky_relu",
+            "elu", "selu", "gelu", "gelu_tanh", "silu", "softplus" or "hardtanh".
         output_activation: the output layer's f; none by default.
         bias: whether every layer has a bias.
         device: device of the parameters.
@@ -82,6 +119,15 @@ class MLP(Sequential):
 
     Raises:
         ValueError: fewer than two widths, a width below 1, an unknown activation.
+
+    Example:
+        >>> import torch
+        >>> import manualbp
+        >>> model = manualbp.MLP((4, 8, 3), "tanh")
+        >>> model(torch.randn(5, 4)).shape
+        torch.Size([5, 3])
+        >>> list(model.state_dict())
+        ['0.weight', '0.bias', '2.weight', '2.bias']
     """
 
     def __init__(

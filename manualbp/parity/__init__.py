@@ -5,7 +5,8 @@ judge/limits.py. ``compare_training`` trains both, each by itself and at the sam
 here knows the hand-written MLP. The rooms; each may import the ones above it:
 
     bits.py files.py versions.py        tensors by their bits, files written whole, versions
-    record.py training_record.py        what was found, as data
+    record.py power_record.py
+    training_record.py step_record.py   what was found, as data
     repro.py                            a comparison in one file, to be run again
     arms/                               one side: what is called, with what, and what one run gives
     judge/                              the rule, the yardstick, situations, planted faults (power)
@@ -26,8 +27,9 @@ from manualbp.parity.bits import bit_identical, ulp_distance
 from manualbp.parity.gradients import assert_gradients_match, compare_gradients
 from manualbp.parity.judge.tolerance import compare_tensors
 from manualbp.parity.record import GradientReport, TensorReport
+from manualbp.parity.step_record import SideBySide, Step
 from manualbp.parity.training import compare_training
-from manualbp.parity.training_record import SideBySide, Step, TrainingReport
+from manualbp.parity.training_record import TrainingReport
 from manualbp.parity.trajectories.side_by_side import Arm, evaluate, train_side_by_side
 
 __all__ = [

@@ -17,7 +17,22 @@ _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def bit_identical(a: Tensor, b: Tensor) -> bool:
-    """Same shape, same dtype, same bits: NaN equals the same NaN, -0.0 differs from 0.0."""
+    """Same shape, same dtype, same bits: NaN equals the same NaN, -0.0 differs from 0.0.
+
+    Args:
+        a: of any shape, dtype and device.
+        b: the same; also on another device.
+
+    Returns:
+        True or False; another shape or dtype is no error.
+
+    Example:
+        >>> import torch
+        >>> from manualbp.parity import bit_identical
+        >>> zero, nan = torch.tensor([0.0]), torch.tensor([float("nan")])
+        >>> bit_identical(zero, -zero), bit_identical(nan, nan)
+        (False, True)
+    """
     if a.shape != b.shape or a.dtype != b.dtype:
         return False
     return torch.equal(_bits(a), _bits(b))
@@ -36,10 +51,22 @@ def differing_bits(a: Tensor, b: Tensor) -> Tensor:
 def ulp_distance(a: Tensor, b: Tensor) -> Tensor:
     """Representable numbers from a to b, elementwise, int64; 0.0 and -0.0 are the same number.
 
-    A NaN on either side is the largest int64. Shapes and dtypes must be equal.
+    Args:
+        a: of any shape and floating dtype.
+        b: of a's shape and dtype.
+
+    Returns:
+        An int64 tensor of a's shape on the CPU; the largest int64 where a or b is NaN.
 
     Raises:
         ValueError: another shape or dtype, or no floating-point dtype.
+
+    Example:
+        >>> import torch
+        >>> from manualbp.parity import ulp_distance
+        >>> one = torch.ones(2)
+        >>> ulp_distance(one, torch.tensor([1 + 2**-23, 1 - 2**-23]))  # finer below 1
+        tensor([1, 2])
     """
     if a.shape != b.shape or a.dtype != b.dtype or not a.dtype.is_floating_point:
         raise ValueError(

@@ -63,6 +63,9 @@ def compare_gradients(
 ) -> GradientReport:
     """Compare outputs, losses and all gradients of two arms that compute the same.
 
+    A tensor agrees whose distance from a float64 run is at most twice the reference's own, plus
+    rounding (judge/limits.py): there is no tolerance to choose.
+
     Args:
         candidate: the module, function or ``torch.autograd.Function`` under test.
         reference: what it should equal; its parameter names are the ones reported.
@@ -92,12 +95,24 @@ def compare_gradients(
 
     Neither module is changed: no parameter, ``.grad``, buffer, mode or global random state.
 
+    Returns:
+        A GradientReport; its ``verdict`` is "agree", "DIFFER", "NOT JUDGED" or "NO POWER".
+
     Raises:
         ValueError: the parameters of the two modules differ before anything is run, the reference
             cannot be run (also in float64), a name or option is unknown, or an arm cannot be
             written to ``repro``.
         TypeError: an arm, an input, a loss, a seed or a dtype is nothing that can be compared with.
         OSError: ``repro`` cannot be written.
+
+    Example:
+        >>> import torch
+        >>> from manualbp.parity import compare_gradients
+        >>> def silu(x):
+        ...     return x * torch.sigmoid(x).detach()  # half of its gradient is missing
+        >>> report = compare_gradients(silu, torch.nn.functional.silu, torch.randn(8, 6))
+        >>> report.verdict, [tensor.name for tensor in report.differing]
+        ('DIFFER', ['input.grad'])
     """
     kinds, seeds = ("backward", *_known(also)), check_seeds(seeds)
     _check_options(loss, target, candidate_loss, dtype)
@@ -141,8 +156,28 @@ def assert_gradients_match(
 ) -> GradientReport:
     """``compare_gradients`` for a test: the report where they agree.
 
+    Args:
+        candidate: as for ``compare_gradients``, like all others.
+        reference: what it should equal.
+        inputs: what both are called with.
+        loss: of the output; random cotangents by default.
+        **options: the other arguments of ``compare_gradients``.
+
+    Returns:
+        The GradientReport.
+
     Raises:
         AssertionError: they differ, or a fault would not show; the whole report in words.
+        ValueError, TypeError, OSError: as ``compare_gradients``.
+
+    Example:
+        >>> import torch
+        >>> from manualbp.parity import assert_gradients_match
+        >>> def silu(x):
+        ...     return x * torch.sigmoid(x)
+        >>> x = torch.randn(8, 6)
+        >>> assert_gradients_match(silu, torch.nn.functional.silu, x, seeds=(0,)).verdict
+        'agree'
     """
     report = compare_gradients(candidate, reference, inputs, loss, **options)
     if not report.agrees:

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from manualbp.parity.power_record import PowerReport
+
 AGREE, DIFFER, NO_POWER, NOT_JUDGED = "agree", "DIFFER", "NO POWER", "NOT JUDGED"
 
 
@@ -30,9 +32,33 @@ class TensorReport:
     """What was found for one tensor. Errors are root mean squares of the distance to float64.
 
     Numbers are NaN and ``ulp`` is None where they have no meaning (missing tensor, other shape).
-    ``oracle_difference`` is the distance of an independent oracle from the float64 run, relative
-    to the size of the sums; None where no oracle was given. ``differing`` elements lie beyond
-    their own limit. ``unjudged``: it does not differ, but cannot be judged either.
+
+    Attributes:
+        name: the reference's: ``output``, ``loss``, ``input.grad``, ``0.weight.grad``.
+        shape: the reference's.
+        dtype: the reference's; None where there is no tensor.
+        max_abs: the largest ``|candidate - reference|``.
+        max_rel: the largest such difference, relative to the larger of the two elements.
+        ulp: the largest distance in representable numbers.
+        candidate_error: the candidate's distance to float64.
+        reference_error: the reference's.
+        allowed: what the candidate's may be.
+        bit_identical: no bit differs.
+        agrees: it is within its limits.
+        reason: why it does not agree, in words; "" where nothing is to be said.
+        oracle_difference: the distance of an independent oracle from the float64 run, relative to
+            the size of the sums; None where no oracle was given.
+        differing: how many elements lie beyond their own limit.
+        worst: the element furthest beyond it; None where there is none.
+        unjudged: it does not differ, but cannot be judged either.
+
+    Example:
+        >>> import torch
+        >>> from manualbp.parity import compare_tensors
+        >>> half = torch.full((2, 3), 0.5)
+        >>> report = compare_tensors("h", half[0], half, half.double())
+        >>> report.verdict, report.reason
+        ('DIFFER', 'shape (3,), expected (2, 3)')
     """
 
     name: str
@@ -59,7 +85,7 @@ class TensorReport:
 
     @property
     def share(self) -> float:
-        """The candidate's error over what is allowed: above 1 the tensor as a whole differs."""
+        """The candidate's error over what is allowed; above 1 the tensor as a whole differs."""
         return self.candidate_error / self.allowed if self.allowed > 0 else 0.0
 
 
@@ -100,39 +126,6 @@ class Situation:
 
 
 @dataclass(frozen=True)
-class Planted:
-    """A standard fault put into one gradient of the candidate, and whether the rule saw it."""
-
-    fault: str
-    tensor: str
-    caught: bool
-
-
-@dataclass(frozen=True)
-class PowerReport:
-    """What the rule can see on this very pair.
-
-    ``smallest`` is the smallest relative error g * (1 + d) that is seen, per gradient; infinity
-    where none is. ``missing`` says why "agree" is refused; empty where power suffices.
-    """
-
-    planted: tuple[Planted, ...]
-    smallest: dict[str, float]
-    missing: tuple[str, ...]
-
-    @property
-    def caught(self) -> tuple[str, ...]:
-        """The faults that were seen wherever they were planted."""
-        missed = {p.fault for p in self.planted if not p.caught}
-        return tuple(fault for fault in self.faults if fault not in missed)
-
-    @property
-    def faults(self) -> tuple[str, ...]:
-        """Every fault that could be planted, each once."""
-        return tuple(dict.fromkeys(p.fault for p in self.planted))
-
-
-@dataclass(frozen=True)
 class Finding:
     """What kind of wrong one tensor is, in words.
 
@@ -151,7 +144,27 @@ class Finding:
 
 @dataclass(frozen=True)
 class GradientReport:
-    """A comparison of gradients. ``setup`` says what was run, ``repro`` where to run it again."""
+    """What ``compare_gradients`` found; ``reports.terminal.print_report`` prints it.
+
+    Attributes:
+        candidate: its name.
+        reference: its name.
+        checks: one for each seed and kind of run: ``kind``, ``seed``, ``tensors``.
+        power: which planted faults were seen; None where power was not asked for.
+        findings: what kind of wrong it is, in words; look at the first one first.
+        setup: what was run, by name: inputs, loss, seeds, the rule, versions.
+        repro: the file that runs it again; None where none was asked for.
+        situations: how the candidate does where it is called in another way.
+
+    Example:
+        >>> import torch
+        >>> from manualbp.parity import compare_gradients
+        >>> def doubled(x):  # tanh x, but with a gradient twice as large
+        ...     return 2 * torch.tanh(x) - torch.tanh(x).detach()
+        >>> report = compare_gradients(doubled, torch.tanh, torch.randn(8, 6))
+        >>> report.agrees, report.worst.name, report.findings[0].kind
+        (False, 'input.grad', 'factor')
+    """
 
     candidate: str
     reference: str
@@ -189,7 +202,7 @@ class GradientReport:
 
     @property
     def verdict(self) -> str:
-        """``agree``, ``DIFFER``, ``NOT JUDGED``, or ``NO POWER``: a fault would not show."""
+        """``agree``, ``DIFFER``, ``NOT JUDGED``, or ``NO POWER`` where a fault would not show."""
         if self.differing or self.failed:
             return DIFFER
         if self.unjudged:
@@ -209,7 +222,7 @@ class GradientReport:
 
     @property
     def worst(self) -> TensorReport:
-        """The tensor to look at first: one that differs, else the one nearest to its limit."""
+        """The tensor to look at first; one that differs, else the one nearest to its limit."""
         return max(self.tensors, key=_badness)
 
 

@@ -86,12 +86,26 @@ def compare_training(
     does what it did before, by default it ends the process. A second one does not wait. Whatever
     happens, neither module is changed: no parameter, ``.grad``, buffer, mode or random state.
 
+    Returns:
+        A TrainingReport; its ``verdict`` is the worst of its trainings'.
+
     Raises:
         ValueError: parameters differ or are shared, a name, number or batch is of no use, or the
             checkpoint is damaged or of another call.
         TypeError: an arm is no module, data or loss are nothing to train with, or a number or dtype
             is none.
         OSError: the checkpoint cannot be written.
+
+    Example:
+        >>> import copy
+        >>> import torch
+        >>> from torch import nn
+        >>> from manualbp.parity import compare_training
+        >>> ours = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 2))
+        >>> data = [(torch.randn(8, 4), torch.randn(8, 2)) for _ in range(4)]
+        >>> report = compare_training(ours, copy.deepcopy(ours), data, nn.MSELoss(), steps=4)
+        >>> [run.name for run in report.runs if run.bit_identical][:2], report.bit_identical
+        (['sgd-float32-seed0', 'sgd-float64-seed0'], True)
     """
     plan = Plan(
         candidate=candidate, reference=reference, data=data, loss=loss,

@@ -7,19 +7,10 @@ Besides the names of record.py, tensors of a training are ``0.weight``, a buffer
 from __future__ import annotations
 
 import math
-import statistics
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
-from manualbp.parity.record import (
-    AGREE,
-    DIFFER,
-    NO_POWER,
-    NOT_JUDGED,
-    Finding,
-    GradientReport,
-    PowerReport,
-)
+from manualbp.parity.power_record import PowerReport
+from manualbp.parity.record import AGREE, DIFFER, NO_POWER, NOT_JUDGED, Finding, GradientReport
 
 # Points that a curve stores at most, however many steps a training has.
 CURVE_POINTS = 512
@@ -76,7 +67,7 @@ class Histogram:
 class Trajectory:
     """One training: an optimizer, a dtype, a seed.
 
-    ``curves`` by tag, T being a tensor:
+    ``curves`` by tag, T being a tensor::
 
         loss/candidate, loss/reference
         drift/T          rms distance of the candidate from the reference, each training by itself
@@ -126,7 +117,27 @@ class Trajectory:
 
 @dataclass
 class TrainingReport:
-    """A comparison of trainings: one Trajectory for each optimizer, dtype and seed."""
+    """What ``compare_training`` found: a Trajectory for each optimizer, dtype and seed.
+
+    ``reports.terminal.print_report`` prints it.
+
+    Attributes:
+        candidate: its name.
+        reference: its name.
+        runs: the trainings: each with its curves, its ``verdict``, and where it first differed.
+        setup: what was run, by name.
+        interrupted: Ctrl-C ended it early.
+
+    Example:
+        >>> import copy
+        >>> import torch
+        >>> from torch import nn
+        >>> from manualbp.parity import compare_training
+        >>> net, data = nn.Linear(4, 2), [(torch.randn(8, 4), torch.randn(8, 2))]
+        >>> report = compare_training(net, copy.deepcopy(net), data, nn.MSELoss(), ["sgd"], 3)
+        >>> [(run.name, run.steps, run.outside) for run in report.runs]
+        [('sgd-float32-seed0', 3, None), ('sgd-float64-seed0', 3, None)]
+    """
 
     candidate: str
     reference: str
@@ -169,63 +180,3 @@ def check_report(report: Report) -> None:
             f"expected a GradientReport or a TrainingReport, got {type(report).__name__}; "
             "pass what compare_gradients or compare_training returned"
         )
-
-
-class ArmStep(NamedTuple):
-    """What one arm did in one step: ``metrics`` on the batch, loss included, before the update."""
-
-    metrics: dict[str, float]
-    learning_rate: float
-    gradient_norms: dict[str, float]  # Euclidean, per layer: its weight and bias together
-    seconds: float
-
-
-class Step(NamedTuple):
-    """One step of both arms. ``divergence``: of the loss, every gradient, parameter and buffer."""
-
-    number: int  # from 1
-    candidate: ArmStep
-    reference: ArmStep
-    divergence: dict[str, float]
-
-
-class LargestDivergence(NamedTuple):
-    """The largest divergence of a run, and where it was first seen."""
-
-    divergence: float
-    tensor: str
-    step: int
-
-
-@dataclass
-class SideBySide:
-    """What two trainings side by side have shown; ``add`` takes one step after another."""
-
-    steps: int = 0
-    first_difference: tuple[int, list[str]] | None = None  # step, tensors
-    worst: LargestDivergence | None = None
-    last: Step | None = None
-    seconds: dict[str, list[float]] = field(
-        default_factory=lambda: {"candidate": [], "reference": []}
-    )
-
-    def add(self, step: Step) -> None:
-        """Take in one step."""
-        self.steps, self.last = step.number, step
-        self.seconds["candidate"].append(step.candidate.seconds)
-        self.seconds["reference"].append(step.reference.seconds)
-        differing = [name for name, apart in step.divergence.items() if apart != 0]
-        if differing and self.first_difference is None:
-            self.first_difference = step.number, differing
-        for name in differing:
-            if self.worst is None or step.divergence[name] > self.worst.divergence:
-                self.worst = LargestDivergence(step.divergence[name], name, step.number)
-
-    @property
-    def bit_identical(self) -> bool:
-        """No loss, gradient or parameter differed in a bit at any step, and there was a step."""
-        return self.steps > 0 and self.first_difference is None
-
-    def milliseconds(self, arm: str) -> float:
-        """Median time of a step: forward, backward and update, without comparing and logging."""
-        return 1e3 * statistics.median(self.seconds[arm]) if self.steps else float("nan")

@@ -12,7 +12,7 @@ import torch
 
 from manualbp.conversion import blocks
 from manualbp.fast import native
-from manualbp.modules import losses, sequential
+from manualbp.modules import cross_entropy, losses, sequential
 from manualbp.modules.stretch import Stretch
 
 
@@ -86,7 +86,8 @@ def count_nodes(monkeypatch: pytest.MonkeyPatch, counts: Counter[str]) -> None:
         return run
 
     for where, name in (
-        (sequential, "call"), (blocks, "call"), (losses, "cost"), (Stretch, "__call__"),
+        (sequential, "call"), (blocks, "call"), (losses, "cost"),
+        (cross_entropy, "cost"), (Stretch, "__call__"),
     ):  # fmt: skip
         monkeypatch.setattr(where, name, watched(getattr(where, name)))
 

@@ -14,7 +14,7 @@ import manualbp
 from manualbp import fast
 from manualbp.maths import layers, losses
 from manualbp.maths.activations import Tanh
-from manualbp.modules.losses import LOSSES
+from manualbp.modules.cost import LOSSES
 from tests.dropin.databases import databases, error_samples, samples
 from tests.helpers import autograd_twin, differing, gradients
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import manualbp
-from manualbp.modules import losses
+from manualbp.modules.cost import LOSSES
 
 ROWS, CLASSES = 7, 5
 
@@ -130,6 +130,6 @@ def test_by_hand_whatever_the_options(name: str, kind: str, change: str) -> None
 
 def test_planted_stale_losses_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a module computes, found at its first call only: every case sees it."""
-    for kind, build in losses.LOSSES.items():
-        monkeypatch.setitem(losses.LOSSES, kind, functools.lru_cache(build))
+    for kind, build in LOSSES.items():
+        monkeypatch.setitem(LOSSES, kind, functools.lru_cache(build))
     assert [case for case in CASES if not differing_at(*case)] == []

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 import manualbp
-from manualbp.modules.losses import LOSSES, OURS
+from manualbp.modules.cost import LOSSES
+from manualbp.modules.losses import OURS
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using a target size:UserWarning")
 

@@ -7,16 +7,8 @@ from dataclasses import replace
 
 import torch
 
-from manualbp.parity.record import (
-    Check,
-    Finding,
-    GradientReport,
-    Planted,
-    PowerReport,
-    TensorReport,
-    WorstElement,
-    over,
-)
+from manualbp.parity.power_record import Planted, PowerReport
+from manualbp.parity.record import Check, Finding, GradientReport, TensorReport, WorstElement, over
 from manualbp.parity.training_record import Curve, First, Histogram, TrainingReport, Trajectory
 
 # What a user's file may begin with: a right and a wrong backward.

@@ -12,23 +12,26 @@ ROOT = Path(__file__).parents[2]
 PARITY = ROOT / "manualbp" / "parity"
 FILES = sorted(PARITY.rglob("*.py"))
 DATA = {"record", "training_record"}
-ARMS_TO_DIAGNOSIS = {"bits", "record", "arms", "judge", "diagnosis"}
+ARMS_TO_DIAGNOSIS = {"bits", "record", "power_record", "arms", "judge", "diagnosis"}
 # Room -> the rooms it imports, and no others. Files of parity/ itself are rooms of their own.
 IMPORTS: dict[str, set[str]] = {
     "bits": set(),
     "files": set(),
     "versions": set(),
-    "record": set(),
-    "training_record": {"record"},
+    "power_record": set(),
+    "record": {"power_record"},
+    "step_record": set(),
+    "training_record": {"power_record", "record"},
     "repro": {"files", "versions"},
     "arms": {"bits"},
-    "judge": {"bits", "record", "arms"},
-    "diagnosis": {"bits", "record", "arms", "judge"},
-    "trajectories": ARMS_TO_DIAGNOSIS | {"files", "training_record"},
-    "reports": DATA | {"files", "versions"},
+    "judge": {"bits", "power_record", "record", "arms"},
+    "diagnosis": {"bits", "power_record", "record", "arms", "judge"},
+    "trajectories": ARMS_TO_DIAGNOSIS | {"files", "step_record", "training_record"},
+    "reports": DATA | {"power_record", "step_record", "files", "versions"},
     "gradients": {"record", "arms", "judge", "diagnosis", "reports", "repro", "versions"},
     "training": {"training_record", "arms", "trajectories", "versions"},
-    "__init__": DATA | {"bits", "arms", "judge", "trajectories", "gradients", "training"},
+    "__init__": DATA
+    | {"bits", "step_record", "arms", "judge", "trajectories", "gradients", "training"},
     "cli": DATA | {"arms", "reports", "repro", "gradients", "training", "versions"},
     "__main__": {"cli"},
 }

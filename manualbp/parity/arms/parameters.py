@@ -17,8 +17,22 @@ def load_parameters(
 ) -> None:
     """Give the candidate the reference's numbers, by the parameter map, and buffers of equal name.
 
+    Args:
+        candidate: the module that is written to, in its own dtypes.
+        reference: the module that is read.
+        parameters: the candidate's name of a parameter -> the reference's, where they differ.
+
     Raises:
         ValueError: a name or a shape has no counterpart; nothing is changed then.
+        TypeError: an arm is nothing that can be compared.
+
+    Example:
+        >>> from torch import nn
+        >>> from manualbp.parity import bit_identical, load_parameters
+        >>> ours, theirs = nn.Sequential(nn.Linear(4, 2)), nn.Linear(4, 2)
+        >>> load_parameters(ours, theirs, {"0.weight": "weight", "0.bias": "bias"})
+        >>> bit_identical(ours[0].weight, theirs.weight)
+        True
     """
     ours, theirs = subject(candidate, parameters), subject(reference)
     for name, parameter in ours.parameters.items():

@@ -15,24 +15,31 @@ from manualbp.parity.versions import INSTALL
 
 PROGRAM = "python -m manualbp.parity"
 EXIT_CODES = """\
-exit codes: 0 they agree; 1 they differ, or NO POWER: nothing differs, but a fault would not show,
-            or NOT JUDGED: the reference cannot judge;
-            2 bad usage, or something that cannot be run;
-            130 interrupted, 143 terminated; of a training the report and --checkpoint are written
+exit codes:
+  0    they agree
+  1    they differ, or NO POWER: nothing differs, but a fault would not show,
+       or NOT JUDGED: the reference cannot judge
+  2    bad usage, or something that cannot be run
+  130  interrupted, 143 terminated; of a training the report and --checkpoint
+       are written
 """
 SPECS = """\
-CANDIDATE, REFERENCE and every SPEC are package.module:name or path/to/file.py:name, dotted names
-allowed; the current folder is importable.
+CANDIDATE, REFERENCE and every SPEC are package.module:name or
+path/to/file.py:name, dotted names allowed; the current folder is importable.
 
-  arms and --loss    a module, a function, an autograd.Function; a class of modules or a function
-                     that takes no argument is called, with torch.manual_seed(first seed)
-  --inputs           a tensor, a tuple of arguments, a dict of keyword arguments, or a function that
-                     makes them: of the seed, or without arguments
-  --target           the same; of several seeds the first, as the target does not change
-  --data             a list of batches (inputs, target), or a function that makes one
+  arms and --loss  a module, a function, an autograd.Function; a class of
+                   modules or a function that takes no argument is called, with
+                   torch.manual_seed(first seed)
+  --inputs         a tensor, a tuple of arguments, a dict of keyword arguments,
+                   or a function that makes them: of the seed, or without
+                   arguments
+  --target         the same; of several seeds the first, as the target does not
+                   change
+  --data           a list of batches (inputs, target), or a function that makes
+                   one
 
-Two modules are compared with the same parameters: the candidate gets the reference's, by name, and
-by --parameters where names differ.
+Two modules are compared with the same parameters: the candidate gets the
+reference's, by name, and by --parameters where names differ.
 
 """
 LOSSES = {
@@ -52,15 +59,15 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         UsageError: something is missing, unknown, taken, or cannot be written.
     """
     again = arguments[:1] == ["replay"]
-    parser = _replay_parser() if again else _parser()
-    args = parser.parse_args(arguments[again:])
+    args = (replay_parser() if again else parser()).parse_args(arguments[again:])
     if not again:
         _check_kind(args)
     _check_outputs(args)
     return args
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+    """The arguments of a comparison; docs/api/commands.md is made of them."""
     parser = options.Parser(
         prog=PROGRAM, formatter_class=argparse.RawDescriptionHelpFormatter,
         usage=f"{PROGRAM} CANDIDATE REFERENCE (--inputs SPEC | --data SPEC) [options]\n"
@@ -111,7 +118,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _replay_parser() -> argparse.ArgumentParser:
+def replay_parser() -> argparse.ArgumentParser:
+    """The arguments of ``replay``."""
     parser = options.Parser(
         prog=f"{PROGRAM} replay", formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Run the comparison in a file of --repro again. The file is a program: only "

@@ -8,7 +8,8 @@ from manualbp.parity.diagnosis.gather import gather
 from manualbp.parity.judge.comparison import Comparison
 from manualbp.parity.judge.in_situations import judge_situations, layout_at_fault
 from manualbp.parity.judge.power import measure_power, pooled
-from manualbp.parity.record import DIFFER, NOT_JUDGED, Finding, PowerReport, Situation
+from manualbp.parity.power_record import PowerReport
+from manualbp.parity.record import DIFFER, NOT_JUDGED, Finding, Situation
 
 
 class Found:

@@ -34,7 +34,7 @@ from manualbp.parity.judge.faults import (
     Site,
 )
 from manualbp.parity.judge.limits import ELEMENT_FLOOR
-from manualbp.parity.record import Planted, PowerReport
+from manualbp.parity.power_record import Planted, PowerReport
 
 VISIBLE = 0.01
 # Where the float64 run's rms(g) is below so many of float64's eps of its sums, rounding is all that

@@ -26,15 +26,38 @@ def compare_tensors(
     noise: Tensor | None = None,
     exact: bool = False,
 ) -> TensorReport:
-    """Hold ``candidate`` against ``reference``, both judged by their distance to ``oracle``.
+    """They agree where ``rms(c - o) <= 2 rms(e) + rounding``, and each element in the same way.
 
-    ``sums`` and ``noise`` are s and e of limits.py, float64 and of the oracle's shape. Without them
-    one size, the rms, stands for the whole tensor: right for the large elements, but blind to a
-    fault in elements far smaller. ``exact`` asks for the reference's bits. Tensors that are not
-    floating point must always be equal.
+    c is the candidate, o the oracle, e the reference's own error; judge/limits.py has the rule in
+    full. A missing tensor, another shape or dtype differ without a number. Tensors that are not
+    floating point must be equal.
+
+    Args:
+        name: of the tensor, for the report.
+        candidate: the tensor under test; None where it is missing.
+        reference: what it should equal; None where there is none.
+        oracle: the same computed in float64, of the reference's shape.
+        sums: float64, of the oracle's shape: the size of what each element was summed from.
+        noise: float64, of the oracle's shape: what rounding alone does to each element. Without
+            both, one size, the rms, stands for the whole tensor: right for the large elements, but
+            blind to a fault in elements far smaller.
+        exact: ask for the reference's bits.
+
+    Returns:
+        A TensorReport with the verdict, the errors and the reason.
 
     Raises:
         ValueError: the oracle is missing or of another shape than the reference.
+
+    Example:
+        >>> import torch
+        >>> from manualbp.parity import compare_tensors
+        >>> x = torch.linspace(-2, 2, 9)
+        >>> right, oracle = x.tanh(), x.double().tanh()
+        >>> compare_tensors("o", right, right, oracle).verdict
+        'agree'
+        >>> compare_tensors("o", right * 1.0001, right, oracle).verdict
+        'DIFFER'
     """
     report = decided(name, candidate, reference, oracle)
     if report is not None:

@@ -15,9 +15,9 @@ from typing import NamedTuple
 from torch import nn
 
 from manualbp.parity.record import AGREE
+from manualbp.parity.step_record import ArmStep
 from manualbp.parity.training_record import (
     CURVE_POINTS,
-    ArmStep,
     Curve,
     Histogram,
     TrainingReport,

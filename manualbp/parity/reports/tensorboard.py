@@ -35,7 +35,8 @@ from manualbp.parity.reports import charts
 from manualbp.parity.reports.charts import CANDIDATE, PARITY, REFERENCE, RESULTS, WHOLE
 from manualbp.parity.reports.page import markdown_report
 from manualbp.parity.reports.pictures import pictures
-from manualbp.parity.training_record import Histogram, Report, Step, TrainingReport, Trajectory
+from manualbp.parity.step_record import Step
+from manualbp.parity.training_record import Histogram, Report, TrainingReport, Trajectory
 from manualbp.parity.versions import INSTALL
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from manualbp.parity.record import Finding, PowerReport, TensorReport
+from manualbp.parity.power_record import PowerReport
+from manualbp.parity.record import Finding, TensorReport
 
 # So many gradients' smallest visible errors are listed, the weakest first.
 LISTED = 6

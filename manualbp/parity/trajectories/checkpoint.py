@@ -19,7 +19,8 @@ from torch import nn
 
 from manualbp.parity import files
 from manualbp.parity.arms.batches import tensor_hash
-from manualbp.parity.record import Finding, Planted, PowerReport
+from manualbp.parity.power_record import Planted, PowerReport
+from manualbp.parity.record import Finding
 from manualbp.parity.training_record import Curve, First, Histogram, TrainingReport, Trajectory
 from manualbp.parity.trajectories.plan import Plan
 

@@ -23,7 +23,7 @@ from manualbp.parity.arms.batches import Batch, check_batch
 from manualbp.parity.arms.forward import LOSS
 from manualbp.parity.arms.parameters import check_apart
 from manualbp.parity.bits import bit_identical, to_double
-from manualbp.parity.training_record import ArmStep, Step
+from manualbp.parity.step_record import ArmStep, Step
 
 Metric = Callable[[Tensor, Tensor], float]
 
@@ -32,7 +32,21 @@ Metric = Callable[[Tensor, Tensor], float]
 class Arm:
     """One side: a module, the loss and the optimizer it trains with, and further metrics.
 
-    ``metrics`` map a name to ``metric(output, target)``, such as an accuracy in 0...1.
+    Args:
+        name: in messages and charts.
+        module: what is trained, called with the inputs of a batch.
+        loss: ``loss(output, target)``, a scalar.
+        optimizer: over the module's parameters.
+        metrics: a name -> ``metric(output, target)``, a number such as an accuracy in 0...1.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from manualbp.parity import Arm
+        >>> net = nn.Linear(4, 2)
+        >>> arm = Arm("ours", net, nn.MSELoss(), torch.optim.SGD(net.parameters(), lr=0.1))
+        >>> arm.name, arm.metrics
+        ('ours', {})
     """
 
     name: str
@@ -47,9 +61,29 @@ def train_side_by_side(candidate: Arm, reference: Arm, batches: Iterable[Batch])
 
     The arms take turns in going first, so that neither has the warmer cache every time.
 
+    Args:
+        candidate: the side under test.
+        reference: what it should train like, by the same names of parameters.
+        batches: (inputs, target), each (N, ...); one step for each.
+
+    Yields:
+        A ``Step`` after each batch, with both arms' numbers and how far apart they are.
+
     Raises:
-        ValueError: the arms do not start alike or share a parameter, a batch is empty or not
-            finite (neither arm has taken it then), or there is no batch at all.
+        ValueError: the arms do not start alike, share a parameter or have one name; a batch is
+            empty or not finite (neither arm has taken it then), or there is no batch at all.
+
+    Example:
+        >>> import copy
+        >>> import torch
+        >>> from torch import nn
+        >>> from manualbp.parity import Arm, train_side_by_side
+        >>> def arm(name, net):
+        ...     return Arm(name, net, nn.MSELoss(), torch.optim.SGD(net.parameters(), 0.1))
+        >>> net, batch = nn.Linear(4, 2), (torch.randn(8, 4), torch.randn(8, 2))
+        >>> arms = arm("ours", net), arm("theirs", copy.deepcopy(net))
+        >>> [max(step.divergence.values()) for step in train_side_by_side(*arms, [batch] * 3)]
+        [0.0, 0.0, 0.0]
     """
     if candidate.name == reference.name:
         raise ValueError(f"expected two names for the two arms, got {candidate.name!r} twice")
@@ -69,7 +103,25 @@ def train_side_by_side(candidate: Arm, reference: Arm, batches: Iterable[Batch])
 
 @torch.no_grad()
 def evaluate(arm: Arm, x: Tensor, y: Tensor) -> dict[str, float]:
-    """The arm's metrics on held-out data, in eval mode; every child's mode is put back."""
+    """The arm's metrics on held-out data, in eval mode; every child's mode is put back.
+
+    Args:
+        arm: whose module, loss and metrics.
+        x: inputs (N, ...).
+        y: targets, as the loss takes them.
+
+    Returns:
+        The loss, as ``loss``, and the arm's metrics, by name.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from manualbp.parity import Arm, evaluate
+        >>> net = nn.Sequential(nn.Identity(), nn.Dropout(0.5))
+        >>> arm = Arm("ours", net, nn.L1Loss(), None, {"top": lambda o, y: o.max().item()})
+        >>> evaluate(arm, torch.ones(2, 3), torch.zeros(2, 3)), net.training
+        ({'loss': 1.0, 'top': 1.0}, True)
+    """
     modes = [(child, child.training) for child in arm.module.modules()]
     arm.module.eval()
     try:

@@ -25,7 +25,8 @@ from manualbp.parity.diagnosis.gather import gather
 from manualbp.parity.judge.comparison import Comparison
 from manualbp.parity.judge.power import measure_power
 from manualbp.parity.judge.yardstick import TWINS, Twins, Yardstick, judge_tensors
-from manualbp.parity.record import Finding, PowerReport, TensorReport, without_numbers
+from manualbp.parity.power_record import PowerReport
+from manualbp.parity.record import Finding, TensorReport, without_numbers
 
 # How many twins are drawn, in turn, until all tensors agree: limits only grow with twins.
 PAIRS = (0, 2, TWINS)

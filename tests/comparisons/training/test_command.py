@@ -23,7 +23,7 @@ from manualbp.maths.layers import Linear
 from manualbp.parity.cli.options import Parser
 from manualbp.parity.reports import charts
 from manualbp.parity.reports.tensorboard import log_report
-from manualbp.parity.training_record import ArmStep, SideBySide, Step
+from manualbp.parity.step_record import ArmStep, SideBySide, Step
 from manualbp.parity.trajectories.side_by_side import train_side_by_side
 from tests.parity import browser
 from tests.parity.samples import sample_training_report

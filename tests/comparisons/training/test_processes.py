@@ -16,7 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from comparisons.cli import main
 from comparisons.training.processes import Group, Launched
 from manualbp.parity.reports.charts import EQUAL
-from manualbp.parity.training_record import ArmStep, Step
+from manualbp.parity.step_record import ArmStep, Step
 
 ROOT = Path(__file__).parents[3]
 SHORT = ["--epochs", "1", "--batch-size", "479", "--run-name", "mine"]

@@ -16,7 +16,8 @@ from manualbp.parity.arms.subject import subject
 from manualbp.parity.judge.comparison import Comparison
 from manualbp.parity.judge.faults import FAULTS, SMALL
 from manualbp.parity.judge.power import measure_power, pooled
-from manualbp.parity.record import AGREE, DIFFER, NO_POWER, Planted, PowerReport
+from manualbp.parity.power_record import Planted, PowerReport
+from manualbp.parity.record import AGREE, DIFFER, NO_POWER
 
 X = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
 

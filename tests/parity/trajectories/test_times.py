@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from manualbp.parity import Arm, SideBySide, Step, train_side_by_side
-from manualbp.parity.training_record import ArmStep
+from manualbp.parity.step_record import ArmStep
 from manualbp.parity.trajectories import side_by_side
 
 BATCHES = [(torch.ones(6, 4), torch.ones(6, 2))] * 4
