@@ -1,4 +1,4 @@
-"""README, docs and CHANGELOG say what the stored record of the power comparison says."""
+"""docs and CHANGELOG say what the stored record of the power comparison says."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from comparisons.power.situations.cases import SITUATED
 
 ROOT = Path(__file__).parents[3]
 FOLDER = ROOT / "comparisons" / "results" / "power"
-README = (ROOT / "README.md").read_text()
-# The names that the README gives the judges, where it does not take ours.
+PAGE = (ROOT / "docs" / "judges.md").read_text()
+# The names that the page gives the judges, where it does not take ours.
 NAMES = {
     "`compare_gradients`": "ours", "`torch.autograd.gradcheck`": "gradcheck",
     "`jax.test_util.check_grads`, its rule": "check_grads",
@@ -48,17 +48,17 @@ def test_the_record_is_of_the_faults_and_judges_that_there_are() -> None:
     assert RECORD.passes and command.page(RECORD) == (FOLDER / "power.md").read_text()
 
 
-def test_readme_says_how_many() -> None:
-    text = " ".join(README.split())
-    assert f"{len(FAULTS)} faults planted" in text and f"{len(SITUATED)} that show" in text
-    assert f"{RECORD.pairs} pairs that differ in rounding alone" in text
+def test_the_page_says_how_many() -> None:
+    text = " ".join(PAGE.split())
+    assert f"plants {len(FAULTS)} faults" in text and f"there are {len(SITUATED)} faults that" in text
+    assert f"{RECORD.pairs} correct pairs that differ in rounding alone" in text
     missed = sum(len(outcome.missed) for outcome in RECORD.outcomes)
     assert f"The {missed} that are not caught" in text
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_row_of_readmes_table(name: str) -> None:
-    row = re.search(rf"^\| {re.escape(name)} \|(.*)\|$", README, re.MULTILINE)
+def test_a_row_of_its_table(name: str) -> None:
+    row = re.search(rf"^\| {re.escape(name)} \|(.*)\|$", PAGE, re.MULTILINE)
     assert row
     judge = NAMES[name]
     expected = [str(RECORD.caught(judge, s)) for s in STRENGTHS] + [str(RECORD.shown(judge))]
@@ -71,7 +71,7 @@ def test_every_judge_has_a_row() -> None:
 
 
 def test_the_pages_say_the_same() -> None:
-    page = " ".join((ROOT / "docs" / "parity.md").read_text().split())
+    page = " ".join((ROOT / "docs" / "parity-rule.md").read_text().split())
     assert f"Of {len(FAULTS)} planted faults" in page
     assert f"and {RECORD.caught(OURS, '1e-6')} at 1e-6" in page
     changes = " ".join((ROOT / "CHANGELOG.md").read_text().split())

@@ -10,7 +10,7 @@ import pytest
 
 from comparisons.__main__ import main
 from comparisons.output import Table
-from comparisons.speed import command, floor, readme, record, workloads
+from comparisons.speed import command, floor, pages, record, workloads
 from comparisons.speed.arms import by_jax
 from comparisons.speed.arms.arm import (
     AUTOGRAD,
@@ -84,8 +84,8 @@ def test_they_are_in_no_table_of_the_other_parts() -> None:
     assert steps.means(ROWS) == []
 
 
-def test_the_readme_has_a_table_where_the_record_has_the_part() -> None:
-    without, found = readme.text(CELLS), readme.text([*CELLS, *ROWS])
+def test_the_page_has_a_table_where_the_record_has_the_part() -> None:
+    without, found = pages.in_full(CELLS), pages.in_full([*CELLS, *ROWS])
     added = found.removeprefix(without)
     assert added != found and "Derivatives" not in without
     assert added.count("**Derivatives by the input: ") == 2

@@ -45,7 +45,7 @@ def test_the_workloads_of_a_gpu() -> None:
 
 
 def test_the_rows_are_these_nine() -> None:
-    """The README's table and every comparison with an earlier figure are of them."""
+    """The table of docs/speed.md and every comparison with an earlier figure are of them."""
     assert [(row.net, row.batch, row.activation, row.dtype) for row in ROWS] == [
         ("64-128x3-1", 65536, "relu", "float32"),
         ("2-128x4-1", 16384, "tanh", "float32"),
