@@ -18,7 +18,7 @@ Tensor cost(const Loss& loss, const Held& rule, const Tensor& o, const Tensor& y
   }
   if (!at::GradMode::is_enabled() || !o.requires_grad()) return found.cost;
 
-  auto node = c10::make_intrusive<CostNode>();
+  auto node = new_node<CostNode>();
   node->loss = loss;
   node->rule = rule;
   torch::autograd::edge_list edges{torch::autograd::impl::gradient_edge(o), {}};

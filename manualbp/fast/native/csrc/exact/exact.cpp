@@ -16,7 +16,8 @@ namespace {
 
 // Outputs 1, 2, ... of the node: the hidden activations that are on the tape. o itself leaves
 // anyway, unless it is added to skip.
-void leave(const c10::intrusive_ptr<ExactNode>& node, const Tape& tape) {
+template <class Pointer>  // to the node
+void leave(const Pointer& node, const Tape& tape) {
   const int end = static_cast<int>(node->chain->layers.size()) - (node->residual ? 0 : 1);
   for (size_t i = 0; i < tape.kept.size(); ++i) {
     const int layer = tape.made_by[i];
@@ -60,7 +61,7 @@ Tensor run(const std::shared_ptr<const Chain>& chain, const Held& segment,
   }
   if (!trained) return o;
 
-  auto node = c10::make_intrusive<ExactNode>();
+  auto node = new_node<ExactNode>();
   node->chain = chain;
   node->segment = segment;
   node->residual = residual;

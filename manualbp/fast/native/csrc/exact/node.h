@@ -9,6 +9,7 @@
 #include <torch/csrc/autograd/saved_variable.h>
 
 #include <memory>
+#include <type_traits>
 #include <vector>
 
 namespace manualbp::exact {
@@ -33,6 +34,17 @@ struct SavingNode : torch::autograd::Node {
 
   std::vector<torch::autograd::SavedVariable> saved;
 };
+
+// A new node, as PyTorch holds it: by a c10::intrusive_ptr since 2.13, before by a std::shared_ptr.
+template <class T>
+auto new_node() {
+  using Pointer = decltype(std::declval<T&>().getptr());
+  if constexpr (std::is_same_v<Pointer, std::shared_ptr<torch::autograd::Node>>) {
+    return std::shared_ptr<T>(new T, [](T* node) { deleteNode(node); });
+  } else {
+    return c10::make_intrusive<T>();
+  }
+}
 
 // Whether a tensor is one plain tensor, and no transform is at work: what backward runs on in C++.
 bool plain(const Tensors& tensors);

@@ -30,7 +30,7 @@ Derived derivatives(const JetChainPtr& chain, const Tensor& x, const Tensor& lin
     }
   }
   if (!trains) return found;
-  auto node = c10::make_intrusive<JetNode>();
+  auto node = exact::new_node<JetNode>();
   node->chain = chain;
   lead_to(*node, net, x);
   for (auto& each : found) torch::autograd::set_history(each, node);

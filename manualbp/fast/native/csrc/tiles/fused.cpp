@@ -47,7 +47,7 @@ Tensor chain(const NetPtr& net, const Tensor& x, bool keeps) {
     o = pass_up(*net, x.contiguous(), keeps && trains ? &kept : nullptr);
   }
   if (!trains) return o;
-  auto node = c10::make_intrusive<TilesNode>();
+  auto node = exact::new_node<TilesNode>();
   node->net = net;
   lead_to(*node, *net, x);
   torch::autograd::set_history(o, node);
@@ -92,7 +92,7 @@ Tensor fused_cost(const NetPtr& net, const exact::Loss& loss, const Tensor& x, c
     cost = pass_both(*net, loss, x.contiguous(), y, wants, found);
   }
   if (!any(wants)) return cost;
-  auto node = c10::make_intrusive<FusedNode>();
+  auto node = exact::new_node<FusedNode>();
   lead_to(*node, *net, x);
   torch::autograd::set_history(cost, node);
   for (const auto& gradient : found.parameters) node->save(gradient, false);
