@@ -55,7 +55,7 @@ def print_report(report: Report, *, console: Console | None = None, verbose: boo
 
 
 def default_console() -> Console:
-    """The console of standard output; ``PIPE_WIDTH`` columns wide where that is no terminal.
+    """The console of standard output; in a pipe or a notebook ``PIPE_WIDTH`` columns wide.
 
     Raises:
         ImportError: rich is not installed.
@@ -70,6 +70,8 @@ def default_console() -> Console:
             raise BrokenPipeError
 
     console = Output(highlight=False)
+    if console.is_jupyter:  # as text: else every line is a block of HTML, 115 columns wide
+        return Output(width=PIPE_WIDTH, file=sys.stdout, color_system=None, force_jupyter=False)
     width = width_of(console)
     return console if width is None else Output(highlight=False, width=width, file=sys.stdout)
 

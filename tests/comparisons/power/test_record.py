@@ -50,7 +50,8 @@ def test_the_record_is_of_the_faults_and_judges_that_there_are() -> None:
 
 def test_the_page_says_how_many() -> None:
     text = " ".join(PAGE.split())
-    assert f"plants {len(FAULTS)} faults" in text and f"there are {len(SITUATED)} faults that" in text
+    assert f"plants {len(FAULTS)} faults" in text
+    assert f"there are {len(SITUATED)} faults that" in text
     assert f"{RECORD.pairs} correct pairs that differ in rounding alone" in text
     missed = sum(len(outcome.missed) for outcome in RECORD.outcomes)
     assert f"The {missed} that are not caught" in text

@@ -126,6 +126,17 @@ def test_a_width_of_nothing_is_none(
     assert default_console().width == width
 
 
+def test_in_a_notebook_tables_are_text(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Rich would show an HTML block for every line, and kernels set FORCE_COLOR."""
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    console = default_console()
+    console.print("[red]wide[/] " + "x" * 120)
+    assert not console.is_jupyter and capsys.readouterr().out == "wide " + "x" * 120 + "\n"
+
+
 def test_a_terminal_says_how_wide_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     class Screen(io.StringIO):
         def isatty(self) -> bool:
