@@ -5,20 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from numbers import Integral
 from typing import Any, Literal, overload
-from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 
-from manualbp.autograd.stages import Stages
 from manualbp.conversion import nested
-from manualbp.conversion.read_stages import Reason, leaves_of, stages_of
+from manualbp.conversion.kept_stages import run_guarded, stages_or_reason
+from manualbp.conversion.read_stages import Reason
 from manualbp.maths.order import Order, Pair, Second, order_of
 from manualbp.modules import by_input
-from manualbp.modules.plan import Plan
 
 SECOND = ("laplacian", "diagonal", "hessian")
-# What was found for a model, until a child of it changes. A plan holds no reference to its model.
-_plans: WeakKeyDictionary[nn.Module, Plan] = WeakKeyDictionary()
 
 
 @overload
@@ -85,26 +81,13 @@ def derivatives(
         (torch.Size([5, 1]), torch.Size([5, 1, 2]), torch.Size([5, 1]))
         >>> (laplacian - 1).square().mean().backward()  # of the equation u_xx + u_yy = 1
     """
+    guarded = run_guarded(model, x, second, directions)
+    if guarded is not None:
+        return guarded
     order = _order(model, x, second, directions)
     found = stages_or_reason(model)
     by_hand = None if isinstance(found, Reason) else by_input.run(found, x, order, directions)
     return nested.derivatives(model, x, order, directions) if by_hand is None else by_hand
-
-
-def stages_or_reason(model: nn.Module) -> Stages | Reason:
-    """The model's layers; or why there are none by hand."""
-    leaves = leaves_of(model)
-    if isinstance(leaves, Reason):
-        return leaves
-    plan = _plans.get(model)
-    if plan is not None and plan.holds(leaves.modules, leaves.ends):
-        found: Stages | Reason = plan.found
-        return found
-    plan = Plan(leaves.modules, leaves.ends)
-    plan.found = stages_of(leaves)
-    if plan.may_be_kept() and model not in leaves.modules:
-        _plans[model] = plan
-    return plan.found
 
 
 def _order(model: object, x: object, second: object, directions: object) -> Order:

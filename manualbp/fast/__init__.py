@@ -140,7 +140,7 @@ def native_chain(
 
 
 def derivatives(
-    stages: Stages, order: Order, few_outputs: bool, lines: Tensor | None, x: Tensor
+    stages: Stages, order: Order, few_outputs: bool, directions: Tensor | None, x: Tensor
 ) -> tuple[Tensor, ...] | None:
     """u, du and the second derivatives in C++; None where it does not take them.
 
@@ -148,10 +148,10 @@ def derivatives(
         stages: the chain.
         order: which second derivatives.
         few_outputs: whether du comes by backpropagation (maths/input_gradient.py).
-        lines: (K, I) or (N, K, I); None for the axes, with ``few_outputs`` alone.
+        directions: (K, I) or (N, K, I); None for the axes.
         x: (N, I).
     """
-    return jets.derivatives(stages, order, few_outputs, lines, x)
+    return jets.derivatives(stages, order, few_outputs, directions, x)
 
 
 def fused_cost(

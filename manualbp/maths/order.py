@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cached_property
 from itertools import product
 from typing import Literal, NamedTuple
 
@@ -35,6 +35,7 @@ class Index(NamedTuple):
 class Order:
     """K lines through each point, and P second derivatives along them."""
 
+    second: Second  # what it was made from
     lines: int  # K
     asked: tuple[Pair, ...] = ()  # of which second derivatives are returned
     shape: tuple[int, ...] = ()  # of these
@@ -76,16 +77,26 @@ class Order:
         return self.indices[device]
 
 
-@lru_cache
+_orders: dict[tuple[Second, int], Order] = {}  # torch.compile warns of functools.lru_cache
+
+
 def order_of(second: Second, lines: int) -> Order:
-    """What ``second`` asks for; pairs as a tuple."""
+    """What ``second`` asks for, the same object each time; pairs as a tuple."""
+    found = _orders.get((second, lines))
+    if found is None:
+        found = _orders[second, lines] = _order_of(second, lines)
+    return found
+
+
+def _order_of(second: Second, lines: int) -> Order:
     if second is None:
-        return Order(lines)
+        return Order(second, lines)
     if second == "hessian":
-        return Order(lines, tuple(product(range(lines), range(lines))), (lines, lines))
+        every = tuple(product(range(lines), range(lines)))
+        return Order(second, lines, every, (lines, lines))
     if not isinstance(second, str):
-        return Order(lines, tuple(second), (len(second),))
+        return Order(second, lines, tuple(second), (len(second),))
     diagonal = tuple((k, k) for k in range(lines))
     if second == "laplacian":
-        return Order(lines, diagonal, summed=True)
-    return Order(lines, diagonal, (lines,))
+        return Order(second, lines, diagonal, summed=True)
+    return Order(second, lines, diagonal, (lines,))

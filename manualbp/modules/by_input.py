@@ -27,11 +27,11 @@ def run(
     if order.pairs:
         order.index(x.device)  # made where no transform is at work, for which it would be
     few = not order.pairs and stages.few_outputs(order.lines)
-    lines = axes(x) if directions is None and not few else directions
-    found = fast.derivatives(stages, order, few, lines, x)
+    found = fast.derivatives(stages, order, few, directions, x)
     if found is None and few:
-        found = apply_input_gradient(stages, lines, *stages.parameters, x)
+        found = apply_input_gradient(stages, directions, *stages.parameters, x)
     elif found is None:
+        lines = axes(x) if directions is None else directions
         found = apply_derivatives(stages, order, lines, *stages.parameters, x)
     return found
 

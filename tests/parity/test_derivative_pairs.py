@@ -138,12 +138,12 @@ def _twice_on_the_diagonal(grads: Any, order: Order) -> Jet:
 
 def _diagonal(order: Order) -> Order:
     """(k, k) in place of each (k, m)."""
-    return Order(order.lines, tuple((k, k) for k, _ in order.pairs), order.shape)
+    return Order(None, order.lines, tuple((k, k) for k, _ in order.pairs), order.shape)
 
 
 def _turned(order: Order) -> Order:
     """The pairs in the order of the last one first."""
-    return Order(order.lines, order.asked[::-1], order.shape)
+    return Order(None, order.lines, order.asked[::-1], order.shape)
 
 
 def _other_columns(jet: Jet, order: Order) -> Any:
