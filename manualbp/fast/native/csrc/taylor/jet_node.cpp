@@ -36,10 +36,8 @@ Derived derivatives(const JetChainPtr& chain, const Tensor& x, const Tensor& lin
   for (auto& each : found) torch::autograd::set_history(each, node);
   node->then = std::move(wants);
   node->points = kept.points;
-  {
-    at::NoGradGuard no_graph;  // values as they are now: p.data may be another tensor's later
-    for (const auto& p : net.parameters) node->save(p.detach(), false);
-  }
+  node->saved.reserve(net.parameters.size() + 2 + kept.z.size());
+  save_parameters(*node, net);
   node->save(x, false);
   node->save(lines, false);
   for (const auto& each : kept.z) node->save(each, false);
