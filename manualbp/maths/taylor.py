@@ -67,7 +67,7 @@ def forward(h: Jet, stages: Sequence[Stage], order: Order, tape: Tape | None = N
                 h = _kept(tape, h)
                 h = linear(h, theta)
             else:
-                h = elementwise(h, _activation(layer), order, tape)
+                h = elementwise(h, activation_of(layer), order, tape)
         h = sum_of(start, h) if stage.residual else h
     return h
 
@@ -83,7 +83,7 @@ def backward(
             if isinstance(layer, Linear):
                 g = linear_backward(g, tape.pop(), theta, needs, grads)
             else:
-                g = elementwise_backward(g, tape.pop(), _activation(layer), order)
+                g = elementwise_backward(g, tape.pop(), activation_of(layer), order)
         g = sum_of(start, g) if stage.residual else g
     return g.value, grads
 
@@ -185,7 +185,8 @@ def _kept(tape: Tape | None, jet: Jet) -> Jet:
     return jet
 
 
-def _activation(layer: object) -> Activation:
+def activation_of(layer: object) -> Activation:
+    """f of a layer that is neither Linear nor anything else."""
     if not isinstance(layer, Elementwise):
         raise TypeError(f"expected Linear or an activation, got {type(layer).__name__}")
     return layer.activation

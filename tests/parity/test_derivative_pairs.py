@@ -13,6 +13,7 @@ from torch import Tensor
 from manualbp.autograd import taylor as function
 from manualbp.maths import input_gradient, taylor
 from manualbp.maths.activations import ACTIVATIONS, Tanh, to_module
+from manualbp.maths.layers import Elementwise, Linear
 from manualbp.maths.order import Order
 from manualbp.maths.taylor import Jet
 from manualbp.parity import compare_gradients
@@ -80,7 +81,7 @@ def test_with_power_in_all_situations(second: Any) -> None:
 
 # Faults, planted in Python.
 
-_all_places = input_gradient._places
+_tangents = input_gradient.tangents
 _derivatives, _pulled = Tanh.derivatives, taylor.pulled
 _linear_backward, _squares = taylor.linear_backward, taylor.squares
 _elementwise_backward, _shown, _hidden = (
@@ -177,14 +178,16 @@ def _transposed(jet: Jet, second: Any) -> Any:
     return [u, first.mT.contiguous(), *more]
 
 
-def _places_of(kept: str) -> Any:
-    """Without those of the weights, or of the layers."""
+def _brought_by(kind: type) -> Any:
+    """What v brings in at these layers alone."""
 
-    def places(*given: Any) -> Any:
-        for i, at, grad in _all_places(*given):
-            yield i, at, grad if (at is None) == (kept == "weights") else None
+    def tangents(v: Tensor, steps: Any, tape: Any, deltas: Any, brought: list[Any]) -> None:
+        found = list(brought)
+        _tangents(v, steps, tape, deltas, found)
+        for i, step in enumerate(steps):
+            brought[i] = found[i] if isinstance(step.layer, kind) else brought[i]
 
-    return places
+    return tangents
 
 
 TWO_PAIRS, MIXED, EQUAL_PAIRS = ((1, 1), (0, 1)), ((0, 1),), ((0, 1), (1, 0))
@@ -209,8 +212,8 @@ FAULTS: dict[str, tuple[Any, str, Any, Any]] = {
     "du's cotangent dropped": (taylor, "elementwise_backward", _first_dropped, "laplacian"),
     "du's cotangent not in dC/dz": (taylor, "elementwise_backward", _not_along, "laplacian"),
     "z'' not in dC/dz": (taylor, "elementwise_backward", _not_curved, "laplacian"),
-    "du: what f'' brings in forgotten": (input_gradient, "_places", _places_of("weights"), None),
-    "du: delta^T v not in dC/dW": (input_gradient, "_places", _places_of("layers"), None),
+    "du: what f'' brings in forgotten": (input_gradient, "tangents", _brought_by(Linear), None),
+    "du: delta^T v not in dC/dW": (input_gradient, "tangents", _brought_by(Elementwise), None),
 }
 
 

@@ -94,8 +94,7 @@ def _recorded(
     )  # fmt: skip
     wants = [t and next(wanted) for t in there]
     if few_outputs:
-        found = input_gradient.gradients(stages, saved, None, grads, wants)
-        grad_x, thetas = found.input if now[-1] else None, found.thetas
+        grad_x, thetas = input_gradient.gradients(stages, saved, None, grads, wants, now[-1])
     else:
         grad_x, thetas = taylor.gradients(stages, order, saved, grads, wants, now[-1])
     return [*(g for g, t in zip(thetas, there, strict=True) if t), grad_x]
