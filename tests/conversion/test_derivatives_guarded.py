@@ -17,6 +17,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import manualbp
 from manualbp.fast import native
+from manualbp.fast.native import jets
+from manualbp.maths.order import Order
 from tests.conversion.derived import ByHand, Nested, close, everything, points, same
 from tests.conversion.test_derivatives_stale import (
     LINES,
@@ -84,6 +86,23 @@ def test_pairs_that_change_in_their_list() -> None:
         pairs[0][1] = second
         for _ in range(2):
             same(net, x, pairs, orders=1)
+
+
+WRONG: dict[str, Callable[[Order], Order]] = {
+    "(k, k) for (k, m)": lambda o: Order(o.second, o.lines, ((0, 0), (1, 1)), o.shape),
+    "pairs mixed": lambda o: Order(o.second, o.lines, o.asked[::-1], o.shape),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG.values(), ids=WRONG)
+def test_planted_pairs_in_cpp_are_caught(
+    wrong: Callable[[Order], Order], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, x, pairs = jets._native, points(5, 3, torch.float32), [(0, 1), (1, 1)]
+    same(build(), x, pairs, orders=1)
+    monkeypatch.setattr(jets, "_native", lambda s, order, *rest: made(s, wrong(order), *rest))
+    with pytest.raises(AssertionError):
+        same(build(), x, pairs, orders=1)
 
 
 def test_around_a_call() -> None:
