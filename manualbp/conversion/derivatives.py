@@ -56,7 +56,7 @@ def derivatives(
         x: (N, I), float32 or float64 by hand. What is returned can be differentiated by x where x
             requires a gradient.
         second: which second derivatives: "laplacian", "diagonal", "hessian", or pairs of numbers of
-            the lines, from 0 to K - 1: u_t = u_xx of x = (x, t) needs [(0, 0)] alone. None for none.
+            the lines, from 0 to K - 1: u_t = u_xx of (x, t) needs [(0, 0)] alone. None for none.
         directions: (K, I), or (N, K, I) with lines of each point's own. Their length counts.
 
     Returns:
