@@ -46,15 +46,15 @@ class KeptStages(Plan):
         kinds: list[Any] = []
         for container in containers:
             reading = _reading(container)
-            names = _children(container, reading)
-            if names is None:
+            names, named = _children(container, reading), _named(reading)
+            if names is None or named is None:
                 return
             if container is containers[0]:
                 self.absent = (*OWN, *names)
             else:
                 dicts.append((container.__dict__, ("_modules", *OWN, *names)))
                 hooks += [getattr(container, name) for name in HOOKS]
-            dicts += [container._modules, *_named(reading)]
+            dicts += [container._modules, *named]
             kinds += [(kind, kind.forward, kind.__call__) for kind in _classes(container)]
         self.watch_with(self.parts, dicts, hooks, kinds)
         self.found.guard = self.whole
@@ -118,14 +118,16 @@ def _children(container: nn.Module, reading: Reading | None) -> tuple[str, ...] 
     return names if plain and container._modules.keys() >= set(names) else None
 
 
-def _named(reading: Reading | None) -> list[Any]:
-    """Where the functions of a forward are looked up, name by name."""
+def _named(reading: Reading | None) -> list[Any] | None:
+    """Where the functions of a forward are looked up, name by name; None for what is no dict."""
     found: list[Any] = []
     if reading is None:
         return found
     for name, _ in reading.functions:
-        space = reading.names
+        space: Any = reading.names
         for part in name.split("."):
+            if type(space) is not dict:  # of a class
+                return None
             found.append((space, (part,)))
-            space = getattr(space.get(part), "__dict__", {})
+            space = getattr(space.get(part), "__dict__", None)
     return found

@@ -227,3 +227,23 @@ def test_models_that_say_they_are_equal() -> None:
     x = points(5, 3, torch.float32)
     for net in (Equal(*build()), Equal(*build()), Equal(*build()[:1])):
         right(net, x)
+
+
+class Functions:
+    act = torch.tanh
+
+
+class OfAClass(Block):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(Functions.act(self.fc1(x)))
+
+
+def test_a_function_that_a_class_holds() -> None:
+    """No guard looks into a class."""
+    net, x = nn.Sequential(nn.Linear(3, 4), OfAClass()), points(5, 3, torch.float32)
+    right(net, x)
+    assert not served(net, x)
+    with pytest.MonkeyPatch.context() as m:
+        m.setattr(Functions, "act", torch.sigmoid)
+        right(net, x)
+    right(net, x)
