@@ -11,11 +11,10 @@ from torch import Tensor
 from manualbp.autograd import torch_internals
 from manualbp.autograd.recomputed import with_graph
 from manualbp.autograd.segment import Segment
-from manualbp.autograd.taylor import Saved
+from manualbp.autograd.taylor import Gradients, Saved
 from manualbp.autograd.torch_internals import nobody_records, wanted
 from manualbp.maths import backprop, input_gradient
-from manualbp.maths.backprop import Gradients, Step
-from manualbp.maths.layers import By
+from manualbp.maths.backprop import Step
 
 
 class InputGradient(torch.autograd.Function):
@@ -29,9 +28,10 @@ class InputGradient(torch.autograd.Function):
     def forward(ctx: Any, segment: Segment, lines: Tensor | None, *tensors: Any) -> Any:
         *parameters, x = tensors
         trained = ctx.needs_input_grad[2:-1]
-        u, du, tape, deltas = input_gradient.forward(x, _steps(segment, segment.thetas, trained))
+        values = [None if t is None else t.detach() for t in parameters]
+        steps = _steps(segment, values, trained, True)
+        u, du, tape, deltas = input_gradient.forward(x, steps, False)
         if any(ctx.needs_input_grad):
-            values = [None if t is None else t.detach() for t in parameters]
             graphs = [t if trains else None for t, trains in zip(parameters, trained, strict=True)]
             flat = [delta for each in deltas for delta in each]
             ctx.save_for_backward(lines, x, *values, *graphs, *tape, *flat)
@@ -51,16 +51,16 @@ class InputGradient(torch.autograd.Function):
         count = len(wants)
         before = Saved(lines, x, saved[:count], saved[count : 2 * count], ctx.needs_input_grad[-1])
         kept = None if torch.is_grad_enabled() else saved[2 * count :]
-        found = gradients(segment, before, kept, grad_outputs, wants)
-        return None, None, *found.thetas, found.input if wants_x else None
+        grad_x, grads = gradients(segment, before, kept, grad_outputs, wants, wants_x)
+        return None, None, *grads, grad_x
 
 
 apply_input_gradient = torch_internals.applied(InputGradient)
 
 
 def gradients(
-    segment: Segment, saved: Saved, kept: Sequence[Tensor | None] | None,
-    grads: Sequence[Tensor | None], wants: Sequence[bool],
+    segment: Segment, saved: Saved, kept: Sequence[Tensor] | None,
+    grads: Sequence[Tensor | None], wants: Sequence[bool], wants_x: bool,
 ) -> Gradients:  # fmt: skip
     """The gradients from those of u and du; ``kept`` None: with all computed again, recorded."""
     lines, x, values, graphs, x_trained, _ = saved
@@ -69,20 +69,18 @@ def gradients(
         grad_du = grad_du @ lines
     if kept is None:
         x = x if x_trained else x.detach()  # a constant at forward
-        thetas = backprop.by_layer(segment.layers, list(map(with_graph, values, graphs)))
-        steps = _steps(segment, thetas, wants)
-        _, _, tape, deltas = input_gradient.forward(x, steps)
+        steps = _steps(segment, list(map(with_graph, values, graphs)), wants, wants_x)
+        _, _, tape, deltas = input_gradient.forward(x, steps, True)
     else:
-        steps = _steps(segment, segment.thetas, wants)
-        count = sum(layer.keeps for layer in segment.layers)
-        tape, flat = list(kept[:count]), kept[count:]
-        deltas = [list(flat[i : i + len(steps)]) for i in range(0, len(flat), len(steps))]
+        steps = _steps(segment, values, wants, wants_x)
+        parts = [kept[i : i + len(steps)] for i in range(0, len(kept), len(steps))]
+        tape, deltas = list(parts[0]), list(map(list, parts[1:]))
     vs = [None] * len(deltas) if grad_du is None else list(grad_du.unbind(1))
-    plain = kept is not None and all(g is None or nobody_records(g) for g in grads)
-    by: By = "kernel" if plain else "recorded"
-    return input_gradient.backward(grad_u, vs, steps, tape, deltas, by)
+    recorded = kept is None or not all(g is None or nobody_records(g) for g in grads)
+    return input_gradient.backward(grad_u, vs, steps, tape, deltas, recorded)
 
 
-def _steps(segment: Segment, thetas: Any, wants: Any) -> list[Step]:
-    """The chain with every gradient by h, which du is made of."""
-    return backprop.steps(segment.layers, thetas, backprop.by_layer(segment.layers, wants))
+def _steps(segment: Segment, values: Any, wants: Any, wants_x: bool) -> list[Step]:
+    """The chain with these parameters."""
+    thetas, by_layer = (backprop.by_layer(segment.layers, each) for each in (values, wants))
+    return backprop.steps(segment.layers, thetas, by_layer, wants_x)

@@ -20,7 +20,9 @@ class Stages(Segment):
     def __init__(self, stages: Sequence[Segment], residual: Sequence[bool]) -> None:
         layers = [layer for stage in stages for layer in stage.layers]
         super().__init__(layers, [theta for stage in stages for theta in stage.thetas])
-        self.native: dict[Any, Any] = {}  # the stages as C++ takes them, by the shape of x
+        self.native: dict[Any, Any] = {}  # the stages as C++ takes them, by shapes
+        self.guard: Any = None  # that runs those without further questions
+        self.served: set[Any] = set()  # the x and directions for which it does
         self.ends = [(len(b.layers), r) for b, r in zip(stages, residual, strict=True)]
 
     def of(self, thetas: Sequence[Theta], wanted: Sequence[Any] | None, x: bool) -> list[Stage]:

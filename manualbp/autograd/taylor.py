@@ -20,34 +20,35 @@ from manualbp.autograd.stages import Stages
 from manualbp.autograd.torch_internals import nobody_records, wanted
 from manualbp.maths import backprop, taylor
 from manualbp.maths.layers import total
-from manualbp.maths.taylor import Jet, Second, Stage
+from manualbp.maths.order import Order
+from manualbp.maths.taylor import Jet, Stage
 
 Gradients = tuple[Tensor | None, list[Tensor | None]]  # dC/dx, every dC/dtheta
 
 
 class Derivatives(torch.autograd.Function):
-    """``apply_derivatives(stages, second, lines, *stages.parameters, x)``: u, du and d2u.
+    """``apply_derivatives(stages, order, lines, *stages.parameters, x)``: u, du and d2u.
 
-    lines: v (K, I), or (N, K, I) of each point's own. d2u is left out where ``second`` is None.
+    lines: v (K, I), or (N, K, I) of each point's own. d2u is left out where the order has none.
     """
 
     @staticmethod
-    def forward(ctx: Any, stages: Stages, second: Second, lines: Tensor, *tensors: Any) -> Any:
+    def forward(ctx: Any, stages: Stages, order: Order, lines: Tensor, *tensors: Any) -> Any:
         *parameters, x = tensors
         values = [None if t is None else t.detach() for t in parameters]
         trained = ctx.needs_input_grad[3:-1]
         graphs = [t if trains else None for t, trains in zip(parameters, trained, strict=True)]
         todo = stages.of(stages.thetas, None, False)
-        tile, height = _tile(stages, x, lines, second), rows(lines, second)
-        keeps = any(ctx.needs_input_grad) and stages.keeps(len(x), height, x.itemsize)
+        tile = stages.tile(order.rows, x.itemsize)
+        keeps = any(ctx.needs_input_grad) and stages.keeps(len(x), order.rows, x.itemsize)
         tapes: list[taylor.Tape] | None = [] if keeps else None
-        found = _up(x, lines, todo, second, tile, tapes)
+        found = _up(x, lines, todo, order, tile, tapes)
         flat = [part for tape in tapes or () for jet in tape for part in jet]
         ctx.save_for_backward(lines, x, *values, *graphs, *flat)
-        ctx.stages, ctx.second = stages, second
+        ctx.stages, ctx.order = stages, order
         ctx.present = (True, *stages.present, True)  # lines, parameters, x
         ctx.set_materialize_grads(False)
-        return tuple(_shown(found, second))
+        return tuple(_shown(found, order))
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> Any:
@@ -60,7 +61,7 @@ class Derivatives(torch.autograd.Function):
             lines, x, saved[:count], saved[count : 2 * count], ctx.needs_input_grad[-1],
             saved[2 * count :],
         )  # fmt: skip
-        grad_x, grads = gradients(ctx.stages, ctx.second, before, grad_outputs, wants, wants_x)
+        grad_x, grads = gradients(ctx.stages, ctx.order, before, grad_outputs, wants, wants_x)
         return None, None, None, *grads, grad_x
 
 
@@ -79,7 +80,7 @@ class Saved(NamedTuple):
 
 
 def gradients(
-    stages: Stages, second: Second, saved: Saved, grads: Sequence[Tensor | None],
+    stages: Stages, order: Order, saved: Saved, grads: Sequence[Tensor | None],
     wants: Sequence[bool], wants_x: bool,
 ) -> Gradients:  # fmt: skip
     """dC/dx and every dC/dtheta, from the gradients of what forward returned."""
@@ -92,30 +93,15 @@ def gradients(
     thetas, by_layer = (backprop.by_layer(stages.layers, each) for each in (values, wants))
     todo = stages.of(thetas, by_layer, wants_x)
     whole = recorded or not all(g is None or nobody_records(g) for g in grads)
-    tile = len(x) if whole else _tile(stages, x, lines, second)
+    tile = len(x) if whole else stages.tile(order.rows, x.itemsize)
     tapes = [] if whole else _tapes(jets, len(stages.layers))
-    grad_x, found = _down(grads, x, lines, todo, second, tile, tapes)
+    grad_x, found = _down(grads, x, lines, todo, order, tile, tapes)
     return grad_x if wants_x else None, found
 
 
 def axes(x: Tensor) -> Tensor:
     """The directions of the axes, (I, I)."""
     return torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
-
-
-def _tile(stages: Stages, x: Tensor, lines: Tensor, second: Second) -> int:
-    return stages.tile(rows(lines, second), x.itemsize)
-
-
-def rows(lines: Tensor, second: Second) -> int:
-    """1 + K + P: the rows of a product for each point."""
-    return 1 + lines.shape[-2] + second_count(lines.shape[-2], second)
-
-
-def second_count(lines: int, second: Second) -> int:
-    """P: how many second derivatives go up."""
-    counts = {None: 0, "laplacian": 1, "diagonal": lines, "hessian": lines * (lines + 1) // 2}
-    return counts[second]
 
 
 def _start(x: Tensor, lines: Tensor, part: slice) -> Jet:
@@ -135,29 +121,29 @@ def _tapes(jets: Sequence[Tensor | None], layers: int) -> list[taylor.Tape]:
 
 
 def _up(
-    x: Tensor, lines: Tensor, todo: list[Stage], second: Second, tile: int,
+    x: Tensor, lines: Tensor, todo: list[Stage], order: Order, tile: int,
     tapes: list[taylor.Tape] | None,
 ) -> Jet:  # fmt: skip
     """The jet of u: (N, O), (K, N, O), (P, N, O). Each tile's tape goes to ``tapes``."""
     found = []
     for part in _parts(x, tile):
         tape: taylor.Tape | None = None if tapes is None else []
-        u, first, curved = taylor.forward(_start(x, lines, part), todo, second, tape)
+        u, first, curved = taylor.forward(_start(x, lines, part), todo, order, tape)
         if tapes is not None and tape is not None:
             tapes.append(tape)
         shape = u.shape  # type: ignore[union-attr]
         first = first.expand(-1, *shape)  # type: ignore[union-attr]
-        if second is not None and curved is None:
-            curved = u.new_zeros(second_count(len(first), second), *shape)  # type: ignore[union-attr]
+        if order.pairs and curved is None:
+            curved = u.new_zeros(order.seconds, *shape)  # type: ignore[union-attr]
         found.append((u, first, curved))
     if len(found) == 1:
         return Jet(*found[0])
     u, first, curved = zip(*found, strict=True)
-    return Jet(torch.cat(u), torch.cat(first, 1), None if second is None else torch.cat(curved, 1))
+    return Jet(torch.cat(u), torch.cat(first, 1), torch.cat(curved, 1) if order.pairs else None)
 
 
 def _down(
-    grads: Sequence[Tensor | None], x: Tensor, lines: Tensor, todo: list[Stage], second: Second,
+    grads: Sequence[Tensor | None], x: Tensor, lines: Tensor, todo: list[Stage], order: Order,
     tile: int, tapes: list[taylor.Tape],
 ) -> Gradients:  # fmt: skip
     """dC/dx and every dC/dtheta, with the jets computed again where no ``tapes`` were kept."""
@@ -168,48 +154,34 @@ def _down(
         if tapes:
             tape = tapes[number]
         else:
-            taylor.forward(_start(x, lines, part), todo, second, tape)
-        g = _hidden([None if g is None else g[part] for g in grads], second)
-        grad_x, thetas = taylor.backward(g, todo, second, tape)
+            taylor.forward(_start(x, lines, part), todo, order, tape)
+        g = _hidden([None if g is None else g[part] for g in grads], order)
+        grad_x, thetas = taylor.backward(g, todo, order, tape)
         sums = list(map(total, sums, thetas)) if sums else thetas
         grad_xs.append(grad_x)
     there = [g for g in grad_xs if g is not None]
     return (torch.cat(there) if there else None), sums
 
 
-def _shown(jet: Jet, second: Second) -> list[Tensor]:
-    """u (N, O), du (N, O, K), and d2u: (N, O), (N, O, K) or (N, O, K, K)."""
+def _shown(jet: Jet, order: Order) -> list[Tensor]:
+    """u (N, O), du (N, O, K), and the columns of d2u, (N, O, ...)."""
     u, first, curved = jet
     found = [u, first.permute(1, 2, 0).contiguous()]  # type: ignore[union-attr]
-    if curved is not None and second == "laplacian":
-        found.append(curved[0])
-    elif curved is not None:
-        curved = curved.permute(1, 2, 0)
-        if second == "hessian":
-            curved = curved[..., _place(len(first), curved.device)]  # type: ignore[arg-type]
-        found.append(curved.contiguous())
+    if curved is not None:
+        columns = order.index(curved.device).columns
+        curved = curved.index_select(0, columns).permute(1, 2, 0)
+        found.append(curved.reshape(*u.shape, *order.shape).contiguous())  # type: ignore[union-attr]
     return found  # type: ignore[return-value]
 
 
-def _hidden(grads: Sequence[Tensor | None], second: Second) -> Jet:
-    """Back from the shapes of ``_shown``, of gradients."""
+def _hidden(grads: Sequence[Tensor | None], order: Order) -> Jet:
+    """Back from the shapes of ``_shown``, of gradients: those of equal columns are added up."""
     g, g_first, *rest = grads
     g_first = None if g_first is None else g_first.permute(2, 0, 1)
     g_second = rest[0] if rest else None
-    if g_second is not None and second == "laplacian":
-        g_second = g_second[None]
-    elif g_second is not None:
-        if second == "hessian":
-            k, m = taylor.pairs(g_second.shape[-1], g_second.device)
-            both = g_second[..., k, m] + g_second[..., m, k]
-            g_second = torch.where(k == m, g_second[..., k, m], both)
-        g_second = g_second.permute(2, 0, 1)
+    if g_second is not None:
+        columns = order.index(g_second.device).columns
+        g_second = g_second.reshape(*g_second.shape[:2], len(columns)).permute(2, 0, 1)
+        zero = g_second.new_zeros(order.seconds, *g_second.shape[1:])
+        g_second = zero.index_add(0, columns, g_second)
     return Jet(g, g_first, g_second)
-
-
-def _place(lines: int, device: torch.device) -> Tensor:
-    """(K, K): the number of the pair (k, m), in either order."""
-    k, m = taylor.pairs(lines, device)
-    place = torch.empty(lines, lines, dtype=torch.long, device=device)
-    place[k, m] = place[m, k] = torch.arange(len(k), device=device)
-    return place

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Literal, overload
-from weakref import WeakKeyDictionary
+from collections.abc import Sequence
+from numbers import Integral
+from typing import Any, Literal, overload
 
 from torch import Tensor, nn
 
-from manualbp.autograd.stages import Stages
 from manualbp.conversion import nested
-from manualbp.conversion.read_stages import Reason, leaves_of, stages_of
-from manualbp.maths.taylor import Second
+from manualbp.conversion.kept_stages import run_guarded, stages_or_reason
+from manualbp.conversion.read_stages import Reason
+from manualbp.maths.order import Order, Pair, Second, order_of
 from manualbp.modules import by_input
-from manualbp.modules.plan import Plan
 
 SECOND = ("laplacian", "diagonal", "hessian")
-# What was found for a model, until a child of it changes. A plan holds no reference to its model.
-_plans: WeakKeyDictionary[nn.Module, Plan] = WeakKeyDictionary()
 
 
 @overload
@@ -27,7 +25,8 @@ def derivatives(
 
 @overload
 def derivatives(
-    model: nn.Module, x: Tensor, second: Literal["laplacian", "diagonal", "hessian"],
+    model: nn.Module, x: Tensor,
+    second: Literal["laplacian", "diagonal", "hessian"] | Sequence[Pair],
     directions: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]: ...  # fmt: skip
 
@@ -43,6 +42,7 @@ def derivatives(
         laplacian   sum_k d2u(x(t))/dt2      (N, O)
         diagonal    d2u(x(t))/dt2            (N, O, K)
         hessian     v_k^T (d2u/dx2) v_m      (N, O, K, K)
+        pairs       the same of each (k, m)  (N, O, P), of P pairs
 
     Without ``directions`` v_1, ..., v_I are the axes: du is the Jacobian, the laplacian the sum of
     all d2u/dx_i^2.
@@ -55,7 +55,8 @@ def derivatives(
             output must depend on that row of x alone.
         x: (N, I), float32 or float64 by hand. What is returned can be differentiated by x where x
             requires a gradient.
-        second: which second derivatives: "laplacian", "diagonal" or "hessian"; None for none.
+        second: which second derivatives: "laplacian", "diagonal", "hessian", or pairs of numbers of
+            the lines, from 0 to K - 1: u_t = u_xx of (x, t) needs [(0, 0)] alone. None for none.
         directions: (K, I), or (N, K, I) with lines of each point's own. Their length counts.
 
     Returns:
@@ -66,8 +67,8 @@ def derivatives(
 
     Raises:
         TypeError: model is no nn.Module; x or directions are no tensors.
-        ValueError: x not (N, I); directions of another shape, dtype or device; an unknown
-            ``second``; a model whose output is not (N, O).
+        ValueError: x not (N, I); directions of another shape, dtype or device; a ``second`` that
+            is none of these; a model whose output is not (N, O).
         RuntimeError: inside forward-mode AD or a transform of torch.func, as autograd.grad.
 
     Example:
@@ -80,29 +81,17 @@ def derivatives(
         (torch.Size([5, 1]), torch.Size([5, 1, 2]), torch.Size([5, 1]))
         >>> (laplacian - 1).square().mean().backward()  # of the equation u_xx + u_yy = 1
     """
-    _check(model, x, second, directions)
+    guarded = run_guarded(model, x, second, directions)
+    if guarded is not None:
+        return guarded
+    order = _order(model, x, second, directions)
     found = stages_or_reason(model)
-    by_hand = None if isinstance(found, Reason) else by_input.run(found, x, second, directions)
-    return nested.derivatives(model, x, second, directions) if by_hand is None else by_hand
+    by_hand = None if isinstance(found, Reason) else by_input.run(found, x, order, directions)
+    return nested.derivatives(model, x, order, directions) if by_hand is None else by_hand
 
 
-def stages_or_reason(model: nn.Module) -> Stages | Reason:
-    """The model's layers; or why there are none by hand."""
-    leaves = leaves_of(model)
-    if isinstance(leaves, Reason):
-        return leaves
-    plan = _plans.get(model)
-    if plan is not None and plan.holds(leaves.modules, leaves.ends):
-        found: Stages | Reason = plan.found
-        return found
-    plan = Plan(leaves.modules, leaves.ends)
-    plan.found = stages_of(leaves)
-    if plan.may_be_kept() and model not in leaves.modules:
-        _plans[model] = plan
-    return plan.found
-
-
-def _check(model: object, x: object, second: object, directions: object) -> None:
+def _order(model: object, x: object, second: object, directions: object) -> Order:
+    """What is asked for, all of it checked."""
     if not isinstance(model, nn.Module):
         kind = type(model).__name__
         raise TypeError(f"model must be an nn.Module, got {kind}; pass the model itself")
@@ -114,10 +103,32 @@ def _check(model: object, x: object, second: object, directions: object) -> None
     if x.dim() != 2 or x.shape[1] == 0 or not x.is_floating_point():
         got = f"{tuple(x.shape)} of {x.dtype}"
         raise ValueError(f"x must be (N, I), one point a row, of real numbers; got {got}")
-    if second not in (None, *SECOND):
-        raise ValueError(f"second must be None or one of {', '.join(SECOND)}; got {second!r}")
-    if isinstance(directions, Tensor):
-        _check_directions(x, directions)
+    if not isinstance(directions, Tensor):
+        return order_of(_asked(second, x.shape[1]), x.shape[1])
+    _check_directions(x, directions)
+    return order_of(_asked(second, directions.shape[-2]), directions.shape[-2])
+
+
+def _asked(second: Any, lines: int) -> Second:
+    """The same, pairs as a tuple."""
+    if second is None or (isinstance(second, str) and second in SECOND):
+        return second  # type: ignore[return-value]
+    pairs = second if isinstance(second, Sequence) else ()
+    if len(pairs) == 0 or not all(_is_pair(pair, lines) for pair in pairs):
+        raise ValueError(
+            f"second must be None, {', '.join(SECOND)}, or pairs of numbers from 0 to {lines - 1}, "
+            f"such as [(0, 0)]; got {second!r}"
+        )
+    return tuple((int(k), int(m)) for k, m in pairs)
+
+
+def _is_pair(pair: object, lines: int) -> bool:
+    return (
+        isinstance(pair, Sequence)
+        and len(pair) == 2
+        and all(isinstance(k, Integral) and not isinstance(k, bool) for k in pair)
+        and 0 <= min(pair) <= max(pair) < lines
+    )
 
 
 def _check_directions(x: Tensor, directions: Tensor) -> None:

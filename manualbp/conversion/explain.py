@@ -8,7 +8,7 @@ from torch import nn
 
 from manualbp.conversion.blocks import Block, is_sequential, resolve
 from manualbp.conversion.convert import is_ours, modules_of, refusal_of
-from manualbp.conversion.derivatives import stages_or_reason
+from manualbp.conversion.kept_stages import stages_or_reason
 from manualbp.conversion.read_forward import read
 from manualbp.conversion.read_stages import Reason
 from manualbp.modules import refusal

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from manualbp.autograd import torch_internals
-from manualbp.maths.taylor import Second
+from manualbp.maths.order import Order
 
 
 def derivatives(
-    model: nn.Module, x: Tensor, second: Second, directions: Tensor | None
+    model: nn.Module, x: Tensor, order: Order, directions: Tensor | None
 ) -> tuple[Tensor, ...]:
     """u (N, O), du (N, O, K) and the second derivatives asked for, with their graph."""
     recorded = torch.is_grad_enabled()
@@ -34,10 +34,9 @@ def derivatives(
             raise ValueError(f"model(x) must be (N, O), one row a point; got {got}")
         first = torch.stack([_along(_by_x(column, at), directions) for column in u.unbind(1)], 1)
         found = [u, first]
-        if second is not None:
-            found.append(
-                torch.stack([_second(f, at, second, directions) for f in first.unbind(1)], 1)
-            )
+        if order.asked:
+            columns = [_second(f, at, order, directions) for f in first.unbind(1)]
+            found.append(torch.stack(columns, 1))
     return tuple(found) if recorded else tuple(t.detach() for t in found)
 
 
@@ -46,13 +45,12 @@ def _leaf(x: Tensor) -> Tensor:
     return (x.clone() if x.is_inference() else x.detach()).requires_grad_()
 
 
-def _second(first: Tensor, x: Tensor, second: Second, directions: Tensor | None) -> Tensor:
-    """Of one output, whose du is (N, K): (N,), (N, K) or (N, K, K)."""
-    rows = torch.stack([_along(_by_x(f, x), directions) for f in first.unbind(1)], 1)
-    if second == "hessian":
-        return rows
-    diagonal = rows.diagonal(dim1=1, dim2=2)
-    return diagonal.sum(1) if second == "laplacian" else diagonal
+def _second(first: Tensor, x: Tensor, order: Order, directions: Tensor | None) -> Tensor:
+    """Of one output, whose du is (N, K): what is asked for, (N, ...)."""
+    needed = {k for k, _ in order.asked}
+    rows = {k: _along(_by_x(first[:, k], x), directions) for k in sorted(needed)}
+    found = torch.stack([rows[k][:, m] for k, m in order.asked], 1)
+    return found.sum(1) if order.summed else found.view(len(x), *order.shape)
 
 
 def _by_x(column: Tensor, x: Tensor) -> Tensor:

@@ -15,6 +15,9 @@ from manualbp.maths import layers
 from manualbp.modules import refusal
 from manualbp.modules.sequential import Residual, Sequential
 
+# As they are before anyone replaces them.
+_IN_ORDER = (Sequential.forward, nn.Sequential.forward, Residual.forward)
+
 
 class Reason(str):
     """Why there is no way by hand."""
@@ -25,14 +28,14 @@ class Leaves(NamedTuple):
 
     modules: tuple[nn.Module, ...]
     ends: tuple[tuple[int, bool], ...]
+    containers: tuple[nn.Module, ...]  # that call them, the model first
 
 
 def leaves_of(model: nn.Module) -> Leaves | Reason:
     """What calling the model calls, one after the other."""
-    modules: list[nn.Module] = []
-    ends: list[tuple[int, bool]] = []
-    reason = _walk(model, modules, ends)
-    return Leaves(tuple(modules), tuple(ends)) if reason is None else reason
+    found = _Walk([], [], [])
+    reason = found.into(model)
+    return Leaves(*map(tuple, found)) if reason is None else reason  # type: ignore[arg-type]
 
 
 def stages_of(leaves: Leaves) -> Stages | Reason:
@@ -59,43 +62,49 @@ def stages_of(leaves: Leaves) -> Stages | Reason:
     return Stages(segments, residual)
 
 
-def _walk(module: Any, modules: list[nn.Module], ends: list[tuple[int, bool]]) -> Reason | None:
-    kind = type(module)
-    if kind in refusal.FORWARDS:
-        modules.append(module)
-        _grow(ends)
-        return None
-    if not (unhooked(module) and own_call(module)):
-        return Reason(f"{kind.__name__}: it has hooks, or its forward was replaced")
-    children, residual = _children(module)
-    if isinstance(children, Reason):
-        return children
-    if not residual:
+class _Walk(NamedTuple):
+    """Leaves, while they are collected."""
+
+    modules: list[nn.Module]
+    ends: list[tuple[int, bool]]
+    containers: list[nn.Module]
+
+    def into(self, module: Any) -> Reason | None:
+        """Adds what the module calls; or why that is not known."""
+        kind = type(module)
+        if kind in refusal.FORWARDS:
+            self.modules.append(module)
+            self._grow()
+            return None
+        if not (unhooked(module) and own_call(module)):
+            return Reason(f"{kind.__name__}: it has hooks, or its forward was replaced")
+        self.containers.append(module)
+        children, residual = _children(module)
+        if isinstance(children, Reason):
+            return children
+        inner = self._replace(ends=[]) if residual else self
         for child in children:
-            if (reason := _walk(child, modules, ends)) is not None:
+            if (reason := inner.into(child)) is not None:
                 return reason
+        if residual and any(is_residual for _, is_residual in inner.ends):
+            return Reason(f"{kind.__name__}: a residual block inside another")
+        if residual:
+            self.ends.append((sum(count for count, _ in inner.ends), True))
         return None
-    inner: list[tuple[int, bool]] = []
-    for child in children:
-        if (reason := _walk(child, modules, inner)) is not None:
-            return reason
-    if any(is_residual for _, is_residual in inner):
-        return Reason(f"{kind.__name__}: a residual block inside another")
-    ends.append((sum(count for count, _ in inner), True))
-    return None
 
-
-def _grow(ends: list[tuple[int, bool]]) -> None:
-    """One more module in the stage at the end, or in a new one."""
-    count, residual = ends.pop() if ends and not ends[-1][1] else (0, False)
-    ends.append((count + 1, residual))
+    def _grow(self) -> None:
+        """One more module in the stage at the end, or in a new one."""
+        count, residual = self.ends.pop() if self.ends and not self.ends[-1][1] else (0, False)
+        self.ends.append((count + 1, residual))
 
 
 def _children(module: Any) -> tuple[Any, bool]:
     """What it calls in order, and whether it adds its input; or why that is not known."""
     kind = type(module)
     forward = kind.as_read if issubclass(kind, Block) else kind.forward
-    if forward in (Sequential.forward, nn.Sequential.forward, Residual.forward):
+    if issubclass(kind, Block) and kind.original.forward is not forward:
+        return Reason(f"{kind.__name__}: its class's forward was replaced"), False
+    if forward in _IN_ORDER:
         return module._modules.values(), forward is Residual.forward
     if issubclass(kind, Block) and is_sequential(kind.original):
         return module._modules.values(), False

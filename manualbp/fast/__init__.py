@@ -31,7 +31,7 @@ from manualbp.fast.one_pass import apply_one_pass, cost_and_gradients, outputs
 from manualbp.fast.tiles import LEAST_ROWS, rows_of_tile, tiles_for
 from manualbp.maths import descent
 from manualbp.maths.losses import Loss
-from manualbp.maths.taylor import Second
+from manualbp.maths.order import Order
 
 __all__ = ["derivatives", "descend", "exact", "fused_backward", "fused_cost", "fused_native",
            "fused_natively", "native", "native_chain", "on_gpu", "outputs", "paired", "pays",
@@ -140,18 +140,18 @@ def native_chain(
 
 
 def derivatives(
-    stages: Stages, second: Second, few_outputs: bool, lines: Tensor | None, x: Tensor
+    stages: Stages, order: Order, few_outputs: bool, directions: Tensor | None, x: Tensor
 ) -> tuple[Tensor, ...] | None:
     """u, du and the second derivatives in C++; None where it does not take them.
 
     Args:
         stages: the chain.
-        second: which second derivatives.
+        order: which second derivatives.
         few_outputs: whether du comes by backpropagation (maths/input_gradient.py).
-        lines: (K, I) or (N, K, I); None for the axes, with ``few_outputs`` alone.
+        directions: (K, I) or (N, K, I); None for the axes.
         x: (N, I).
     """
-    return jets.derivatives(stages, second, few_outputs, lines, x)
+    return jets.derivatives(stages, order, few_outputs, directions, x)
 
 
 def fused_cost(

@@ -1,28 +1,32 @@
 """u and du/dx of a chain by backpropagation, and the gradients of a cost that reads both.
 
-    up      backprop.forward
-    down    from delta_L = e_o, one output at a time, backprop.backward;   du_o/dx = delta_0
-    up      from v_0 = dC/d(du_o/dx), backprop.double_backward: the tangents v_l, and what they
-            bring in at z_l (for tanh and the like at a_l) and at W_l
-    down    from dC/du, backprop.backward, with that injected
+    up      z = h W^T + b,  a = f(z)
+    down    d = e_o at the top, one output at a time;   f' d,   d of the layer below = d W;
+            du_o/dx at the bottom
+    up      v = dC/d(du_o/dx) at the bottom;   z' = v W^T,   dC/dW += d^T v;
+            brought = f'' d z',   v of the layer above = f' z'
+    down    g = dC/du at the top;   dC/dz = f' g + brought,   dC/dW += g^T h,   dC/db = sum_n g
 
 Each sweep has one product a layer, so O outputs take 3 + 3 O products; K lines by maths/taylor.py
-take 3 + 3 K. Shapes: x (N, I), u (N, O), each delta of its layer's output.
+take 3 + 3 K. Where f' is computed from a, so is what f'' brings in, and dC/dz = f' (g + brought).
+Shapes: x (N, I), u (N, O), each d of its layer's output.
 
 Source: Pearlmutter, *Fast exact multiplication by the Hessian*, 1994.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from manualbp.maths import backprop
-from manualbp.maths.backprop import Gradients, Step
-from manualbp.maths.layers import By, Needs, Tape, total
+from manualbp.maths.activations import Activation
+from manualbp.maths.backprop import Step
+from manualbp.maths.layers import Linear, total
+from manualbp.maths.taylor import activation_of
 
 
 class Forward(NamedTuple):
@@ -30,69 +34,100 @@ class Forward(NamedTuple):
 
     u: Tensor  # (N, O)
     du: list[Tensor]  # (N, I) of each output
-    tape: Tape
-    deltas: list[list[Tensor | None]]  # of each output, layer by layer
+    tape: list[Tensor]  # h of each Linear, and what f' is computed from of each activation
+    deltas: list[list[Tensor]]  # d of each output, layer by layer
 
 
-def forward(x: Tensor, steps: Sequence[Step]) -> Forward:
-    """u and du/dx; every gradient by x has to be wanted."""
-    u, tape = backprop.forward(x, steps)
-    down = [Step(layer, theta, Needs(True, (False,) * len(theta))) for layer, theta, _ in steps]
+Tensors = list[Tensor | None]
+
+
+def forward(x: Tensor, steps: Sequence[Step], recorded: bool) -> Forward:
+    """u and du/dx; ``recorded`` says whether autograd records or batches this."""
+    h, tape = x, []
+    for layer, theta, _ in steps:
+        below = h
+        if isinstance(layer, Linear):
+            h = F.linear(h, *theta)  # type: ignore[arg-type]
+            tape.append(below)
+        else:
+            f = activation_of(layer)
+            h = f.f(h)
+            tape.append(h if f.needs == "a" else below)
     du, deltas = [], []
-    for output in range(u.shape[1]):
-        delta = torch.zeros_like(u)
-        delta[:, output] = 1
-        found = backprop.backward(delta, down, list(tape), "recorded")
-        du.append(delta if found.input is None else found.input)
-        deltas.append(found.deltas)
-    return Forward(u, du, tape, deltas)
+    for output in range(h.shape[1]):
+        d = torch.zeros_like(h)
+        d[:, output] = 1
+        found = []
+        for (layer, theta, _), kept in zip(reversed(steps), reversed(tape), strict=True):
+            found.append(d)
+            if isinstance(layer, Linear):
+                d = d.mm(theta[0])  # type: ignore[arg-type]
+            else:
+                d = _rule(layer, recorded).backward(d, kept)
+        du.append(d)
+        deltas.append(found[::-1])
+    return Forward(h, du, tape, deltas)
 
 
 def backward(
-    grad_u: Tensor | None,
-    grads_du: Sequence[Tensor | None],
-    steps: Sequence[Step],
-    tape: Tape,
-    deltas: Sequence[Sequence[Tensor | None]],
-    by: By,
-) -> Gradients:
-    """dC/dx and every dC/dtheta, from dC/du (N, O) and dC/d(du_o/dx) (N, I) of each output.
+    grad_u: Tensor | None, grads_du: Sequence[Tensor | None], steps: Sequence[Step],
+    tape: Sequence[Tensor], deltas: Sequence[Sequence[Tensor]], recorded: bool,
+) -> tuple[Tensor | None, Tensors]:  # fmt: skip
+    """dC/dx and every dC/dtheta in the order of backprop.flat.
 
     Args:
-        grad_u: None for zeros, as in ``grads_du``.
-        grads_du: of each output.
+        grad_u: dC/du (N, O); None for zeros, as in ``grads_du``.
+        grads_du: dC/d(du_o/dx) (N, I) of each output.
         steps: as for ``forward``, with the gradients that are wanted.
         tape: ``Forward.tape``.
         deltas: ``Forward.deltas``.
-        by: how each layer computes its gradients (layers/base.py).
+        recorded: as for ``forward``.
     """
-    nothing = [(None,) * len(step.theta) for step in steps]
-    brought: Tape = [None] * len(tape)
+    brought: Tensors = [None] * len(steps)
     for v, down in zip(grads_du, deltas, strict=True):
         if v is not None:
-            more = backprop.double_backward(v, nothing, [None] * len(steps), down, steps, tape)[1]
-            brought = list(map(total, brought, more))
-    injected: dict[int, Tensor] = {}
-    weights: list[Tensor | None] = []
-    for i, at, grad in _places(steps, brought):
-        if at is None:
-            weights = [*[None] * (len(steps[i].theta) - 1), grad, *weights]
-        elif grad is not None:
-            injected[at] = grad if at not in injected else injected[at] + grad
-    at_x = injected.pop(-1, None)
-    found = backprop.backward(grad_u, steps, list(tape), by, injected=injected)
-    return Gradients(total(found.input, at_x), list(map(total, found.thetas, weights)), [])
+            tangents(v, steps, tape, down, brought)
+    g, grads = grad_u, list[Tensor | None]()
+    for (layer, theta, needs), kept, more in zip(
+        reversed(steps), reversed(tape), reversed(brought), strict=True
+    ):
+        if isinstance(layer, Linear):
+            wants_weight, wants_bias = needs.theta
+            grads.append(g.sum(0) if wants_bias and g is not None else None)
+            grads.append(_product(g, kept, more) if wants_weight else None)
+            g = g.mm(theta[0]) if needs.h and g is not None else None  # type: ignore[arg-type]
+        elif needs.h:
+            by_a = activation_of(layer).needs == "a"
+            g = total(g, more) if by_a else g
+            g = None if g is None else _rule(layer, recorded).backward(g, kept)
+            g = g if by_a else total(g, more)
+    return g, grads
 
 
-def _places(
-    steps: Sequence[Step], brought: Tape
-) -> Iterator[tuple[int, int | None, Tensor | None]]:
-    """(layer, i, dC/da_i) of all that lies on the tape, a_{-1} being x; i None for dC/dW."""
-    start = 0
-    for i, (layer, theta, _) in enumerate(steps):
-        here = brought[start : start + layer.keeps]
-        if theta:
-            yield i, None, here[-1]
-        else:
-            yield i, i if layer.reads_forward() else i - 1, here[0]
-        start += layer.keeps
+def tangents(
+    v: Tensor, steps: Sequence[Step], tape: Sequence[Tensor], deltas: Sequence[Tensor],
+    brought: Tensors,
+) -> None:  # fmt: skip
+    """The way up of one output's v: what it brings in at each layer, d^T v at a Linear."""
+    for i, (layer, theta, needs) in enumerate(steps):
+        if not isinstance(layer, Linear):
+            v, more = activation_of(layer).recorded.double_backward(v, deltas[i], tape[i])
+            brought[i] = total(brought[i], more)
+            continue
+        if needs.theta[0]:
+            brought[i] = _product(deltas[i], v, brought[i])
+        if i + 1 < len(steps):
+            v = F.linear(v, theta[0])  # type: ignore[arg-type]
+
+
+def _product(g: Tensor | None, h: Tensor, more: Tensor | None) -> Tensor | None:
+    """more + g^T h."""
+    if g is None or more is None:
+        return more if g is None else g.t().mm(h)
+    return torch.addmm(more, g.t(), h)
+
+
+def _rule(layer: object, recorded: bool) -> Activation:
+    """PyTorch's kernel for f', or what it takes while autograd records."""
+    f = activation_of(layer)
+    return f.recorded if recorded else f

@@ -9,15 +9,14 @@
            dC/dz   = f' g + f'' (sum_k g'_k z'_k + g'' z'') + f''' g'' q
            dC/dW   = g^T h + sum_k g'_k^T h'_k + g''^T h''       dC/db = sum_n g
 
-' is d/dt along the k-th line. q is what the square of z' brings in, and one of three things:
+' is d/dt along the k-th line, and z''_p is along a pair of lines k and m (order.py). q is what z'
+brings in:
 
-    laplacian    z''_1 + ... + z''_K in one          q = sum_k z'_k^2
-    diagonal     one z'' for each line               q_k = z'_k^2
-    hessian      one for each pair of lines k <= m   q_km = z'_k z'_m
+    q_p = z'_k z'_m        q = sum_k z'_k^2  for the Laplacian, with z''_1 + ... + z''_K in one
 
 Since a'' is linear in z'', a sum of second derivatives goes up as one quantity: that is the
-"forward Laplacian". Shapes: x (N, I); first (K, N, I), second (P, N, I) with P = 1, K or
-K (K + 1) / 2. A first of (K, 1, I) stands for the same lines through every point.
+"forward Laplacian". Shapes: x (N, I); first (K, N, I), second (P, N, I). A first of (K, 1, I)
+stands for the same lines through every point.
 
 Source: Griewank and Walther, *Evaluating Derivatives*, ch. 13 (Taylor coefficients); Li et al.,
 *A computational framework for neural network-based variational Monte Carlo with Forward Laplacian*,
@@ -28,7 +27,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -37,8 +36,7 @@ from torch import Tensor
 from manualbp.maths.activations import Activation
 from manualbp.maths.backprop import Step
 from manualbp.maths.layers import Elementwise, Linear, Needs, Theta, total
-
-Second = Literal["laplacian", "diagonal", "hessian"] | None
+from manualbp.maths.order import Order
 
 
 class Jet(NamedTuple):
@@ -60,7 +58,7 @@ class Stage:
 Tape = list[Jet]
 
 
-def forward(h: Jet, stages: Sequence[Stage], second: Second, tape: Tape | None = None) -> Jet:
+def forward(h: Jet, stages: Sequence[Stage], order: Order, tape: Tape | None = None) -> Jet:
     """o, o', o'' of h. What ``backward`` reads goes on the tape."""
     for stage in stages:
         start = h
@@ -69,13 +67,13 @@ def forward(h: Jet, stages: Sequence[Stage], second: Second, tape: Tape | None =
                 h = _kept(tape, h)
                 h = linear(h, theta)
             else:
-                h = elementwise(h, _activation(layer), second, tape)
+                h = elementwise(h, activation_of(layer), order, tape)
         h = sum_of(start, h) if stage.residual else h
     return h
 
 
 def backward(
-    g: Jet, stages: Sequence[Stage], second: Second, tape: Tape
+    g: Jet, stages: Sequence[Stage], order: Order, tape: Tape
 ) -> tuple[Tensor | None, list[Tensor | None]]:
     """dC/dx and every dC/dtheta in the order of backprop.flat, from g = dC/do, dC/do', dC/do''."""
     grads: list[Tensor | None] = []
@@ -85,7 +83,7 @@ def backward(
             if isinstance(layer, Linear):
                 g = linear_backward(g, tape.pop(), theta, needs, grads)
             else:
-                g = elementwise_backward(g, tape.pop(), _activation(layer), second)
+                g = elementwise_backward(g, tape.pop(), activation_of(layer), order)
         g = sum_of(start, g) if stage.residual else g
     return g.value, grads
 
@@ -121,7 +119,7 @@ def _weight_gradient(g: Tensor | None, h: Tensor | None) -> Tensor | None:
     return g.reshape(-1, g.shape[-1]).t().mm(h.reshape(-1, h.shape[-1]))
 
 
-def elementwise(z: Jet, f: Activation, second: Second, tape: Tape | None) -> Jet:
+def elementwise(z: Jet, f: Activation, order: Order, tape: Tape | None) -> Jet:
     """a = f(z),  a'_k = f' z'_k,  a'' = f' z'' + f'' q.  z goes on the tape, or a in its place."""
     value, first, curved = z
     a = f.f(value)  # type: ignore[arg-type]
@@ -131,12 +129,12 @@ def elementwise(z: Jet, f: Activation, second: Second, tape: Tape | None) -> Jet
         return Jet(a, None, None)
     slope, curvature, _ = f.derivatives(cache)  # type: ignore[arg-type]
     found = None if curved is None else slope * curved
-    if second is not None and curvature is not None:
-        found = total(found, curvature * squares(first, second))
+    if order.pairs and curvature is not None:
+        found = total(found, curvature * squares(first, order))
     return Jet(a, slope * first, found)
 
 
-def elementwise_backward(g: Jet, z: Jet, f: Activation, second: Second) -> Jet:
+def elementwise_backward(g: Jet, z: Jet, f: Activation, order: Order) -> Jet:
     """dC/dz'' = f' g'',  dC/dz' = f' g' + f'' g'' dq/dz',  and dC/dz, the sum of all three."""
     cache, first, curved = z
     slope, curvature, third = f.derivatives(cache)  # type: ignore[arg-type]
@@ -147,36 +145,33 @@ def elementwise_backward(g: Jet, z: Jet, f: Activation, second: Second) -> Jet:
     if g.second is not None:
         if curved is not None:
             along = total(along, (g.second * curved).sum(0))
-        down_first = total(down_first, curvature * pulled(g.second, first, second))
-        q = squares(first, second)
+        down_first = pulled(down_first, curvature * g.second, first, order)
+        q = squares(first, order)
         down = total(down, third * (g.second * q).sum(0))  # type: ignore[operator]
     if along is not None:
         down = total(down, curvature * along)
     return Jet(down, down_first, down_second)
 
 
-def squares(first: Tensor, second: Second) -> Tensor:
+def squares(first: Tensor, order: Order) -> Tensor:
     """q (P, N, O) of z' (K, N, O)."""
-    if second == "laplacian":
-        return (first * first).sum(0, keepdim=True)
-    if second == "diagonal":
-        return first * first
-    k, m = pairs(len(first), first.device)
-    return first[k] * first[m]
+    if order.of_all_lines:
+        q = first * first
+    else:
+        k, m, _ = order.index(first.device)
+        q = first.index_select(0, k) * first.index_select(0, m)
+    return q.sum(0, keepdim=True) if order.summed else q
 
 
-def pulled(g: Tensor, first: Tensor, second: Second) -> Tensor:
-    """sum_p g''_p dq_p/dz'_k, (K, N, O): 2 g'' z'_k; of a hessian sum_m (g''_km + g''_mk) z'_m."""
-    if second != "hessian":
-        return 2 * g * first
-    k, m = pairs(len(first), first.device)
-    zero = g.new_zeros(len(first), *g.shape[1:])
-    return zero.index_add(0, k, g * first[m]).index_add(0, m, g * first[k])
-
-
-def pairs(lines: int, device: torch.device) -> Tensor:
-    """(2, P): k and m of every pair k <= m, in order."""
-    return torch.triu_indices(lines, lines, device=device)
+def pulled(into: Tensor | None, g: Tensor, first: Tensor, order: Order) -> Tensor:
+    """into + sum_p g_p dq_p/dz'_k, (K, N, O): z'_m for line k of each pair, and z'_k for m."""
+    if order.of_all_lines:
+        return total(into, 2 * g * first)  # type: ignore[return-value]
+    k, m, _ = order.index(first.device)
+    if into is None:
+        into = g.new_zeros(len(first), *g.shape[1:])
+    terms = torch.cat([g * first.index_select(0, m), g * first.index_select(0, k)])
+    return into.index_add(0, torch.cat([k, m]), terms)
 
 
 def sum_of(left: Jet, right: Jet) -> Jet:
@@ -190,7 +185,8 @@ def _kept(tape: Tape | None, jet: Jet) -> Jet:
     return jet
 
 
-def _activation(layer: object) -> Activation:
+def activation_of(layer: object) -> Activation:
+    """f of a layer that is neither Linear nor anything else."""
     if not isinstance(layer, Elementwise):
         raise TypeError(f"expected Linear or an activation, got {type(layer).__name__}")
     return layer.activation

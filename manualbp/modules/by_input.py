@@ -9,12 +9,12 @@ from manualbp import fast
 from manualbp.autograd.input_gradient import apply_input_gradient
 from manualbp.autograd.stages import Stages
 from manualbp.autograd.taylor import apply_derivatives, axes
-from manualbp.maths.taylor import Second
+from manualbp.maths.order import Order
 from manualbp.modules import refusal
 
 
 def run(
-    stages: Stages, x: Tensor, second: Second, directions: Tensor | None
+    stages: Stages, x: Tensor, order: Order, directions: Tensor | None
 ) -> tuple[Tensor, ...] | None:
     """u, du and the second derivatives; None where that needs nested autograd.
 
@@ -24,14 +24,15 @@ def run(
     """
     if refusal_of(stages, x, directions) is not None:
         return None
-    count = x.shape[1] if directions is None else directions.shape[-2]
-    few = second is None and stages.few_outputs(count)
-    lines = axes(x) if directions is None and not few else directions
-    found = fast.derivatives(stages, second, few, lines, x)
+    if order.pairs:
+        order.index(x.device)  # made where no transform is at work, for which it would be
+    few = not order.pairs and stages.few_outputs(order.lines)
+    found = fast.derivatives(stages, order, few, directions, x)
     if found is None and few:
-        found = apply_input_gradient(stages, lines, *stages.parameters, x)
+        found = apply_input_gradient(stages, directions, *stages.parameters, x)
     elif found is None:
-        found = apply_derivatives(stages, second, lines, *stages.parameters, x)
+        lines = axes(x) if directions is None else directions
+        found = apply_derivatives(stages, order, lines, *stages.parameters, x)
     return found
 
 

@@ -141,9 +141,7 @@ class FusedLoss(nn.Module):
             dicts = [d for m in shells for d in (m.__dict__, m._modules, m._parameters, m._buffers)]
             hooks = [getattr(m, name) for m in shells for name in torch_internals.HOOKS]
             kinds = [(type(m), type(m).forward, type(m).__call__) for m in shells[1:]]
-            plan.whole = fast.exact.guard(
-                children, dicts + plan.dicts, hooks + plan.hooks, kinds + plan.kinds_as_found()
-            )
+            plan.watch_with(children, dicts, hooks, kinds)
             plan.served = set()
         state = x.shape, x.stride(), x.requires_grad, y.shape, y.stride(), y.dtype
         if state not in plan.served:

@@ -65,8 +65,8 @@ class Plan:
     def __init__(self, children: tuple[nn.Module, ...] = (), key: Any = None) -> None:
         self.key, self.found = key, cast(Any, None)
         self.guard: Any = None  # answers for the plan in one C++ call, where a library is
-        self.whole: Any = None  # FusedLoss's guard, of its model and its loss
-        self.served: set[Any] = set()  # the x and y for which that one runs
+        self.whole: Any = None  # a guard of more than the children; FusedLoss's, derivatives'
+        self.served: set[Any] = set()  # the x and y for which FusedLoss's runs
         self.known = known = [m for m in children if type(m) in refusal.FORWARDS]
         self.kinds = tuple(map(type, children))
         self.classes = tuple({type(child) for child in known})
@@ -108,6 +108,13 @@ class Plan:
             kinds = self.kinds_as_found()
             self.guard = fast.exact.guard(children, self.dicts, self.hooks, kinds)
             found[0].guard = self.guard
+
+    def watch_with(
+        self, children: Children, dicts: list[Any], hooks: list[Any], kinds: list[Any]
+    ) -> None:
+        """Has a guard answer for the plan and for all this (``fast.exact.guard``)."""
+        kinds = [*kinds, *self.kinds_as_found()]
+        self.whole = fast.exact.guard(children, dicts + self.dicts, hooks + self.hooks, kinds)
 
     def kinds_as_found(self) -> list[Any]:
         """(class, its forward, its __call__) of every known child."""

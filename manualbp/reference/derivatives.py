@@ -14,7 +14,7 @@
 
 n point · j node of a layer, k node of the layer below · p, q lines x + t v_p through the point
 ,p: d/dt along line p; ,pq: the second derivative along p and q. Both are kept whole for every pair,
-so a Laplacian is sum_p u_,pp, and its cotangent g_pp alike for all p.
+so a Laplacian is sum_p u_,pp with a cotangent g_pp alike for all p, and the pair (p, q) is u_,pq.
 
 The same rules as in network.py: sums written out, no code of the tensor side.
 """

@@ -8,7 +8,7 @@ from torch import nn
 
 import manualbp
 from manualbp.conversion import nested
-from manualbp.maths.taylor import Second
+from manualbp.maths.order import Second, order_of
 
 LINES = torch.randn(3, 2, generator=torch.Generator().manual_seed(1))
 # Two ways to the same derivatives; float32 may run in C++.
@@ -18,7 +18,7 @@ TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-10}
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("recorded", [False, True])
 @pytest.mark.parametrize("lines", [None, LINES], ids=["axes", "lines"])
-@pytest.mark.parametrize("second", [None, "laplacian", "diagonal", "hessian"])
+@pytest.mark.parametrize("second", [None, "laplacian", "diagonal", "hessian", ((1, 1), (0, 1))])
 def test_one_at_a_time(
     second: Second, lines: torch.Tensor | None, recorded: bool, dtype: torch.dtype
 ) -> None:
@@ -32,7 +32,8 @@ def test_one_at_a_time(
         return sum((part.sin().sum() for part in found), torch.zeros(()))
 
     everything = [*model.parameters(), x]
-    wanted = torch.autograd.grad(loss(nested.derivatives(model, x, second, lines)), everything)
+    order = order_of(second, 2 if lines is None else len(lines))
+    wanted = torch.autograd.grad(loss(nested.derivatives(model, x, order, lines)), everything)
     for tensor, right in zip(everything, wanted, strict=True):
         cost = loss(manualbp.derivatives(model, x, second, lines))
         (found,) = torch.autograd.grad(cost, tensor, create_graph=recorded)

@@ -13,6 +13,18 @@ import manualbp
 from tests.conversion.written_blocks import Plain
 
 SECOND = (None, "laplacian", "diagonal", "hessian")
+# Pairs of three lines.
+PAIRS = {
+    "one": [(0, 0)],
+    "the last": ((2, 2),),
+    "one mixed": [(0, 2)],
+    "mixed, turned": [[2, 1]],
+    "some of each": [(1, 1), (0, 1)],
+    "not in order": [(2, 2), (1, 0), (0, 0)],
+    "the same twice": [(1, 2), (2, 1), (1, 1), (1, 2)],
+    "the diagonal": [(0, 0), (1, 1), (2, 2)],
+    "every one": [(k, m) for k in range(3) for m in range(3)],
+}
 
 
 class ByHand(nn.Module):
@@ -39,7 +51,9 @@ class Nested(ByHand):
         pairs = self.along(first.flatten(1), x).unflatten(1, first.shape[1:])
         diagonal = pairs.diagonal(dim1=2, dim2=3)
         kinds = {"hessian": pairs, "diagonal": diagonal, "laplacian": diagonal.sum(2)}
-        return u, first, kinds[self.second]
+        if isinstance(self.second, str):
+            return u, first, kinds[self.second]
+        return u, first, torch.stack([pairs[:, :, k, m] for k, m in self.second], 2)
 
     def along(self, values: Tensor, x: Tensor) -> Tensor:
         """(N, J) -> (N, J, K): the derivative of each column along each line."""
@@ -77,17 +91,18 @@ def _like(t: Tensor) -> Tensor:
 
 
 def same(
-    net: nn.Module, x: Tensor, second: Any = None, lines: Tensor | None = None, orders: int = 2
-) -> None:
-    """Both arms have the same numbers: in float64 1e-10 of each and of 1, in float32 1e-4."""
+    net: nn.Module, x: Tensor, second: Any = None, lines: Tensor | None = None, orders: int = 2,
+    double: float = 1e-10,
+) -> None:  # fmt: skip
+    """Both arms have the same numbers: in float64 ``double`` of each and of 1, in float32 1e-4."""
     ours, theirs = (everything(arm(net, second, lines), x, orders) for arm in (ByHand, Nested))
-    close(ours, theirs)
+    close(ours, theirs, double)
 
 
-def close(ours: list[Tensor], theirs: list[Tensor]) -> None:
+def close(ours: list[Tensor], theirs: list[Tensor], double: float = 1e-10) -> None:
     assert len(ours) == len(theirs)
     for found, expected in zip(ours, theirs, strict=True):
-        tolerance = {torch.float64: 1e-10, torch.float32: 1e-4}.get(found.dtype, 0.0)
+        tolerance = {torch.float64: double, torch.float32: 1e-4}.get(found.dtype, 0.0)
         torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
 
 

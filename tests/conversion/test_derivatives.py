@@ -9,10 +9,12 @@ import torch
 from torch import nn
 
 import manualbp
+from manualbp.maths import taylor
 from manualbp.maths.activations import ACTIVATIONS, to_module
 from tests.conversion.derived import (
     NETS,
     OTHERS,
+    PAIRS,
     SECOND,
     ByHand,
     Nested,
@@ -92,6 +94,46 @@ def test_directions(name: str, second: Any) -> None:
     for net in ("sequential", "residual first", "linear", "many outputs"):
         for rows in (0, 1, 5):
             same(NETS[net]().double(), points(rows, 3), second, LINES[name](rows), orders=2)
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_pairs(name: str) -> None:
+    """In float64 1e-12: sums of few numbers of size 1. Also as explicit columns of the hessian."""
+    pairs = PAIRS[name]
+    lines = points(3, 4, trained=False), points(3 * 5, 4, trained=False).reshape(5, 3, 4)
+    for dtype in (torch.float64, torch.float32):
+        for net, x, v in (
+            (mlp(3, 5, 4, 2), points(5, 3, dtype), None),
+            (mlp(4, 6, 1), points(5, 4, dtype), lines[0]),
+            (mlp(4, 6, 5), points(5, 4, dtype), lines[1]),
+            (NETS["residual first"](), points(0, 3, dtype), None),
+            (NETS["two residual"](), points(2, 3, dtype), None),
+            (OTHERS["layernorm"](), points(2, 3, dtype), None),
+        ):
+            v = None if v is None else v.to(dtype)
+            same(net.to(dtype), x, pairs, v, double=1e-12)
+            found = manualbp.derivatives(net, x, pairs, v)[2]
+            whole = manualbp.derivatives(net, x, "hessian", v)[2]
+            columns = torch.stack([whole[:, :, k, m] for k, m in pairs], 2)
+            close([found], [columns], 1e-12)
+
+
+@pytest.mark.usefixtures("in_python")
+def test_only_what_is_asked_goes_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of four lines one second derivative for one pair, and no more for one that is asked twice."""
+    seen: list[int] = []
+    right = taylor.linear
+
+    def linear(h: taylor.Jet, theta: Any) -> taylor.Jet:
+        seen.append(0 if h.second is None else len(h.second))
+        return right(h, theta)
+
+    monkeypatch.setattr(taylor, "linear", linear)
+    for pairs in ([(2, 2)], [(1, 3)], [(0, 1), (1, 0)], [(0, 0), (0, 1)]):
+        seen.clear()
+        manualbp.derivatives(mlp(4, 5, 5, 1), points(3, 4), pairs)
+        count = len({frozenset(pair) for pair in pairs})
+        assert seen == [0, count, count]
 
 
 def test_axes_are_the_default() -> None:

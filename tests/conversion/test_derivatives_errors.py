@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -14,6 +15,10 @@ from tests.conversion.derived import ByHand, Nested, mlp, points
 
 X = points(4, 3, trained=False)
 LINES = "directions must be "
+SECOND = (
+    "second must be None, laplacian, diagonal, hessian, or pairs of numbers from 0 to 2, such as "
+    r"\[\(0, 0\)\]; "
+)
 NO_POINTS = r"x must be \(N, I\), one point a row, of real numbers; got "
 REFUSED: dict[str, tuple[Any, dict[str, Any], type[Exception], str]] = {
     "a function": (torch.tanh, {}, TypeError, "model must be an nn.Module, got builtin_function"),
@@ -25,9 +30,12 @@ REFUSED: dict[str, tuple[Any, dict[str, Any], type[Exception], str]] = {
     "integers": (None, {"x": X.int()}, ValueError, NO_POINTS + r"\(4, 3\) of torch.int32"),
     "complex": (None, {"x": X.cfloat()}, ValueError, NO_POINTS + r"\(4, 3\) of torch.complex64"),
     "no features": (None, {"x": X[:, :0]}, ValueError, NO_POINTS + r"\(4, 0\)"),
-    "a wrong name": (None, {"second": "Hessian"}, ValueError, "laplacian, .*, hessian; got 'Hess"),
-    "a list of names": (None, {"second": ["hessian"]}, ValueError, r"got \['hessian'\]"),
-    "True": (None, {"second": True}, ValueError, "got True"),
+    **{repr(second): (None, {"second": second}, ValueError, SECOND + re.escape(f"got {second!r}"))
+       for second in (
+           "Hessian", ["hessian"], True, 0, [], (), (0, 0), [0], [(0,)], [(0, 0, 0)], [(0, 3)],
+           [(0, -1)], [(0, 1), (3, 3)], [(True, 0)], [(0.0, 0)], [("0", "0")], ["00"], [None],
+           {(0, 0)}, X[:2, :2].int())},
+    "of the lines": (None, {"second": [(2, 2)], "directions": X[:2]}, ValueError, "from 0 to 1,"),
     "one line": (None, {"directions": X[0]}, ValueError, LINES + r"\(K, 3\).*got \(3,\)"),
     "no line": (None, {"directions": X[:0]}, ValueError, LINES + r".*at least 1.*got \(0, 3\)"),
     "narrow": (None, {"directions": X[:, :2]}, ValueError, LINES + r".*got \(4, 2\)"),

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import manualbp
-from manualbp.conversion.derivatives import stages_or_reason
+from manualbp.conversion.kept_stages import stages_or_reason
 from tests.conversion.derived import ByHand, Nested, by_hand, close, everything, mlp, points, same
 
 

@@ -13,6 +13,8 @@ from torch import Tensor
 from manualbp.autograd import taylor as function
 from manualbp.maths import input_gradient, taylor
 from manualbp.maths.activations import ACTIVATIONS, Tanh, to_module
+from manualbp.maths.layers import Elementwise, Linear
+from manualbp.maths.order import Order
 from manualbp.maths.taylor import Jet
 from manualbp.parity import compare_gradients
 from manualbp.parity.record import GradientReport
@@ -70,7 +72,7 @@ def test_error_of_wide_networks(name: str, second: Any) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("way")
-@pytest.mark.parametrize("second", SECOND, ids=str)
+@pytest.mark.parametrize("second", [*SECOND, ((1, 1),)], ids=str)
 def test_with_power_in_all_situations(second: Any) -> None:
     """Every standard fault would be seen, and the candidate runs in every situation."""
     report = compared((3, 5, 4, 2), 7, "tanh", second, lines=2, seeds=(0,), also="second_order")
@@ -79,7 +81,7 @@ def test_with_power_in_all_situations(second: Any) -> None:
 
 # Faults, planted in Python.
 
-_all_places = input_gradient._places
+_tangents = input_gradient.tangents
 _derivatives, _pulled = Tanh.derivatives, taylor.pulled
 _linear_backward, _squares = taylor.linear_backward, taylor.squares
 _elementwise_backward, _shown, _hidden = (
@@ -116,15 +118,43 @@ def _weight_without(order: int) -> Callable[..., Jet]:
     return fault
 
 
-def _other_line(first: Tensor, second: Any) -> Tensor:
-    return _squares(first.roll(1, 0), second)
+def _other_line(first: Tensor, order: Order) -> Tensor:
+    return _squares(first.roll(1, 0), order)
 
 
-def _once_on_the_diagonal(grads: Any, second: Any) -> Jet:
+def _other_line_pulled(into: Any, g: Tensor, first: Tensor, order: Order) -> Tensor:
+    return _pulled(into, g, first.roll(1, 0), order)
+
+
+def _half_pulled(into: Any, g: Tensor, first: Tensor, order: Order) -> Tensor:
+    return _pulled(into, g / 2, first, order)
+
+
+def _twice_on_the_diagonal(grads: Any, order: Order) -> Jet:
     """g_km + g_mk for k = m as well."""
     g = grads[2]
     twice = None if g is None else g + torch.diag_embed(g.diagonal(dim1=2, dim2=3))
-    return _hidden([*grads[:2], twice], second)
+    return _hidden([*grads[:2], twice], order)
+
+
+def _diagonal(order: Order) -> Order:
+    """(k, k) in place of each (k, m)."""
+    return Order(None, order.lines, tuple((k, k) for k, _ in order.pairs), order.shape)
+
+
+def _turned(order: Order) -> Order:
+    """The pairs in the order of the last one first."""
+    return Order(None, order.lines, order.asked[::-1], order.shape)
+
+
+def _other_columns(jet: Jet, order: Order) -> Any:
+    u, first, second = _shown(jet, order)
+    return [u, first, second.roll(1, 2)]
+
+
+def _last_column_alone(grads: Any, order: Order) -> Jet:
+    """Of equal columns."""
+    return _hidden([*grads[:2], grads[2] * torch.tensor([0.0, 1.0], dtype=torch.float64)], order)
 
 
 def _first_dropped(g: Jet, *rest: Any) -> Jet:
@@ -148,33 +178,42 @@ def _transposed(jet: Jet, second: Any) -> Any:
     return [u, first.mT.contiguous(), *more]
 
 
-def _places_of(kept: str) -> Any:
-    """Without those of the weights, or of the layers."""
+def _brought_by(kind: type) -> Any:
+    """What v brings in at these layers alone."""
 
-    def places(*given: Any) -> Any:
-        for i, at, grad in _all_places(*given):
-            yield i, at, grad if (at is None) == (kept == "weights") else None
+    def tangents(v: Tensor, steps: Any, tape: Any, deltas: Any, brought: list[Any]) -> None:
+        found = list(brought)
+        _tangents(v, steps, tape, deltas, found)
+        for i, step in enumerate(steps):
+            brought[i] = found[i] if isinstance(step.layer, kind) else brought[i]
 
-    return places
+    return tangents
 
 
-FAULTS: dict[str, tuple[Any, str, Any, str | None]] = {
+TWO_PAIRS, MIXED, EQUAL_PAIRS = ((1, 1), (0, 1)), ((0, 1),), ((0, 1), (1, 0))
+FAULTS: dict[str, tuple[Any, str, Any, Any]] = {
     "f''' forgotten": (Tanh, "derivatives", _no_third, "laplacian"),
     "f'' forgotten": (Tanh, "derivatives", _no_curvature, "laplacian"),
-    "2 f'' without the 2": (taylor, "pulled", lambda *a: _pulled(*a) / 2, "diagonal"),
+    "2 f'' without the 2": (taylor, "pulled", _half_pulled, "diagonal"),
     "the bias summed over all rows": (taylor, "linear_backward", _bias_over_all_rows, "laplacian"),
     "dC/dW without h": (taylor, "linear_backward", _weight_without(0), "laplacian"),
     "dC/dW without h'": (taylor, "linear_backward", _weight_without(1), "laplacian"),
     "dC/dW without h''": (taylor, "linear_backward", _weight_without(2), "laplacian"),
     "lines mixed in q": (taylor, "squares", _other_line, "diagonal"),
-    "lines mixed in dq": (taylor, "pulled", lambda *a: _pulled(*a).roll(1, 0), "hessian"),
+    "lines mixed in dq": (taylor, "pulled", _other_line_pulled, "hessian"),
     "du transposed": (function, "_shown", _transposed, "hessian"),
-    "the diagonal counts twice": (function, "_hidden", _once_on_the_diagonal, "hessian"),
+    "the diagonal counts twice": (function, "_hidden", _twice_on_the_diagonal, "hessian"),
+    "pairs mixed in q": (taylor, "squares", lambda f, o: _squares(f, _turned(o)), TWO_PAIRS),
+    "pairs mixed in dq": (taylor, "pulled", lambda *a: _pulled(*a[:3], _turned(a[3])), TWO_PAIRS),
+    "columns mixed": (function, "_shown", _other_columns, ((1, 1), (0, 1), (1, 0))),
+    "(k, k) for (k, m) in q": (taylor, "squares", lambda f, o: _squares(f, _diagonal(o)), MIXED),
+    "(k, k) in dq": (taylor, "pulled", lambda *a: _pulled(*a[:3], _diagonal(a[3])), MIXED),
+    "equal columns not added up": (function, "_hidden", _last_column_alone, EQUAL_PAIRS),
     "du's cotangent dropped": (taylor, "elementwise_backward", _first_dropped, "laplacian"),
     "du's cotangent not in dC/dz": (taylor, "elementwise_backward", _not_along, "laplacian"),
     "z'' not in dC/dz": (taylor, "elementwise_backward", _not_curved, "laplacian"),
-    "du: what f'' brings in forgotten": (input_gradient, "_places", _places_of("weights"), None),
-    "du: delta^T v not in dC/dW": (input_gradient, "_places", _places_of("layers"), None),
+    "du: what f'' brings in forgotten": (input_gradient, "tangents", _brought_by(Linear), None),
+    "du: delta^T v not in dC/dW": (input_gradient, "tangents", _brought_by(Elementwise), None),
 }
 
 

@@ -21,7 +21,7 @@ from manualbp.reference.functions import ACTIVATIONS, Activation
 Array = np.ndarray[Any, Any]
 # Both sides are float64 sums of a few dozen numbers of size 1.
 TOLERANCE = 1e-13
-SECOND = (None, "laplacian", "diagonal", "hessian")
+SECOND = (None, "laplacian", "diagonal", "hessian", ((2, 2),), ((0, 1), (1, 1), (1, 0)))
 
 
 class F3(sympy.Function):
@@ -173,16 +173,23 @@ def as_module(net: Network) -> nn.Sequential:
     return nn.Sequential(*children)
 
 
-def shown(second: str | None, whole: Derived) -> list[Array]:
+def shown(second: Any, whole: Derived) -> list[Array]:
     """u, du and the second derivatives that are asked for, of all pairs."""
+    if isinstance(second, tuple):
+        return [*whole[:2], np.stack([whole.second[..., p, q] for p, q in second], -1)]
     diagonal = np.diagonal(whole.second, axis1=2, axis2=3)
     kinds = {"laplacian": diagonal.sum(-1), "diagonal": diagonal, "hessian": whole.second}
     return [*whole[:2], *([] if second is None else [kinds[second]])]
 
 
-def whole(second: str | None, g: Derived) -> tuple[list[Array], Derived]:
+def whole(second: Any, g: Derived) -> tuple[list[Array], Derived]:
     """Cotangents of what is returned, and the same of all pairs."""
     zero, eye = np.zeros(g.second.shape), np.eye(g.first.shape[2])
+    if isinstance(second, tuple):
+        given = np.stack([g.second[..., p, q] * (i + 1) for i, (p, q) in enumerate(second)], -1)
+        for i, (p, q) in enumerate(second):
+            zero[..., p, q] += given[..., i]
+        return [*g[:2], given], g._replace(second=zero)
     kinds = {
         None: (None, zero),
         "laplacian": (g.value + 1, (g.value + 1)[..., None, None] * eye),

@@ -10,53 +10,78 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from manualbp.autograd import input_gradient, taylor
 from manualbp.autograd.stages import Stages
 from manualbp.fast.native import exact, tiled
-from manualbp.maths.taylor import Second
+from manualbp.maths.order import Order
 
 MOST = 8  # shapes of x that are remembered
 
 
+class Native(NamedTuple):
+    """The stages as C++ takes them."""
+
+    chain: Any
+    keeps: bool  # what the way down reads
+    axes: Tensor | None  # in place of directions; None also where it needs no lines
+
+
 def derivatives(
-    stages: Stages, second: Second, few_outputs: bool, lines: Tensor | None, x: Tensor
+    stages: Stages, order: Order, few_outputs: bool, directions: Tensor | None, x: Tensor
 ) -> tuple[Tensor, ...] | None:
     """u, du and the second derivatives; None where the rule says no, or there is no library."""
     library = exact.library()
     if library is None:
         return None
-    key = second, few_outputs, x.shape, x.dtype, x.device, None if lines is None else lines.shape
+    tensors = stages.tensors()
+    given = [x, *tensors, *([] if directions is None else [directions])]
+    shapes = tuple((t.shape, t.stride()) for t in given)
+    key = order, few_outputs, x.dtype, x.device, shapes
     if key not in stages.native:
         if len(stages.native) == MOST:
             stages.native.clear()
-        stages.native[key] = _chain(stages, second, few_outputs, lines, x)
-    found = stages.native[key]
-    return None if found is None else library.derivatives(found[0], x, lines, found[1])
+        stages.native[key] = _native(stages, order, few_outputs, directions, x)
+    found: Native | None = stages.native[key]
+    if found is None:
+        return None
+    state = order, x.requires_grad, shapes
+    if stages.guard is not None and len(stages.served) < MOST and state not in stages.served:
+        stages.served.add(state)
+        chain = found.chain, found.axes, found.keeps
+        library.serve_derivatives(stages.guard, *chain, order.second, tensors, x, directions)
+    lines = found.axes if directions is None else directions
+    u_and_more: tuple[Tensor, ...] = library.derivatives(found.chain, x, lines, found.keeps)
+    return u_and_more
 
 
-def _chain(
-    stages: Stages, second: Second, few_outputs: bool, lines: Tensor | None, x: Tensor
-) -> tuple[Any, bool] | None:
-    """The stages as C++ takes them, and whether to keep what the way down reads."""
+def _native(
+    stages: Stages, order: Order, few_outputs: bool, directions: Tensor | None, x: Tensor
+) -> Native | None:
     net = None if stages.residual() else tiled.net_of(stages, x)
     if net is None:
         return None
     alone = copy.copy(stages)  # C++ holds it: stages, which hold what is made here, would never go
-    alone.native = {}
-    recorded = functools.partial(_recorded, alone, second, few_outputs)
-    chain = exact.library().JetChain(net, second or "", few_outputs, recorded)
+    alone.native, alone.guard = {}, None
+    recorded = functools.partial(_recorded, alone, order, few_outputs)
+    library = exact.library()
+    second = [order.pairs] if order.summed else [[pair] for pair in order.pairs]
+    asked = library.Order(order.lines, second, order.columns, order.shape)
+    chain = library.JetChain(net, asked, few_outputs, recorded)
     widths = [len(t) for t in stages.tensors()]  # the last layer's first
-    rows = 1 + widths[0] if lines is None or few_outputs else taylor.rows(lines, second)
+    rows = 1 + widths[0] if few_outputs else order.rows
     fresh = len(x) * rows * max(widths) * x.itemsize >= tiled.FRESH_BYTES
-    return chain, not (fresh and max(widths) <= tiled.WIDEST)
+    with torch.inference_mode(False):  # they stay for calls outside of it
+        axes = None if few_outputs or directions is not None else taylor.axes(x)
+    return Native(chain, not (fresh and max(widths) <= tiled.WIDEST), axes)
 
 
 def _recorded(
-    stages: Stages, second: Second, few_outputs: bool, x: Tensor, lines: Tensor | None,
+    stages: Stages, order: Order, few_outputs: bool, x: Tensor, lines: Tensor | None,
     values: Sequence[Tensor], grads: Sequence[Tensor | None], then: Sequence[bool],
     now: Sequence[bool],
 ) -> list[Tensor | None]:  # fmt: skip
@@ -69,8 +94,7 @@ def _recorded(
     )  # fmt: skip
     wants = [t and next(wanted) for t in there]
     if few_outputs:
-        found = input_gradient.gradients(stages, saved, None, grads, wants)
-        grad_x, thetas = found.input if now[-1] else None, found.thetas
+        grad_x, thetas = input_gradient.gradients(stages, saved, None, grads, wants, now[-1])
     else:
-        grad_x, thetas = taylor.gradients(stages, second, saved, grads, wants, now[-1])
+        grad_x, thetas = taylor.gradients(stages, order, saved, grads, wants, now[-1])
     return [*(g for g, t in zip(thetas, there, strict=True) if t), grad_x]

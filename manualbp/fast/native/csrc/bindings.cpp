@@ -79,12 +79,14 @@ void serve_cost(Guard& guard, const Loss& loss, const py::object& rule, const py
   guard.serve(std::move(served), rule.ptr());
 }
 
-py::object guarded(const Guard& guard, const py::handle& children, bool second,
+py::object guarded(const Guard& guard, const py::handle& children, const py::handle& way,
                    const py::args& inputs) {
   PyObject* const* given = reinterpret_cast<PyTupleObject*>(inputs.ptr())->ob_item;
-  auto found = guard.run(children.ptr(), second, given, inputs.size());
-  return found ? py::reinterpret_steal<py::object>(THPVariable_Wrap(std::move(*found)))
-               : py::object(py::none());
+  const auto found = guard.find(children.ptr(), way.ptr(), given, inputs.size());
+  if (!found) return py::none();
+  auto result = py::reinterpret_steal<py::object>(found->run(given));
+  if (!result) throw python_error();
+  return result;
 }
 
 // Python's garbage collector looks into a guard, which holds modules and parameters.

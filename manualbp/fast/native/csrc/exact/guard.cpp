@@ -35,11 +35,20 @@ Guard::Guard(PyObject* children, PyObject* dicts, PyObject* empty, PyObject* cla
     hold(reinterpret_cast<PyObject*>(child.type));
   }
   for (Py_ssize_t i = 0; i < PyList_Size(dicts); ++i) {
-    PyObject* dict = PyList_GetItem(dicts, i);
-    dicts_.push_back({dict, items_of(dict)});
+    PyObject* each = PyList_GetItem(dicts, i);
+    if (PyTuple_Check(each)) {
+      PyObject *dict = PyTuple_GetItem(each, 0), *keys = PyTuple_GetItem(each, 1);
+      dicts_.push_back({dict, {}, false});
+      for (Py_ssize_t k = 0; k < PyTuple_Size(keys); ++k) {
+        PyObject* key = PyTuple_GetItem(keys, k);
+        dicts_.back().items.emplace_back(key, PyDict_GetItem(dict, key));
+      }
+    } else {
+      dicts_.push_back({each, items_of(each), true});
+    }
     for (const auto& [key, value] : dicts_.back().items) {
       hold(key);
-      hold(value);
+      if (value) hold(value);
     }
   }
   for (Py_ssize_t i = 0; i < PyList_Size(empty); ++i) empty_.push_back(PyList_GetItem(empty, i));
@@ -97,18 +106,16 @@ bool Guard::holds(PyObject* children, bool graph) const {
   return true;
 }
 
-std::optional<at::Tensor> Guard::run(PyObject* children, bool second, PyObject* const* inputs,
-                                     size_t count) const {
+std::shared_ptr<const Served> Guard::find(PyObject* children, PyObject* way,
+                                          PyObject* const* inputs, size_t count) const {
   for (size_t i = 0; i < count; ++i) {
-    if (!THPVariable_CheckExact(inputs[i])) return std::nullopt;
+    if (!THPVariable_CheckExact(inputs[i])) return nullptr;
   }
-  if (!holds(children, true)) return std::nullopt;
+  if (!holds(children, true)) return nullptr;
   for (const auto& each : served_) {
-    if (each->second != second || !each->fits(inputs, count)) continue;
-    const auto served = each;  // another thread may serve something else meanwhile
-    return served->run(inputs);
+    if (each->in_way(way) && each->fits(inputs, count)) return each;
   }
-  return std::nullopt;
+  return nullptr;
 }
 
 void Guard::serve(std::shared_ptr<Served> served, PyObject* owned) {
@@ -154,7 +161,7 @@ bool Served::fits(PyObject* const* given, size_t count) const {
   return true;
 }
 
-at::Tensor ServedChain::run(PyObject* const* given) const {
+PyObject* ServedChain::run(PyObject* const* given) const {
   Tensors parameters;
   parameters.reserve(tensors.size());
   for (PyObject* t : tensors) {
@@ -162,18 +169,17 @@ at::Tensor ServedChain::run(PyObject* const* given) const {
   }
   const at::Tensor x = THPVariable_Unpack(given[0]);
   const Held alive = held(segment);
-  pybind11::gil_scoped_release no_gil;
-  return exact::run(chain, alive, parameters, x, second);
+  return THPVariable_Wrap(
+      without_gil([&] { return exact::run(chain, alive, parameters, x, second); }));
 }
 
-at::Tensor ServedCost::run(PyObject* const* given) const {
+PyObject* ServedCost::run(PyObject* const* given) const {
   const at::Tensor o = THPVariable_Unpack(given[0]), y = THPVariable_Unpack(given[1]);
   Loss now = loss;
   if (!Py_IsNone(tensors[0])) now.weight = THPVariable_Unpack(tensors[0]);
   if (!Py_IsNone(tensors[1])) now.pos_weight = THPVariable_Unpack(tensors[1]);
   const Held alive = held(rule);
-  pybind11::gil_scoped_release no_gil;
-  return cost(now, alive, o, y);
+  return THPVariable_Wrap(without_gil([&] { return cost(now, alive, o, y); }));
 }
 
 }  // namespace manualbp::exact

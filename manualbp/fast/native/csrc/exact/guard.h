@@ -34,7 +34,10 @@ struct State {
 // What runs, and for which inputs. The Python objects are borrowed: the guard holds them.
 struct Served {
   virtual ~Served() = default;
-  virtual at::Tensor run(PyObject* const* inputs) const = 0;
+  // What it returns in Python, a new reference: a tensor or a tuple of them.
+  virtual PyObject* run(PyObject* const* inputs) const = 0;
+  // Whether it runs in this way: of two, unless there are others.
+  virtual bool in_way(PyObject* way) const { return (way == Py_True) == second; }
   bool fits(PyObject* const* inputs, size_t count) const;
 
   // Which inputs, and the tensors of a list, as they are now.
@@ -48,13 +51,13 @@ struct Served {
 };
 
 struct ServedChain : Served {
-  at::Tensor run(PyObject* const* inputs) const override;
+  PyObject* run(PyObject* const* inputs) const override;
   std::shared_ptr<const Chain> chain;
   PyObject* segment;
 };
 
 struct ServedCost : Served {
-  at::Tensor run(PyObject* const* inputs) const override;
+  PyObject* run(PyObject* const* inputs) const override;
   Loss loss;  // without its weights, which are tensors[0] and tensors[1]
   PyObject* rule;
 };
@@ -62,17 +65,18 @@ struct ServedCost : Served {
 class Guard {
  public:
   // children: a tuple of modules; or a dict of which every key, too, must stay.
-  // dicts: every value and key must stay the same object. empty: dicts that must be empty.
-  // classes: (class, its forward, its __call__). The last three are lists.
+  // dicts: every value and key must stay the same object; (dict, keys) looks at these keys alone,
+  // which must stay or stay away. empty: dicts that must be empty. classes: (class, its forward,
+  // its __call__). The last three are lists.
   Guard(PyObject* children, PyObject* dicts, PyObject* empty, PyObject* classes);
   Guard(const Guard&) = delete;
   ~Guard() { Py_XDECREF(held_); }
 
   // ``children``: a dict of them or a tuple, as they are now.
   bool holds(PyObject* children, bool graph) const;
-  // o, or nothing where the guard does not hold or nothing fits.
-  std::optional<at::Tensor> run(PyObject* children, bool second, PyObject* const* inputs,
-                                size_t count) const;
+  // What fits in this way, or nullptr; nor does anything where the guard does not hold.
+  std::shared_ptr<const Served> find(PyObject* children, PyObject* way, PyObject* const* inputs,
+                                     size_t count) const;
   void serve(std::shared_ptr<Served> served, PyObject* owned);
 
   int traverse(visitproc visit, void* arg) const;
@@ -82,6 +86,7 @@ class Guard {
   struct Snapshot {
     PyObject* dict;
     std::vector<std::pair<PyObject*, PyObject*>> items;
+    bool whole;  // else these items alone; nullptr for one that is not there
   };
   struct Class {
     PyObject *type, *forward, *call;

@@ -21,6 +21,13 @@ void name_nodes();  // the chain's and the losses'
 
 Held held(PyObject* object);
 
+// What it returns, while other threads of Python may run.
+template <typename Call>
+auto without_gil(Call call) {
+  pybind11::gil_scoped_release no_gil;
+  return call();
+}
+
 // A Python function as a C++ one, which may be called, copied and freed without the GIL. It returns
 // a list of tensors, None for an undefined one.
 template <typename... Given>

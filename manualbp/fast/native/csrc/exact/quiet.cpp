@@ -7,6 +7,8 @@
 #include <torch/csrc/autograd/forward_grad.h>
 #include <torch/csrc/autograd/python_variable.h>
 
+#include <algorithm>
+
 #include "guard.h"
 
 namespace manualbp::exact {
@@ -69,6 +71,11 @@ std::vector<std::pair<PyObject*, PyObject*>> Guard::items_of(PyObject* dict) {
 }
 
 bool Guard::same(const Snapshot& snapshot) const {
+  if (!snapshot.whole) {
+    return std::all_of(snapshot.items.begin(), snapshot.items.end(), [&](const auto& item) {
+      return PyDict_GetItem(snapshot.dict, item.first) == item.second;
+    });
+  }
   Py_ssize_t position = 0;
   PyObject *key, *value;
   auto expected = snapshot.items.begin();

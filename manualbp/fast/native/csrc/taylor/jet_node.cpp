@@ -26,7 +26,7 @@ Derived derivatives(const JetChainPtr& chain, const Tensor& x, const Tensor& lin
       found = gradient_up(net, x.contiguous(), keeps && trains, kept);
       if (lines.defined()) found[1] = at::matmul(found[1], lines.mT());
     } else {
-      found = jets_up(net, chain->second, lines, x.contiguous(), keeps && trains, kept);
+      found = jets_up(net, chain->order, lines, x.contiguous(), keeps && trains, kept);
     }
   }
   if (!trains) return found;
@@ -36,10 +36,8 @@ Derived derivatives(const JetChainPtr& chain, const Tensor& x, const Tensor& lin
   for (auto& each : found) torch::autograd::set_history(each, node);
   node->then = std::move(wants);
   node->points = kept.points;
-  {
-    at::NoGradGuard no_graph;  // values as they are now: p.data may be another tensor's later
-    for (const auto& p : net.parameters) node->save(p.detach(), false);
-  }
+  node->saved.reserve(net.parameters.size() + 2 + kept.z.size());
+  save_parameters(*node, net);
   node->save(x, false);
   node->save(lines, false);
   for (const auto& each : kept.z) node->save(each, false);
@@ -70,7 +68,7 @@ variable_list JetNode::apply(variable_list&& grads) {
   KeptJets kept{{saved.begin() + count + 2, saved.end()}, points};
   const Tensor at = x.contiguous();
   auto found = chain->few_outputs ? gradient_down(net, at, grads, kept, wants)
-                                  : jets_down(net, chain->second, lines, at, grads, kept, wants);
+                                  : jets_down(net, chain->order, lines, at, grads, kept, wants);
   found.parameters.push_back(found.x);
   return std::move(found.parameters);
 }

@@ -9,7 +9,7 @@ namespace manualbp {
 // du comes down (gradient_tile.h).
 struct JetChain {
   NetPtr net;
-  std::string second;  // "", "laplacian", "diagonal" or "hessian"
+  Order order;
   bool few_outputs;
   // Every dC/dtheta, then dC/dx, by Python, for a pass that autograd records. `then` and `now`:
   // whether each of these wanted a gradient at forward, and wants one now.

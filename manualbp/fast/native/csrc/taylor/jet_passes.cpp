@@ -10,29 +10,14 @@ namespace manualbp {
 
 namespace {
 
-// visit(place in the jet, place in the tensor) for each number of du, or of the second derivatives,
-// of a point's output: in order of the tensor. seconds: whose place in the jet is that of (k, m).
+// visit(part, place of its rows in the jet, column, columns) for all that is returned: u, each
+// column of du and each of the second derivatives.
 template <typename Visit>
-void of_output(const std::string& second, int64_t lines, int part, Visit visit) {
-  if (part == 1 || second == "diagonal") {
-    for (int64_t k = 0; k < lines; ++k) visit(k, k);
-  } else if (second == "hessian") {
-    int64_t pair = 0;
-    for (int64_t k = 0; k < lines; ++k) {
-      for (int64_t m = k; m < lines; ++m, ++pair) {
-        visit(pair, k * lines + m);
-        if (k != m) visit(pair, m * lines + k);
-      }
-    }
-  } else {
-    visit(0, 0);
-  }
-}
-
-int64_t numbers_of(const std::string& second, int64_t lines, int part) {
-  int64_t found = 0;
-  of_output(second, lines, part, [&](int64_t, int64_t) { ++found; });
-  return found;
+void of_columns(const Order& order, Visit visit) {
+  const auto K = order.lines, C = static_cast<int64_t>(order.columns.size());
+  visit(0, 0, 0, 1);
+  for (int64_t k = 0; k < K; ++k) visit(1, 1 + k, k, K);
+  for (int64_t c = 0; c < C; ++c) visit(2, 1 + K + order.columns[c], c, C);
 }
 
 Split split_of(const JetNet& net, int64_t rows, int64_t points, int64_t numbers) {
@@ -52,17 +37,18 @@ void KeptJets::point(std::vector<float*>& layers, int64_t row, int64_t N) const 
   }
 }
 
-Derived jets_up(const Net& net, const std::string& second, const at::Tensor& lines,
-                const at::Tensor& x, bool keeps, KeptJets& kept) {
+Derived jets_up(const Net& net, const Order& order, const at::Tensor& lines, const at::Tensor& x,
+                bool keeps, KeptJets& kept) {
   const std::vector<bool> nothing(net.parameters.size() + 1, false);
   const Weights by(net, nothing, true);
-  const Order order(second, lines.size(-2));
   const JetNet jets(by, order, lines);
   const int64_t N = x.size(0), I = x.size(1), O = net.layers.back().outputs, K = order.lines;
   Derived found{at::empty({N, O}, x.options()), at::empty({N, O, K}, x.options())};
-  if (second == "laplacian") found.push_back(at::empty({N, O}, x.options()));
-  if (second == "diagonal") found.push_back(at::empty({N, O, K}, x.options()));
-  if (second == "hessian") found.push_back(at::empty({N, O, K, K}, x.options()));
+  if (order.seconds() > 0) {
+    std::vector<int64_t> shape{N, O};
+    shape.insert(shape.end(), order.shape.begin(), order.shape.end());
+    found.push_back(at::empty(shape, x.options()));
+  }
   std::vector<float*> to;
   for (auto& each : found) to.push_back(each.mutable_data_ptr<float>());
   for (size_t l = 0; l < net.layers.size() && keeps; ++l) {
@@ -80,30 +66,24 @@ Derived jets_up(const Net& net, const std::string& second, const at::Tensor& lin
                kept.point(tile.z, row, N);
                const float* o = tile.up(data + row * I, row, rows, true);
                const int64_t n = rows * O;
-               std::copy(o, o + n, to[0] + row * O);
-               for (int part = 1; part < static_cast<int>(to.size()); ++part) {
-                 const int64_t each = numbers_of(second, K, part), first = part == 1 ? 1 : 1 + K;
-                 float* into = to[part] + row * O * each;
-                 of_output(second, K, part, [&](int64_t from, int64_t at) {
-                   const float* source = o + (first + from) * n;
-                   for (int64_t i = 0; i < n; ++i)
-                     into[i * each + at] = part == 2 && zero ? float(0) : source[i];
-                 });
-               }
+               of_columns(order, [&](int part, int64_t place, int64_t column, int64_t columns) {
+                 float* into = to[part] + row * O * columns + column;
+                 for (int64_t i = 0; i < n; ++i)
+                   into[i * columns] = part == 2 && zero ? float(0) : o[place * n + i];
+               });
                return 0.0;
              });
   return found;
 }
 
-Gradients jets_down(const Net& net, const std::string& second, const at::Tensor& lines,
+Gradients jets_down(const Net& net, const Order& order, const at::Tensor& lines,
                     const at::Tensor& x, const Derived& grads, const KeptJets& kept,
                     const std::vector<bool>& wants) {
   const bool again = kept.z.empty();
   const Weights by(net, wants, again);
-  const Order order(second, lines.size(-2));
   const JetNet jets(by, order, lines);
   Accumulated sums(net, wants, x);
-  const int64_t N = x.size(0), I = x.size(1), O = net.layers.back().outputs, K = order.lines;
+  const int64_t N = x.size(0), I = x.size(1), O = net.layers.back().outputs;
   std::vector<const float*> from;
   for (const auto& each : grads)
     from.push_back(each.defined() ? each.const_data_ptr<float>() : nullptr);
@@ -119,16 +99,11 @@ Gradients jets_down(const Net& net, const std::string& second, const at::Tensor&
                const int64_t n = rows * O;
                float* g = tile.delta();
                std::fill(g, g + order.rows() * n, float(0));
-               if (from[0]) std::copy(from[0] + row * O, from[0] + row * O + n, g);
-               for (int part = 1; part < static_cast<int>(from.size()); ++part) {
-                 if (!from[part]) continue;
-                 const int64_t each = numbers_of(second, K, part), first = part == 1 ? 1 : 1 + K;
-                 const float* source = from[part] + row * O * each;
-                 of_output(second, K, part, [&](int64_t place, int64_t at) {
-                   float* to = g + (first + place) * n;  // of a pair k, m both halves are added up
-                   for (int64_t i = 0; i < n; ++i) to[i] += source[i * each + at];
-                 });
-               }
+               of_columns(order, [&](int part, int64_t place, int64_t column, int64_t columns) {
+                 if (!from[part]) return;
+                 const float* source = from[part] + row * O * columns + column;
+                 for (int64_t i = 0; i < n; ++i) g[place * n + i] += source[i * columns];
+               });
                tile.down(data + row * I, row, rows, into, grad_x ? grad_x + row * I : nullptr);
                return 0.0;
              });

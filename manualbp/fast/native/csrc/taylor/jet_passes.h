@@ -5,8 +5,8 @@
 
 namespace manualbp {
 
-// u (N, O), du (N, O, K), and the second derivatives of the order: (N, O), (N, O, K) or
-// (N, O, K, K). Or their gradients, undefined for zeros.
+// u (N, O), du (N, O, K), and the columns of second derivatives (N, O, ...). Or their gradients,
+// undefined for zeros.
 using Derived = std::vector<at::Tensor>;
 
 // What a pass up leaves for one down: what each layer's `down` reads, tile by tile, and how many
@@ -21,10 +21,10 @@ struct KeptJets {
   int64_t points = 0;
 };
 
-Derived jets_up(const Net& net, const std::string& second, const at::Tensor& lines,
-                const at::Tensor& x, bool keeps, KeptJets& kept);
+Derived jets_up(const Net& net, const Order& order, const at::Tensor& lines, const at::Tensor& x,
+                bool keeps, KeptJets& kept);
 
-Gradients jets_down(const Net& net, const std::string& second, const at::Tensor& lines,
+Gradients jets_down(const Net& net, const Order& order, const at::Tensor& lines,
                     const at::Tensor& x, const Derived& grads, const KeptJets& kept,
                     const std::vector<bool>& wants);
 

@@ -1,6 +1,6 @@
 #include "taylor/jet_tile.h"
 
-#include <ATen/ops/mm.h>
+#include <ATen/ops/empty.h>
 
 #include <algorithm>
 
@@ -18,8 +18,11 @@ JetNet::JetNet(const Weights& weights, const Order& o, const at::Tensor& v)
     f.push_back(jet_activation(layer.f));
   }
   const auto& first = by.net.layers[0];
-  if (shared && first.kind == Layer::kLinear) {
-    slopes = at::mm(lines, by.net.parameters[first.weight].t()).contiguous();
+  if (shared && by.layers[0].panels) {
+    const int64_t K = order.lines, O = first.outputs;
+    slopes = at::empty({K, O}, at::kFloat);
+    product_of_panels(K, O, first.inputs, lines.const_data_ptr<float>(), by.layers[0].panels,
+                      slopes.mutable_data_ptr<float>(), false);
   }
 }
 

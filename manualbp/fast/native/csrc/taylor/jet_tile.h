@@ -30,7 +30,7 @@ struct JetNet {
   bool shared;               // the lines
   std::vector<bool> curved;  // whether z'' of layer l is not zero; and of the output, at last
   std::vector<JetSweeps> f;  // of each layer
-  at::Tensor lines, slopes;  // v; and where they are shared, each v_k W^T of the first layer
+  at::Tensor lines, slopes;  // v; and where they are shared and go up, v_k W^T of the first layer
 };
 
 class JetTile {

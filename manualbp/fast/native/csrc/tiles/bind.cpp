@@ -13,23 +13,23 @@ namespace {
 
 // A call that a guard serves: o of x.
 struct ServedTiles : exact::Served {
-  at::Tensor run(PyObject* const* given) const override {
+  PyObject* run(PyObject* const* given) const override {
     const at::Tensor x = THPVariable_Unpack(given[0]);
-    py::gil_scoped_release no_gil;
-    return chain(net, x, keeps);
+    return THPVariable_Wrap(exact::without_gil([&] { return chain(net, x, keeps); }));
   }
   NetPtr net;
   bool keeps;
 };
 
 // C of x and y: with a graph; or, in the second way, with every gradient added to .grad.
-// An undefined tensor says that autograd has to do that.
+// An undefined tensor, which is None, says that autograd has to do that.
 struct ServedFused : exact::Served {
-  at::Tensor run(PyObject* const* given) const override {
+  PyObject* run(PyObject* const* given) const override {
     const at::Tensor x = THPVariable_Unpack(given[0]), y = THPVariable_Unpack(given[1]);
-    py::gil_scoped_release no_gil;
-    if (!second) return fused_cost(net, loss, x, y);
-    return accumulates(*net, x) ? fused_backward(net, loss, x, y) : at::Tensor();
+    return THPVariable_Wrap(exact::without_gil([&] {
+      if (!second) return fused_cost(net, loss, x, y);
+      return accumulates(*net, x) ? fused_backward(net, loss, x, y) : at::Tensor();
+    }));
   }
   NetPtr net;
   exact::Loss loss;

@@ -15,13 +15,22 @@ using torch::autograd::variable_list;
 
 void lead_to(SavingNode& node, const Net& net, const Tensor& x) {
   torch::autograd::edge_list edges;
+  edges.reserve(net.parameters.size() + 1);
   for (const auto& p : net.parameters) edges.push_back(torch::autograd::impl::gradient_edge(p));
   edges.push_back(torch::autograd::impl::gradient_edge(x));
   node.set_next_edges(std::move(edges));
 }
 
+void save_parameters(SavingNode& node, const Net& net) {
+  for (const auto& p : net.parameters) {  // p.detach(), without the dispatcher's time
+    const auto* impl = p.unsafeGetTensorImpl();
+    node.save(Tensor(impl->shallow_copy_and_detach(impl->version_counter(), false)), false);
+  }
+}
+
 std::vector<bool> wanted(const Net& net, const Tensor& x) {
   std::vector<bool> wants;
+  wants.reserve(net.parameters.size() + 1);
   for (const auto& p : net.parameters) wants.push_back(p.requires_grad());
   wants.push_back(x.requires_grad());
   if (!at::GradMode::is_enabled()) std::fill(wants.begin(), wants.end(), false);
@@ -52,10 +61,7 @@ Tensor chain(const NetPtr& net, const Tensor& x, bool keeps) {
   lead_to(*node, *net, x);
   torch::autograd::set_history(o, node);
   node->then = std::move(wants);
-  {
-    at::NoGradGuard no_graph;  // values as they are now: p.data may be another tensor's later
-    for (const auto& p : net->parameters) node->save(p.detach(), false);
-  }
+  save_parameters(*node, *net);
   node->save(x, false);
   for (const auto& each : kept) node->save(each, false);
   if (keeps) node->save(o, true);

@@ -25,6 +25,9 @@ bool accumulates(const Net& net, const at::Tensor& x);
 // The node's edges: one for each parameter, then one for x.
 void lead_to(exact::SavingNode& node, const Net& net, const at::Tensor& x);
 
+// Saves the parameters with their values as they are now: p.data may be another tensor's later.
+void save_parameters(exact::SavingNode& node, const Net& net);
+
 // Each parameter's requires_grad, then x's; false for all where no graph is recorded.
 std::vector<bool> wanted(const Net& net, const at::Tensor& x);
 

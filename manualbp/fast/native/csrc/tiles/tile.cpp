@@ -1,6 +1,6 @@
 #include "tiles/tile.h"
 
-#include <ATen/ops/empty_like.h>
+#include <ATen/ops/empty.h>
 
 #include <algorithm>
 #include <cmath>
@@ -32,6 +32,12 @@ Weights::Weights(const Net& n, const std::vector<bool>& wants, bool goes_up)
            : n.widest() > kWide ? kRowsOfWide
                                 : kRows) {
   bool below = wants.back();
+  held_.reserve(net.parameters.size() + 1);
+  float* panels = nullptr;
+  if (goes_up) {
+    held_.push_back(at::empty({net.products()}, at::kFloat));
+    panels = held_.back().mutable_data_ptr<float>();
+  }
   for (size_t l = 0; l < layers.size(); ++l) {
     const auto& layer = net.layers[l];
     auto& found = layers[l];
@@ -48,10 +54,9 @@ Weights::Weights(const Net& n, const std::vector<bool>& wants, bool goes_up)
     found.wants_bias = layer.bias >= 0 && wants[layer.bias];
     below = below || found.wants_weight || found.wants_bias;
     if (layer.kind == Layer::kLinear && goes_up) {
-      held_.push_back(at::empty_like(held_[held_.size() - (layer.bias < 0 ? 1 : 2)]));
-      float* panels = held_.back().mutable_data_ptr<float>();
       pack(found.weight, layer.outputs, layer.inputs, panels);
       found.panels = panels;
+      panels += layer.inputs * layer.outputs;
     }
   }
 }
