@@ -71,7 +71,7 @@ struct ServedJets : exact::Served {
   JetChainPtr chain;
   bool keeps;
   at::Tensor axes;
-  std::string name;                              // of `second`
+  std::string name;                                // of `second`
   std::vector<std::pair<int64_t, int64_t>> pairs;  // or those that it lists
 };
 
@@ -99,9 +99,9 @@ void serve_derivatives(exact::Guard& guard, const std::shared_ptr<JetChain>& cha
 void bind_taylor(py::module_& m) {
   static PyTypeObject jets{PyVarObject_HEAD_INIT(nullptr, 0)};
   exact::name_node<JetNode>(jets, "DerivativesBackward");
-  py::class_<Order>(m, "Order").def(
-      py::init([](int64_t lines, const decltype(Order::squares)& squares,
-                  const std::vector<int64_t>& columns, const std::vector<int64_t>& shape) {
+  py::class_<Order>(m, "Order")
+      .def(py::init([](int64_t lines, const decltype(Order::squares)& squares,
+                       const std::vector<int64_t>& columns, const std::vector<int64_t>& shape) {
         return Order{lines, squares, columns, shape};
       }));
   py::class_<JetChain, std::shared_ptr<JetChain>>(m, "JetChain").def(py::init(&jet_chain));

@@ -55,7 +55,7 @@ class GradientTile {
   const float* lower(size_t l, int64_t count, float* g, bool brought, bool wants_a);
 
   const Weights& by_;
-  const Order none_{};        // no lines
+  const Order none_{};             // no lines
   std::vector<JetSweeps> values_;  // of each layer, for the way up
   std::vector<GradientSweeps> f_;  // and for all the others
   float* h_ = nullptr;             // a of the layer at hand
