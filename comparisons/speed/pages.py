@@ -36,7 +36,7 @@ def in_short(results: Sequence[Result]) -> str:
     rows, by = [each for each in cells if each.part in TABLE], by_input.rows_of(results)
     lines = [_line(words, arm, rows, cells) for arm, words in OURS.items()]
     lines.append(_line("derivatives by the input, over nested autograd", DERIVATIVES, by, by))
-    return Table("", ["over eager PyTorch", "mean", "worst"], lines).markdown()
+    return Table("", ["over eager PyTorch", "mean", "worst cell"], lines).markdown()
 
 
 def _line(words: str, arm: str, rows: Sequence[Result], cells: Sequence[Result]) -> list[str]:
