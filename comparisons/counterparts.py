@@ -36,7 +36,10 @@ def in_fast_mode(model: nn.Sequential) -> nn.Sequential:
 
 @contextmanager
 def in_python() -> Iterator[None]:
-    """Inside, nothing runs in C++: as with MANUALBP_NATIVE=0, but in one process with the rest."""
+    """Inside, nothing runs in C++: as with MANUALBP_NATIVE=0, but in one process with the rest.
+
+    For models that run here alone: a guard goes on with what C++ has served outside.
+    """
     found = native.library
     native.library = _no_library  # type: ignore[assignment]
     try:
