@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 
 SOURCES = Path(__file__).parent / "csrc"
+OLDEST = (2, 7)  # PyTorch's, for compiled autograd's PackedArgs (csrc/exact/compiled.h)
 
 # What the compiler is told, and at::vec::Vectorized with it, for the instructions of PyTorch.
 INSTRUCTIONS = {
@@ -44,6 +45,14 @@ class Target(NamedTuple):
     def words(self) -> str:
         """As people say it."""
         return f"torch {self.torch}, {self.python}, {self.instructions}"
+
+    @property
+    def too_old(self) -> str:
+        """Why this PyTorch cannot have a library, and what to do; empty where it can."""
+        if tuple(int(number) for number in self.torch.split(".")[:2]) >= OLDEST:
+            return ""
+        needed = ".".join(map(str, OLDEST))
+        return f"torch {self.torch} is too old, it needs {needed} or newer: pip install -U torch"
 
 
 @lru_cache
