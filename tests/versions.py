@@ -1,4 +1,4 @@
-"""What older versions of PyTorch do otherwise, from 2.6 on. Asked of PyTorch itself where it can be."""
+"""What PyTorch from 2.6 on does otherwise than the newest; asked of itself where that can be."""
 
 from __future__ import annotations
 
@@ -13,5 +13,5 @@ SHARDS_ON_CPU = hasattr(torch.cpu.Stream, "record_event")
 TAKES_LR_IN_A_LIST = hasattr(optimizer, "_to_scalar")
 # BatchNorm's eps <= 0 is refused (https://github.com/pytorch/pytorch/pull/166756).
 REFUSES_EPS = TORCH >= (2, 10)
-# So is one running statistic without the other. Seen in 2.11, and not in 2.6, nor looked for between.
+# So is one running statistic without the other: in 2.11, not in 2.6; nobody looked between.
 REFUSES_ONE_STATISTIC = TORCH >= (2, 11)

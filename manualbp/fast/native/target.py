@@ -77,8 +77,15 @@ def compile_flags() -> tuple[str, ...]:
         f"-DCPU_CAPABILITY_{name}", f"-DCPU_CAPABILITY={name}",
         f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}",
         "-DTORCH_EXTENSION_NAME=manualbp_native", "-DTORCH_API_INCLUDE_EXTENSION_H",
-        *(() if sys.platform == "darwin" else ("-fopenmp",)),
+        *(() if sys.platform == "darwin" else ("-fopenmp",)), *_as_torchs_pybind11(),
     )  # fmt: skip
+
+
+def _as_torchs_pybind11() -> list[str]:
+    """So that PyTorch's exceptions keep their class; newer versions need and name nothing."""
+    names = ("COMPILER_TYPE", "STDLIB", "BUILD_ABI")
+    values = {name: getattr(torch._C, f"_PYBIND11_{name}", None) for name in names}
+    return [f'-DPYBIND11_{name}="{value}"' for name, value in values.items() if value]
 
 
 def link_flags() -> tuple[str, ...]:

