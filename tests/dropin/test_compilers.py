@@ -113,7 +113,8 @@ def test_planted_question_breaks_compiled_autograd(monkeypatch: pytest.MonkeyPat
         return [need and torch_internals.asked_for(nodes[0]) for need in needs]
 
     monkeypatch.setattr(function, "wanted", wanted)
-    with pytest.raises(torch._dynamo.exc.Unsupported, match="as_proxy"):
+    in_2_6, later = r"GetAttrVariable\(.*, next_functions\)", "as_proxy"
+    with pytest.raises(torch._dynamo.exc.Unsupported, match=f"{later}|{in_2_6}"):
         test_compiled_autograd("deep")
 
 
@@ -126,6 +127,8 @@ def exported(net: nn.Module) -> nn.Module:
     return torch.export.load(file).module()
 
 
+# PyTorch's own reading of a file, in 2.11.
+@pytest.mark.filterwarnings("ignore:The given buffer is not writable:UserWarning")
 @pytest.mark.parametrize("name", NAMES)
 def test_export(name: str) -> None:
     """fp64, bit-exact: any batch, in evaluation; and once in training, with gradients."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from tests.dropin.nets import pair, rows, unequal
+from tests.versions import SHARDS_ON_CPU
 
 pytestmark = [
     pytest.mark.skipif(not dist.is_gloo_available(), reason="needs gloo"),
@@ -56,7 +57,12 @@ def whole(tensor: Any) -> Tensor:
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
-@pytest.mark.parametrize("wrap", [static, unused, sharded], ids=lambda w: w.__name__)
+SHARDED = pytest.param(
+    sharded, marks=pytest.mark.skipif(not SHARDS_ON_CPU, reason="this PyTorch's FSDP2 needs a GPU")
+)
+
+
+@pytest.mark.parametrize("wrap", [static, unused, SHARDED], ids=lambda w: w.__name__)
 @pytest.mark.parametrize("name", ["deep", "layernorm", "residual", "gated", "block"])
 def test_data_parallel(name: str, wrap: Callable[[nn.Module], nn.Module]) -> None:
     """Bit-exact over three steps."""

@@ -43,8 +43,9 @@ def plan() -> str:
     """What ``build`` is going to do.
 
     Raises:
-        BuildError: no compiler or no headers.
+        BuildError: too old a PyTorch, or no compiler.
     """
+    _check_torch()
     return (
         f"compiling {len(_files())} files with {' '.join(compiler())} for {here().words}, "
         "about a minute"
@@ -58,8 +59,10 @@ def build(folder: Path | None = None) -> Path:
         folder: where to; by default the first of ``loading.folders`` that can be written.
 
     Raises:
-        BuildError: no compiler, no headers, no place, or it does not compile, link or load.
+        BuildError: too old a PyTorch, no compiler, no headers, no place, or it does not compile,
+            link or load.
     """
+    _check_torch()
     command = [*compiler(), *compile_flags(), *_headers()]
     place = _writable([folder] if folder else loading.folders())
     target = place / f"{here().stem}.so"
@@ -104,6 +107,11 @@ def compiler() -> list[str]:
             "apt install g++; macOS: xcode-select --install) or name it in CXX"
         )
     return chosen or [found]
+
+
+def _check_torch() -> None:
+    if here().too_old:
+        raise BuildError(here().too_old)
 
 
 def _files() -> list[Path]:

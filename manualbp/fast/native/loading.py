@@ -97,6 +97,8 @@ def _switched_off() -> bool:
 def _outcome() -> _Outcome:
     if _switched_off():
         return _Outcome(None, "MANUALBP_NATIVE=0 switches it off; unset it to have it")
+    if here().too_old:
+        return _Outcome(None, here().too_old)
     path = find(here())
     if path is None:
         return _Outcome(None, f"not built for {here().words}{_others()}; run: {BUILD}")

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 
 SOURCES = Path(__file__).parent / "csrc"
+OLDEST = (2, 7)  # PyTorch's, for compiled autograd's PackedArgs (csrc/exact/compiled.h)
 
 # What the compiler is told, and at::vec::Vectorized with it, for the instructions of PyTorch.
 INSTRUCTIONS = {
@@ -45,6 +46,14 @@ class Target(NamedTuple):
         """As people say it."""
         return f"torch {self.torch}, {self.python}, {self.instructions}"
 
+    @property
+    def too_old(self) -> str:
+        """Why this PyTorch cannot have a library, and what to do; empty where it can."""
+        if tuple(int(number) for number in self.torch.split(".")[:2]) >= OLDEST:
+            return ""
+        needed = ".".join(map(str, OLDEST))
+        return f"torch {self.torch} is too old, it needs {needed} or newer: pip install -U torch"
+
 
 @lru_cache
 def here() -> Target:
@@ -68,8 +77,15 @@ def compile_flags() -> tuple[str, ...]:
         f"-DCPU_CAPABILITY_{name}", f"-DCPU_CAPABILITY={name}",
         f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}",
         "-DTORCH_EXTENSION_NAME=manualbp_native", "-DTORCH_API_INCLUDE_EXTENSION_H",
-        *(() if sys.platform == "darwin" else ("-fopenmp",)),
+        *(() if sys.platform == "darwin" else ("-fopenmp",)), *_as_torchs_pybind11(),
     )  # fmt: skip
+
+
+def _as_torchs_pybind11() -> list[str]:
+    """So that PyTorch's exceptions keep their class; newer versions need and name nothing."""
+    names = ("COMPILER_TYPE", "STDLIB", "BUILD_ABI")
+    values = {name: getattr(torch._C, f"_PYBIND11_{name}", None) for name in names}
+    return [f'-DPYBIND11_{name}="{value}"' for name, value in values.items() if value]
 
 
 def link_flags() -> tuple[str, ...]:

@@ -22,6 +22,7 @@ from manualbp.__main__ import main
 from manualbp.fast.native import compiling, loading, target
 from manualbp.fast.native.target import here
 
+pytestmark = pytest.mark.skipif(bool(here().too_old), reason=here().too_old)
 ROOT = Path(__file__).parents[3]
 # Stands for a compiler: writes what it is asked for.
 FAKE = """#!{python}
