@@ -142,3 +142,13 @@ def graph_is_kept() -> bool:
     """
     asked = getattr(_C._autograd, "_get_current_graph_task_keep_graph", None)
     return asked is None or bool(asked())
+
+
+def pybind11_names() -> dict[str, str]:
+    """What PyTorch's pybind11 was compiled by: with the same names exceptions keep their class.
+
+    Seen in 2.7.1. Empty in 2.11 and 2.13, which need none.
+    """
+    names = ("COMPILER_TYPE", "STDLIB", "BUILD_ABI")
+    values = {name: getattr(_C, f"_PYBIND11_{name}", None) for name in names}
+    return {name: value for name, value in values.items() if value}

@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 import torch
 
+from manualbp.autograd.torch_internals import pybind11_names
+
 SOURCES = Path(__file__).parent / "csrc"
 OLDEST = (2, 7)  # PyTorch's, for compiled autograd's PackedArgs (csrc/exact/compiled.h)
 
@@ -72,20 +74,14 @@ def instructions() -> str:
 def compile_flags() -> tuple[str, ...]:
     """For one file, but for the folders of the headers."""
     name = instructions()
+    pybind11 = [f'-DPYBIND11_{key}="{value}"' for key, value in pybind11_names().items()]
     return (
         "-std=c++20", "-O3", "-fPIC", "-Wall", *INSTRUCTIONS[name],
         f"-DCPU_CAPABILITY_{name}", f"-DCPU_CAPABILITY={name}",
         f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}",
         "-DTORCH_EXTENSION_NAME=manualbp_native", "-DTORCH_API_INCLUDE_EXTENSION_H",
-        *(() if sys.platform == "darwin" else ("-fopenmp",)), *_as_torchs_pybind11(),
+        *(() if sys.platform == "darwin" else ("-fopenmp",)), *pybind11,
     )  # fmt: skip
-
-
-def _as_torchs_pybind11() -> list[str]:
-    """So that PyTorch's exceptions keep their class; newer versions need and name nothing."""
-    names = ("COMPILER_TYPE", "STDLIB", "BUILD_ABI")
-    values = {name: getattr(torch._C, f"_PYBIND11_{name}", None) for name in names}
-    return [f'-DPYBIND11_{name}="{value}"' for name, value in values.items() if value]
 
 
 def link_flags() -> tuple[str, ...]:
