@@ -15,7 +15,7 @@ from comparisons.speed.arms.arm import AUTOGRAD, DERIVATIVES, EXACT, FAST, FUSED
 from comparisons.speed.results import Result, geometric_mean, worst
 from comparisons.speed.tables import by_input, steps
 from comparisons.speed.tables.cells import speed_up
-from comparisons.speed.workloads import TABLE
+from comparisons.speed.workloads import TABLE, TRAINING
 
 ROOT = Path(__file__).parents[2]
 RECORD = ROOT / "comparisons/results/speed/speed.json"
@@ -31,9 +31,7 @@ OURS = {
 
 def in_short(results: Sequence[Result]) -> str:
     """README.md: how many times as fast as PyTorch ours are, in the mean and at worst."""
-    cells = [each for each in results if each.workload.step == "training"]
-    cells = [each for each in cells if each.part not in steps.APART]
-    rows, by = [each for each in cells if each.part in TABLE], by_input.rows_of(results)
+    (rows, cells), by = steps.rows_and_cells(results, TRAINING), by_input.rows_of(results)
     lines = [_line(words, arm, rows, cells) for arm, words in OURS.items()]
     lines.append(_line("derivatives by the input, over nested autograd", DERIVATIVES, by, by))
     return Table("", ["over eager PyTorch", "mean", "worst cell"], lines).markdown()

@@ -77,13 +77,16 @@ class Order:
         return self.indices[device]
 
 
+MOST = 64  # that are remembered: a program may draw other pairs at every step
 _orders: dict[tuple[Second, int], Order] = {}  # torch.compile warns of functools.lru_cache
 
 
 def order_of(second: Second, lines: int) -> Order:
-    """What ``second`` asks for, the same object each time; pairs as a tuple."""
+    """What ``second`` asks for, the same object while it is remembered; pairs as a tuple."""
     found = _orders.get((second, lines))
     if found is None:
+        if len(_orders) >= MOST:
+            _orders.clear()
         found = _orders[second, lines] = _order_of(second, lines)
     return found
 

@@ -63,12 +63,19 @@ def in_short(rows: Sequence[Result]) -> Table:
     )  # fmt: skip
 
 
+def rows_and_cells(
+    results: Sequence[Result], step: str
+) -> tuple[Sequence[Result], Sequence[Result]]:
+    """What means are taken over, and the whole grid with the sweeps."""
+    cells = [r for r in results if r.workload.step == step and r.part not in APART]
+    return [each for each in cells if each.part in TABLE], cells
+
+
 def means(results: Sequence[Result]) -> list[Table]:
     """For each step: geometric means over its rows, and each arm's worst cell of the whole grid."""
     found = []
     for step in dict.fromkeys(result.workload.step for result in results):
-        cells = [r for r in results if r.workload.step == step and r.part not in APART]
-        rows = [each for each in cells if each.part in TABLE]
+        rows, cells = rows_and_cells(results, step)
         if rows:
             title = f"{step}: geometric means over {len(rows)} rows, worst of {len(cells)} cells"
             found.append(
