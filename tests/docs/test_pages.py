@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import importlib.util
 import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from comparisons import cli
+from manualbp import __main__
 from manualbp.parity.cli import arguments
-from manualbp.parity.cli.options import Parser, UsageError
+from manualbp.parity.cli.options import UsageError
 from tests.docs.pages import PAGES, README, ROOT, Block, blocks, run, same
 
 TESTS = {"parity": "test_norm.py", "what-tests-miss": "test_kernel.py"}  # that pages write
 QUICK = {"README", "drop-in", "fast", "equations"}
+PARSED_BY: dict[str, Callable[[list[str]], Any]] = {
+    "comparisons": lambda words: cli.parser(words[:1]).parse_args(words),
+    "manualbp": lambda words: __main__.parser().parse_args(words),
+    "manualbp.parity": arguments.parse,
+}
 KNOWN = ("git", "cd", "cp", "rm", "tensorboard", "torchrun", "pre-commit", "compute-sanitizer")
 CODE = {"python", "console"}
 WITH_CODE = [page for page in PAGES if CODE & {block.kind for block in blocks(page.read_text())}]
@@ -90,14 +97,8 @@ def accepted(line: str) -> bool:
 
 
 def _takes(module: str, words: list[str]) -> bool:
-    if module == "comparisons":
-        parser = Parser()
-        importlib.import_module(f"comparisons.{words[0]}.command").add_arguments(parser)
-        parser.parse_args(words[1:])
-    elif module == "manualbp.parity":
-        arguments.parse(words)
-    elif module == "manualbp":
-        return words in (["build"], ["status"])
+    if module in PARSED_BY:
+        PARSED_BY[module](words)
     return importlib.util.find_spec(module) is not None
 
 
