@@ -21,6 +21,7 @@ from manualbp.modules.plan import KEY, Plan
 from manualbp.settings import choices_of
 
 _compiling = torch.compiler.is_compiling  # to look it up takes as long again
+MOST = 64  # losses that are remembered: delta, say, may change at every step
 _KNOWN: dict[Any, losses.Loss] = {}
 
 
@@ -28,6 +29,8 @@ def _shared(kind: Callable[..., losses.Loss], *options: Any) -> losses.Loss:
     """Equal losses are one, as long as they hold no weights: they are asked for in every call."""
     found = _KNOWN.get((kind, options))
     if found is None:
+        if len(_KNOWN) >= MOST:
+            _KNOWN.clear()
         found = _KNOWN[kind, options] = kind(*options)
     return found
 

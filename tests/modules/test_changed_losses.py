@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import manualbp
+from manualbp.modules import cost
 from manualbp.modules.cost import LOSSES
 
 ROWS, CLASSES = 7, 5
@@ -133,3 +134,14 @@ def test_planted_stale_losses_are_caught(monkeypatch: pytest.MonkeyPatch) -> Non
     for kind, build in LOSSES.items():
         monkeypatch.setitem(LOSSES, kind, functools.lru_cache(build))
     assert [case for case in CASES if not differing_at(*case)] == []
+
+
+def test_other_options_at_every_step_are_not_all_kept() -> None:
+    """A delta that falls, bit-exact with torch.nn's at each step."""
+    o, y = torch.linspace(-3, 3, 8, requires_grad=True), torch.zeros(8)
+    ours, theirs = manualbp.HuberLoss(), nn.HuberLoss()
+    for step in range(2 * cost.MOST):
+        ours.delta = theirs.delta = 2 / (1 + step)
+        found = [torch.autograd.grad(loss(o, y), o)[0] for loss in (ours, theirs)]
+        assert torch.equal(*found)
+    assert len(cost._KNOWN) <= cost.MOST
