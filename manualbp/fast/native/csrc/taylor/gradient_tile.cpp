@@ -12,7 +12,7 @@ static int64_t depth(const Weights& by) { return static_cast<int64_t>(by.net.lay
 int64_t GradientTile::points(const Net& net) {
   int64_t floats = 6 * net.widest() + net.layers.back().outputs * net.features;
   for (const auto& layer : net.layers) floats += (2 + net.layers.back().outputs) * layer.outputs;
-  return points_in_cache(floats);
+  return points_in_cache(floats, 1);
 }
 
 int64_t GradientTile::numbers(const Weights& by, int64_t points, bool trains) {
@@ -29,7 +29,7 @@ int64_t GradientTile::numbers(const Weights& by, int64_t points, bool trains) {
 GradientTile::GradientTile(const Weights& by, int64_t points, bool trains, float* memory)
     : by_(by) {
   for (const auto& layer : by.net.layers) {
-    values_.push_back(jet_activation(layer.f));
+    values_.push_back(jet_activation(layer.f, none_));
     f_.push_back(gradient_activation(layer.f));
   }
   Memory take(memory);

@@ -27,7 +27,7 @@ struct JetSweeps {
   void (*down)(const Jets& jets, const float* z, float* g, float* h, double p, double q);
 };
 
-// By the names of manualbp.maths.activations.ACTIVATIONS.
-const JetSweeps& jet_activation(const std::string& name);
+// By the names of manualbp.maths.activations.ACTIVATIONS, for jets of this order.
+const JetSweeps& jet_activation(const std::string& name, const Order& order);
 
 }  // namespace manualbp

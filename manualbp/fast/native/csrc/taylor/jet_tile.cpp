@@ -15,7 +15,7 @@ JetNet::JetNet(const Weights& weights, const Order& o, const at::Tensor& v)
     : by(weights), order(o), shared(v.dim() == 2), curved(1, false), lines(v.contiguous()) {
   for (const auto& layer : by.net.layers) {
     curved.push_back(curved.back() || smooth(layer));
-    f.push_back(jet_activation(layer.f));
+    f.push_back(jet_activation(layer.f, order));
   }
   const auto& first = by.net.layers[0];
   if (shared && by.layers[0].panels) {
@@ -30,7 +30,7 @@ int64_t JetNet::points() const {
   int64_t floats = 4 * order.rows() * by.net.widest();
   for (size_t l = 0; l < by.net.layers.size(); ++l)
     floats += rows_of_z(l) * by.net.layers[l].outputs;
-  return points_in_cache(floats);
+  return points_in_cache(floats, order.rows());
 }
 
 int64_t JetNet::work() const { return 3 * order.rows() * std::max<int64_t>(by.net.products(), 1); }

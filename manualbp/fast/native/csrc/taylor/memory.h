@@ -5,14 +5,14 @@
 
 namespace manualbp {
 
-constexpr int64_t kCacheBytes = 1 << 19;  // of a core, for one tile
-constexpr int64_t kLeastPoints = 8, kMostPoints = 32;
+constexpr int64_t kCacheBytes = 3 << 18;  // of a core, for one tile
+constexpr int64_t kMostRows = 128;        // of a product, where they are enough
+constexpr int64_t kLeastPoints = 8;
 
-// The points of a tile that takes so many floats for each.
-inline int64_t points_in_cache(int64_t floats) {
-  int64_t found = kMostPoints;
-  while (found > kLeastPoints && found * floats * 4 > kCacheBytes) found /= 2;
-  return found;
+// The points of a tile that takes so many floats for each, and so many rows of a product.
+inline int64_t points_in_cache(int64_t floats, int64_t rows) {
+  const int64_t most = std::min(kMostRows / rows, kCacheBytes / (4 * floats));
+  return std::max(most / kLeastPoints * kLeastPoints, kLeastPoints);
 }
 
 constexpr int64_t aligned(int64_t n) { return (n + 15) / 16 * 16; }  // to whole cache lines

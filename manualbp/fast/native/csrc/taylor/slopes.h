@@ -85,7 +85,7 @@ inline Slopes slopes(GELUTanh, const Vec& given, const Parameters&) {
   const Vec one = number(1), half = number(0.5), k = number(0.7978845608028654);
   const Vec c = number(0.044715);
   const Vec z = at::vec::clamp(given, number(-30), number(30));  // t is -1 or 1 from there on
-  const Vec t = (k * (z + c * z * z * z)).tanh(), rest = one - t * t;
+  const Vec t = tanh(k * (z + c * z * z * z)), rest = one - t * t;
   const Vec du = k * (one + number(3) * c * z * z), ddu = number(6) * k * c * z;
   const Vec t1 = rest * du, t2 = rest * (ddu - number(2) * t * du * du);
   const Vec t3 = rest * (number(6) * k * c - number(6) * t * du * ddu +

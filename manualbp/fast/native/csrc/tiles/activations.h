@@ -10,15 +10,13 @@
 #include <string>
 #include <unordered_map>
 
-#include "tiles/simd.h"
+#include "tiles/exponential.h"
 
 namespace manualbp {
 
 struct Parameters {
   Vec p, q;  // each number in all places of a register
 };
-
-inline Vec number(double value) { return Vec(static_cast<float>(value)); }
 
 // s = 1 / (1 + e^-z)
 inline Vec logistic(const Vec& z) { return number(1) / (number(1) + z.neg().exp()); }
@@ -48,7 +46,7 @@ struct ReLU {
 // f = tanh z,  f' = 1 - a^2
 struct Tanh {
   static constexpr bool keeps_a = true;
-  static Vec up(Vec z, Vec&, const Parameters&) { return z.tanh(); }
+  static Vec up(Vec z, Vec&, const Parameters&) { return tanh(z); }
   static Vec down(Vec delta, Vec a, const Parameters&) { return delta * (number(1) - a * a); }
 };
 
@@ -80,9 +78,9 @@ struct LeakyReLU : SlopeIsKept {
 struct ELU : SlopeIsKept {
   static Vec up(Vec z, Vec& slope, const Parameters& by) {
     const auto positive = z > number(0);
-    const auto below = at::vec::clamp_max(z, number(0));
-    slope = Vec::blendv(by.q * by.p * below.exp(), by.q, positive);
-    return Vec::blendv(by.q * by.p * below.expm1(), by.q * z, positive);
+    const auto [power, less_one] = exponential(at::vec::clamp_max(z, number(0)));
+    slope = Vec::blendv(by.q * by.p * power, by.q, positive);
+    return Vec::blendv(by.q * by.p * less_one, by.q * z, positive);
   }
 };
 
@@ -121,7 +119,7 @@ struct GELUTanh : SlopeIsKept {
   static Vec up(Vec z, Vec& slope, const Parameters&) {
     const auto one = number(1), half = number(0.5), k = number(0.7978845608028654);
     const auto c = number(0.044715), zz = z * z;
-    const auto t = (k * (z + c * zz * z)).tanh();
+    const auto t = tanh(k * (z + c * zz * z));
     const auto du = k * (one + number(3) * c * zz);
     slope = half * (one + t) + half * z * (one - t * t) * du;
     return half * z * (one + t);

@@ -11,10 +11,13 @@ namespace manualbp {
 
 using Vec = at::vec::Vectorized<float>;
 
+// It in all places.
+inline Vec number(double value) { return Vec(static_cast<float>(value)); }
+
 // body(i, count) for i = 0, Vec::size(), ...: count numbers from i on. Fewer than a register holds
-// come last, if at all.
+// come last, if at all. Flatten: all of a body's formulas become one loop, without a call.
 template <typename Body>
-inline void sweep(int64_t n, Body body) {
+__attribute__((flatten)) inline void sweep(int64_t n, Body body) {
   int64_t i = 0;
   for (; i + Vec::size() <= n; i += Vec::size()) body(i, Vec::size());
   if (i < n) body(i, n - i);

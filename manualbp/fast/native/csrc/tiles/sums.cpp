@@ -46,7 +46,7 @@ Accumulated::Accumulated(const Net& net, const std::vector<bool>& wants, const a
 }
 
 void Accumulated::begin(const Split& split) {
-  const bool in_levels = split.summed * split.tile * split.tiles > kLevel * split.groups;
+  const bool in_levels = split.summed * split.tile * split.start(1) > kLevel;  // of the largest
   const int64_t M = length(matrices_), V = length(vectors_);
   if (split.groups > 1) floats_ = at::empty({(split.groups - 1) * M}, at::kFloat);
   vector_sums_.assign(split.groups * V, 0.0);

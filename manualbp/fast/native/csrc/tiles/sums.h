@@ -20,7 +20,13 @@ struct Split {
   int threads;
   int64_t summed;  // rows that are added up in dC/dW for each row of x
 
-  int64_t start(int64_t group) const { return group * tiles / groups; }
+  // The first tile of a group. Where threads have several groups, each group has one tile and the
+  // others are shared out so that groups become smaller: no thread waits long for the last one.
+  int64_t start(int64_t group) const {
+    if (groups <= threads) return group * tiles / groups;
+    const int64_t others = tiles - groups, left = groups - group;
+    return group + others - others * left * left / (groups * groups);
+  }
 };
 
 // tile: the most rows of one, which stay as they are where `fixed`, else so few that each thread
