@@ -26,6 +26,7 @@ from torch import Tensor
 from manualbp.maths.activations import Activation
 from manualbp.maths.backprop import Step
 from manualbp.maths.layers import Linear, total
+from manualbp.maths.layers.linear import product
 from manualbp.maths.taylor import activation_of
 
 
@@ -94,7 +95,7 @@ def backward(
         if isinstance(layer, Linear):
             wants_weight, wants_bias = needs.theta
             grads.append(g.sum(0) if wants_bias and g is not None else None)
-            grads.append(_product(g, kept, more) if wants_weight else None)
+            grads.append((more if g is None else product(g, kept, more)) if wants_weight else None)
             g = g.mm(theta[0]) if needs.h and g is not None else None  # type: ignore[arg-type]
         elif needs.h:
             by_a = activation_of(layer).needs == "a"
@@ -115,16 +116,9 @@ def tangents(
             brought[i] = total(brought[i], more)
             continue
         if needs.theta[0]:
-            brought[i] = _product(deltas[i], v, brought[i])
+            brought[i] = product(deltas[i], v, brought[i])
         if i + 1 < len(steps):
             v = F.linear(v, theta[0])  # type: ignore[arg-type]
-
-
-def _product(g: Tensor | None, h: Tensor, more: Tensor | None) -> Tensor | None:
-    """more + g^T h."""
-    if g is None or more is None:
-        return more if g is None else g.t().mm(h)
-    return torch.addmm(more, g.t(), h)
 
 
 def _rule(layer: object, recorded: bool) -> Activation:

@@ -36,7 +36,10 @@ from torch import Tensor
 from manualbp.maths.activations import Activation
 from manualbp.maths.backprop import Step
 from manualbp.maths.layers import Elementwise, Linear, Needs, Theta, total
+from manualbp.maths.layers.linear import product, rows
 from manualbp.maths.order import Order
+
+FEW = 8  # terms of a sum that are added one by one
 
 
 class Jet(NamedTuple):
@@ -104,19 +107,21 @@ def linear_backward(g: Jet, h: Jet, theta: Theta, needs: Needs, grads: list[Tens
     weight = theta[0]
     wants_weight, wants_bias = needs.theta
     grads.append(g.value.sum(0) if wants_bias and g.value is not None else None)
-    grads.append(total(*map(_weight_gradient, g, h)) if wants_weight else None)
+    grads.append(_weight_gradient(g, h) if wants_weight else None)
     if not needs.h:
         return Jet(None, None, None)
     return Jet(*(None if part is None else torch.matmul(part, weight) for part in g))  # type: ignore[arg-type]
 
 
-def _weight_gradient(g: Tensor | None, h: Tensor | None) -> Tensor | None:
-    """g^T h, summed over points and lines."""
-    if g is None or h is None:
-        return None
-    if g.dim() == 3 and h.shape[1] != g.shape[1]:  # the same lines through all points
-        g = g.sum(1, keepdim=True)
-    return g.reshape(-1, g.shape[-1]).t().mm(h.reshape(-1, h.shape[-1]))
+def _weight_gradient(g: Jet, h: Jet) -> Tensor | None:
+    """dC/dW: g^T h of each of the three, summed over points and lines."""
+    found = None
+    for left, right in zip(g, h, strict=True):
+        if left is not None and right is not None:
+            if left.dim() == 3 and left.shape[1] != right.shape[1]:  # the same of all points
+                left = left.sum(1, keepdim=True)
+            found = product(rows(left), rows(right), found)
+    return found
 
 
 def elementwise(z: Jet, f: Activation, order: Order, tape: Tape | None) -> Jet:
@@ -130,7 +135,7 @@ def elementwise(z: Jet, f: Activation, order: Order, tape: Tape | None) -> Jet:
     slope, curvature, _ = f.derivatives(cache)  # type: ignore[arg-type]
     found = None if curved is None else slope * curved
     if order.pairs and curvature is not None:
-        found = total(found, curvature * squares(first, order))
+        found = plus(found, curvature, squares(first, order))
     return Jet(a, slope * first, found)
 
 
@@ -141,32 +146,47 @@ def elementwise_backward(g: Jet, z: Jet, f: Activation, order: Order) -> Jet:
     down, down_first, down_second = (None if part is None else slope * part for part in g)
     if curvature is None or first is None:
         return Jet(down, down_first, down_second)
-    along = None if g.first is None else (g.first * first).sum(0)
+    along = None if g.first is None else dot(g.first, first)
     if g.second is not None:
         if curved is not None:
-            along = total(along, (g.second * curved).sum(0))
+            along = dot(g.second, curved, along)
         down_first = pulled(down_first, curvature * g.second, first, order)
-        q = squares(first, order)
-        down = total(down, third * (g.second * q).sum(0))  # type: ignore[operator]
+        down = plus(down, third, dot(g.second, squares(first, order)))  # type: ignore[arg-type]
     if along is not None:
-        down = total(down, curvature * along)
+        down = plus(down, curvature, along)
     return Jet(down, down_first, down_second)
+
+
+def plus(into: Tensor | None, left: Tensor, right: Tensor, times: float = 1) -> Tensor:
+    """into + times left right."""
+    if into is None:
+        return left * right if times == 1 else times * left * right
+    return torch.addcmul(into, left, right, value=times)
+
+
+def dot(left: Tensor, right: Tensor, into: Tensor | None = None) -> Tensor:
+    """into + sum_k left_k right_k, (N, O). Of a few terms without a tensor of all of them."""
+    if len(left) > FEW:
+        return total(into, (left * right).sum(0))  # type: ignore[return-value]
+    for each, other in zip(left.unbind(0), right.unbind(0), strict=True):
+        into = plus(into, each, other)
+    return into  # type: ignore[return-value]
 
 
 def squares(first: Tensor, order: Order) -> Tensor:
     """q (P, N, O) of z' (K, N, O)."""
+    if order.summed:
+        return dot(first, first)[None]
     if order.of_all_lines:
-        q = first * first
-    else:
-        k, m, _ = order.index(first.device)
-        q = first.index_select(0, k) * first.index_select(0, m)
-    return q.sum(0, keepdim=True) if order.summed else q
+        return first * first
+    k, m, _ = order.index(first.device)
+    return first.index_select(0, k) * first.index_select(0, m)
 
 
 def pulled(into: Tensor | None, g: Tensor, first: Tensor, order: Order) -> Tensor:
     """into + sum_p g_p dq_p/dz'_k, (K, N, O): z'_m for line k of each pair, and z'_k for m."""
     if order.of_all_lines:
-        return total(into, 2 * g * first)  # type: ignore[return-value]
+        return plus(into, g, first, 2)
     k, m, _ = order.index(first.device)
     if into is None:
         into = g.new_zeros(len(first), *g.shape[1:])

@@ -121,6 +121,11 @@ class Linear(Layer):
         return tangent, (for_h, for_weight)
 
 
+def product(g: Tensor, h: Tensor, more: Tensor | None = None) -> Tensor:
+    """more + g^T h."""
+    return g.t().mm(h) if more is None else torch.addmm(more, g.t(), h)
+
+
 def rows(x: Tensor) -> Tensor:
     """(..., I) as (N, I)."""
     if x.dim() == 2:
