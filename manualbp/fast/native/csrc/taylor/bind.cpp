@@ -100,8 +100,10 @@ void bind_taylor(py::module_& m) {
   static PyTypeObject jets{PyVarObject_HEAD_INIT(nullptr, 0)};
   exact::name_node<JetNode>(jets, "DerivativesBackward");
   py::class_<Order>(m, "Order")
-      .def(py::init<int64_t, decltype(Order::squares), std::vector<int64_t>,
-                    std::vector<int64_t>>());
+      .def(py::init([](int64_t lines, const decltype(Order::squares)& squares,
+                       const std::vector<int64_t>& columns, const std::vector<int64_t>& shape) {
+        return Order{lines, squares, columns, shape};
+      }));
   py::class_<JetChain, std::shared_ptr<JetChain>>(m, "JetChain").def(py::init(&jet_chain));
   m.def("derivatives", [](const std::shared_ptr<JetChain>& chain, const at::Tensor& x,
                           const std::optional<at::Tensor>& lines, bool keeps) {

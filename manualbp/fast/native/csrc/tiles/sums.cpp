@@ -23,7 +23,8 @@ Split split(int64_t rows, int64_t tile, bool fixed, int64_t work, int64_t gradie
       std::min({static_cast<int64_t>(at::get_num_threads()), std::max<int64_t>(work / kWorth, 1),
                 std::max<int64_t>(rows * summed / kLeastRows, 1)});
   s.threads = static_cast<int>(most);
-  s.tiles = std::max((rows + tile - 1) / tile, fixed ? 1 : most);
+  s.tiles = std::max<int64_t>((rows + tile - 1) / tile, 1);
+  if (!fixed) s.tiles = (s.tiles + most - 1) / most * most;  // as many for each thread
   s.tile = (rows + s.tiles - 1) / s.tiles;
   s.tiles = (rows + s.tile - 1) / s.tile;
   const int64_t each = gradients <= kSmall ? kGroups : 1;
