@@ -89,7 +89,7 @@ class Linear(Layer):
         grads.append(g.sum(0) if wants_bias else None)
         if wants_weight:
             h = h if matrices and h is not None else rows(read(h))
-            grads.append(h.t().mm(g).t() if self.w_column_major else g.t().mm(h))
+            grads.append(product(h, g).t() if self.w_column_major else product(g, h))
         else:
             grads.append(None)
         if not wants_h:
@@ -117,7 +117,7 @@ class Linear(Layer):
         if needs.h and v_weight is not None:
             for_h = torch.matmul(delta, v_weight)
         if needs.theta[0] and v is not None:
-            for_weight = rows(delta).t().mm(rows(v))
+            for_weight = product(rows(delta), rows(v))
         return tangent, (for_h, for_weight)
 
 

@@ -11,7 +11,7 @@ namespace manualbp {
 
 using Vec = at::vec::Vectorized<float>;
 
-// It in all places.
+// A number in all places of a register.
 inline Vec number(double value) { return Vec(static_cast<float>(value)); }
 
 // body(i, count) for i = 0, Vec::size(), ...: count numbers from i on. Fewer than a register holds
