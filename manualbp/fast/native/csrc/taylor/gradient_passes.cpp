@@ -1,7 +1,5 @@
 #include "taylor/gradient_passes.h"
 
-#include <ATen/ops/empty.h>
-
 #include <algorithm>
 
 #include "taylor/gradient_tile.h"
@@ -23,18 +21,17 @@ Derived gradient_up(const Net& net, const at::Tensor& x, bool keeps, KeptJets& k
   const std::vector<bool> nothing(net.parameters.size() + 1, false);
   const Weights by(net, nothing, true);
   const int64_t N = x.size(0), I = x.size(1), O = net.layers.back().outputs;
-  Derived found{at::empty({N, O}, x.options()), at::empty({N, O, I}, x.options())};
+  Derived found{floats({N, O}), floats({N, O, I})};
   float *u = found[0].mutable_data_ptr<float>(), *du = found[1].mutable_data_ptr<float>();
-  for (const auto& layer : net.layers) {
-    if (keeps) kept.take((1 + O) * layer.outputs, x);
-  }
+  const auto numbers_of_layer = GradientTile::numbers_of_layer(net);
+  if (keeps) kept.take(numbers_of_layer, N);
   Accumulated nothing_summed(net, nothing, x);
   const Split s = split_of(net, N, 0, 0);
   kept.points = s.tile;
   const float* data = x.const_data_ptr<float>();
-  const auto make = [&](float* memory) { return GradientTile(by, s.tile, false, memory); };
+  const auto make = [&](float* memory) { return GradientTile(by, s.tile, !keeps, false, memory); };
   const auto body = [&](GradientTile& tile, int64_t row, int64_t rows, auto&) {
-    kept.point(tile.layers, row, N);
+    kept.point(tile.layers, numbers_of_layer, row, N);
     const float* o = tile.up(data + row * I, rows, true);
     std::copy(o, o + rows * O, u + row * O);
     for (int64_t o = 0; o < O; ++o) {
@@ -44,13 +41,14 @@ Derived gradient_up(const Net& net, const at::Tensor& x, bool keeps, KeptJets& k
     }
     return 0.0;
   };
-  over_tiles(s, nothing_summed, GradientTile::numbers(by, s.tile, false), make, body);
+  over_tiles(s, nothing_summed, GradientTile::numbers(by, s.tile, !keeps, false), make, body);
   return found;
 }
 
 Gradients gradient_down(const Net& net, const at::Tensor& x, const Derived& grads,
                         const KeptJets& kept, const std::vector<bool>& wants) {
-  const bool again = kept.z.empty();
+  const bool again = !kept.z.defined();
+  const auto numbers_of_layer = GradientTile::numbers_of_layer(net);
   const Weights by(net, wants, true);
   Accumulated sums(net, wants, x);
   const int64_t N = x.size(0), I = x.size(1), O = net.layers.back().outputs;
@@ -59,9 +57,9 @@ Gradients gradient_down(const Net& net, const at::Tensor& x, const Derived& grad
   const float* data = x.const_data_ptr<float>();
   float* grad_x = sums.found.x.defined() ? sums.found.x.mutable_data_ptr<float>() : nullptr;
   const Split s = split_of(net, N, kept.points, sums.numbers());
-  const auto make = [&](float* memory) { return GradientTile(by, s.tile, true, memory); };
+  const auto make = [&](float* memory) { return GradientTile(by, s.tile, again, true, memory); };
   const auto body = [&](GradientTile& tile, int64_t row, int64_t rows, const Into& into) {
-    kept.point(tile.layers, row, N);
+    kept.point(tile.layers, numbers_of_layer, row, N);
     if (again) tile.up(data + row * I, rows, false);
     for (int64_t o = 0; o < O && v; ++o) {
       float* to = tile.du + o * rows * I;
@@ -78,7 +76,7 @@ Gradients gradient_down(const Net& net, const at::Tensor& x, const Derived& grad
     tile.down(data + row * I, rows, v, into, grad_x ? grad_x + row * I : nullptr);
     return 0.0;
   };
-  over_tiles(s, sums, GradientTile::numbers(by, s.tile, true), make, body);
+  over_tiles(s, sums, GradientTile::numbers(by, s.tile, again, true), make, body);
   return sums.found;
 }
 

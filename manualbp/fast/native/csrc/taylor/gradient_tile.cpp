@@ -9,24 +9,31 @@ namespace manualbp {
 
 static int64_t depth(const Weights& by) { return static_cast<int64_t>(by.net.layers.size()); }
 
-int64_t GradientTile::points(const Net& net) {
-  int64_t floats = 6 * net.widest() + net.layers.back().outputs * net.features;
-  for (const auto& layer : net.layers) floats += (2 + net.layers.back().outputs) * layer.outputs;
-  return points_in_cache(floats, 1);
+std::vector<int64_t> GradientTile::numbers_of_layer(const Net& net) {
+  std::vector<int64_t> found;
+  for (const auto& layer : net.layers)
+    found.push_back((1 + net.layers.back().outputs) * layer.outputs);
+  return found;
 }
 
-int64_t GradientTile::numbers(const Weights& by, int64_t points, bool trains) {
+int64_t GradientTile::points(const Net& net) {
+  int64_t numbers = 6 * net.widest() + net.layers.back().outputs * net.features;
+  for (const auto& layer : net.layers) numbers += (2 + net.layers.back().outputs) * layer.outputs;
+  return points_in_cache(numbers, 1);
+}
+
+int64_t GradientTile::numbers(const Weights& by, int64_t points, bool own, bool trains) {
   const int64_t outputs = by.net.layers.back().outputs;
   int64_t found =
       2 * aligned(points * by.net.widest()) + aligned(outputs * points * by.net.features);
   for (const auto& layer : by.net.layers) {
-    found += aligned((1 + outputs) * points * layer.outputs);
+    if (own) found += aligned((1 + outputs) * points * layer.outputs);
     if (trains) found += aligned(points * layer.outputs);
   }
   return found + (trains ? 5 * aligned(points * by.net.widest()) : 0);
 }
 
-GradientTile::GradientTile(const Weights& by, int64_t points, bool trains, float* memory)
+GradientTile::GradientTile(const Weights& by, int64_t points, bool own, bool trains, float* memory)
     : by_(by) {
   for (const auto& layer : by.net.layers) {
     values_.push_back(jet_activation(layer.f, none_));
@@ -37,8 +44,8 @@ GradientTile::GradientTile(const Weights& by, int64_t points, bool trains, float
   h_ = take(largest);
   e_ = take(largest);
   du = take(outputs * points * by.net.features);
-  for (const auto& layer : by.net.layers)
-    layers.push_back(take((1 + outputs) * points * layer.outputs));
+  for (const int64_t each : numbers_of_layer(by.net))
+    layers.push_back(own ? take(points * each) : nullptr);
   if (!trains) return;
   for (float** each : {&v_[0], &v_[1], &delta_[0], &delta_[1], &turned_}) *each = take(largest);
   for (const auto& layer : by.net.layers) brought_.push_back(take(points * layer.outputs));

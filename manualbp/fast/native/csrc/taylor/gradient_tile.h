@@ -31,9 +31,11 @@ const GradientSweeps& gradient_activation(const std::string& name);
 
 class GradientTile {
  public:
-  // memory: as many floats as `numbers` says. `trains`: whether `down` will be called.
-  GradientTile(const Weights& by, int64_t points, bool trains, float* memory);
-  static int64_t numbers(const Weights& by, int64_t points, bool trains);
+  // memory: as many floats as `numbers` says. `own`: whether what `layers` point to lies there,
+  // else the caller sets them. `trains`: whether `down` will be called.
+  GradientTile(const Weights& by, int64_t points, bool own, bool trains, float* memory);
+  static int64_t numbers(const Weights& by, int64_t points, bool own, bool trains);
+  static std::vector<int64_t> numbers_of_layer(const Net& net);  // of `layers`, for a point
   static int64_t points(const Net& net);  // so that its memory stays in a core's cache
 
   // u (count, O) of x (count, I); du goes to `du` if wanted. What `down` reads goes to `layers`.

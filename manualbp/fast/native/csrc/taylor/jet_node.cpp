@@ -36,11 +36,11 @@ Derived derivatives(const JetChainPtr& chain, const Tensor& x, const Tensor& lin
   for (auto& each : found) torch::autograd::set_history(each, node);
   node->then = std::move(wants);
   node->points = kept.points;
-  node->saved.reserve(net.parameters.size() + 2 + kept.z.size());
+  node->saved.reserve(net.parameters.size() + 3);
   save_parameters(*node, net);
   node->save(x, false);
   node->save(lines, false);
-  for (const auto& each : kept.z) node->save(each, false);
+  node->save(kept.z, false);
   return found;
 }
 
@@ -65,7 +65,7 @@ variable_list JetNode::apply(variable_list&& grads) {
   }
   std::optional<Net> as_then;
   const Net& net = with_parameters(*chain->net, parameters, as_then);
-  KeptJets kept{{saved.begin() + count + 2, saved.end()}, points};
+  const KeptJets kept{saved.back(), points};
   const Tensor at = x.contiguous();
   auto found = chain->few_outputs ? gradient_down(net, at, grads, kept, wants)
                                   : jets_down(net, chain->order, lines, at, grads, kept, wants);

@@ -1,8 +1,7 @@
 #include "taylor/jet_passes.h"
 
-#include <ATen/ops/empty.h>
-
 #include <algorithm>
+#include <numeric>
 
 #include "tiles/over_tiles.h"
 
@@ -27,13 +26,17 @@ Split split_of(const JetNet& net, int64_t rows, int64_t points, int64_t numbers)
 
 }  // namespace
 
-void KeptJets::take(int64_t numbers, const at::Tensor& x) {
-  z.push_back(at::empty({x.size(0) * numbers}, x.options()));
+void KeptJets::take(const std::vector<int64_t>& numbers, int64_t N) {
+  z = floats({N * std::accumulate(numbers.begin(), numbers.end(), int64_t(0))});
 }
 
-void KeptJets::point(std::vector<float*>& layers, int64_t row, int64_t N) const {
-  for (size_t l = 0; l < z.size(); ++l) {
-    layers[l] = const_cast<float*>(z[l].const_data_ptr<float>()) + row * (z[l].numel() / N);
+void KeptJets::point(std::vector<float*>& layers, const std::vector<int64_t>& numbers, int64_t row,
+                     int64_t N) const {
+  if (!z.defined()) return;
+  float* layer = const_cast<float*>(z.const_data_ptr<float>());
+  for (size_t l = 0; l < numbers.size(); ++l) {
+    layers[l] = layer + row * numbers[l];
+    layer += N * numbers[l];
   }
 }
 
@@ -43,27 +46,26 @@ Derived jets_up(const Net& net, const Order& order, const at::Tensor& lines, con
   const Weights by(net, nothing, true);
   const JetNet jets(by, order, lines);
   const int64_t N = x.size(0), I = x.size(1), O = net.layers.back().outputs, K = order.lines;
-  Derived found{at::empty({N, O}, x.options()), at::empty({N, O, K}, x.options())};
+  Derived found{floats({N, O}), floats({N, O, K})};
   if (order.seconds() > 0) {
     std::vector<int64_t> shape{N, O};
     shape.insert(shape.end(), order.shape.begin(), order.shape.end());
-    found.push_back(at::empty(shape, x.options()));
+    found.push_back(floats(shape));
   }
   std::vector<float*> to;
   for (auto& each : found) to.push_back(each.mutable_data_ptr<float>());
-  for (size_t l = 0; l < net.layers.size() && keeps; ++l) {
-    kept.take(jets.rows_of_z(l) * net.layers[l].outputs, x);
-  }
+  const auto numbers_of_z = jets.numbers_of_z();
+  if (keeps) kept.take(numbers_of_z, N);
   Accumulated nothing_summed(net, nothing, x);
   const Split s = split_of(jets, N, 0, 0);
   kept.points = s.tile;
   const float* data = x.const_data_ptr<float>();
-  const auto make = [&](float* memory) { return JetTile(jets, s.tile, false, memory); };
-  const int64_t numbers = JetTile::numbers(jets, s.tile, false);
+  const auto make = [&](float* memory) { return JetTile(jets, s.tile, !keeps, false, memory); };
+  const int64_t numbers = JetTile::numbers(jets, s.tile, !keeps, false);
   const bool zero = !jets.curved.back();
   over_tiles(s, nothing_summed, numbers, make,
              [&](JetTile& tile, int64_t row, int64_t rows, auto&) {
-               kept.point(tile.z, row, N);
+               kept.point(tile.z, numbers_of_z, row, N);
                const float* o = tile.up(data + row * I, row, rows, true);
                const int64_t n = rows * O;
                of_columns(order, [&](int part, int64_t place, int64_t column, int64_t columns) {
@@ -79,7 +81,7 @@ Derived jets_up(const Net& net, const Order& order, const at::Tensor& lines, con
 Gradients jets_down(const Net& net, const Order& order, const at::Tensor& lines,
                     const at::Tensor& x, const Derived& grads, const KeptJets& kept,
                     const std::vector<bool>& wants) {
-  const bool again = kept.z.empty();
+  const bool again = !kept.z.defined();
   const Weights by(net, wants, again);
   const JetNet jets(by, order, lines);
   Accumulated sums(net, wants, x);
@@ -90,11 +92,12 @@ Gradients jets_down(const Net& net, const Order& order, const at::Tensor& lines,
   const float* data = x.const_data_ptr<float>();
   float* grad_x = sums.found.x.defined() ? sums.found.x.mutable_data_ptr<float>() : nullptr;
   const Split s = split_of(jets, N, kept.points, sums.numbers());
-  const auto make = [&](float* memory) { return JetTile(jets, s.tile, true, memory); };
-  const int64_t numbers = JetTile::numbers(jets, s.tile, true);
+  const auto make = [&](float* memory) { return JetTile(jets, s.tile, again, true, memory); };
+  const int64_t numbers = JetTile::numbers(jets, s.tile, again, true);
+  const auto numbers_of_z = jets.numbers_of_z();
   over_tiles(s, sums, numbers, make,
              [&](JetTile& tile, int64_t row, int64_t rows, const Into& into) {
-               kept.point(tile.z, row, N);
+               kept.point(tile.z, numbers_of_z, row, N);
                if (again) tile.up(data + row * I, row, rows, false);
                const int64_t n = rows * O;
                float* g = tile.delta();

@@ -10,14 +10,15 @@ namespace manualbp {
 using Derived = std::vector<at::Tensor>;
 
 // What a pass up leaves for one down: what each layer's `down` reads, tile by tile, and how many
-// points a tile has. Without tensors the pass down computes them again.
+// points a tile has. Without z the pass down computes them again.
 struct KeptJets {
-  // Memory of one more layer: so many numbers for each of N points.
-  void take(int64_t numbers, const at::Tensor& x);
-  // Sets each layer's pointer to the numbers from a row on; to nothing else where nothing is kept.
-  void point(std::vector<float*>& layers, int64_t row, int64_t N) const;
+  // Memory for N points, of which layer l keeps numbers[l] each.
+  void take(const std::vector<int64_t>& numbers, int64_t N);
+  // Sets each layer's pointer to the numbers from a row on, where they are kept.
+  void point(std::vector<float*>& layers, const std::vector<int64_t>& numbers, int64_t row,
+             int64_t N) const;
 
-  KeptTensors z;
+  at::Tensor z;  // layer after layer, each from the first point to the last
   int64_t points = 0;
 };
 

@@ -1,7 +1,5 @@
 #include "taylor/jet_tile.h"
 
-#include <ATen/ops/empty.h>
-
 #include <algorithm>
 
 #include "taylor/memory.h"
@@ -20,40 +18,43 @@ JetNet::JetNet(const Weights& weights, const Order& o, const at::Tensor& v)
   const auto& first = by.net.layers[0];
   if (shared && by.layers[0].panels) {
     const int64_t K = order.lines, O = first.outputs;
-    slopes = at::empty({K, O}, at::kFloat);
+    slopes = floats({K, O});
     product_of_panels(K, O, first.inputs, lines.const_data_ptr<float>(), by.layers[0].panels,
                       slopes.mutable_data_ptr<float>(), false);
   }
 }
 
-int64_t JetNet::points() const {
-  int64_t floats = 4 * order.rows() * by.net.widest();
+std::vector<int64_t> JetNet::numbers_of_z() const {
+  std::vector<int64_t> found;
   for (size_t l = 0; l < by.net.layers.size(); ++l)
-    floats += rows_of_z(l) * by.net.layers[l].outputs;
-  return points_in_cache(floats, order.rows());
+    found.push_back(rows_of_z(l) * by.net.layers[l].outputs);
+  return found;
+}
+
+int64_t JetNet::points() const {
+  int64_t numbers = 4 * order.rows() * by.net.widest();
+  for (const int64_t each : numbers_of_z()) numbers += each;
+  return points_in_cache(numbers, order.rows());
 }
 
 int64_t JetNet::work() const { return 3 * order.rows() * std::max<int64_t>(by.net.products(), 1); }
 
-int64_t JetTile::numbers(const JetNet& net, int64_t points, bool trains) {
-  const auto& layers = net.by.net.layers;
+int64_t JetTile::numbers(const JetNet& net, int64_t points, bool own, bool trains) {
   const int64_t rows = net.order.rows() * points;
   int64_t found =
       aligned(rows * net.by.net.widest()) + aligned((rows + net.order.lines) * net.by.net.features);
-  for (size_t l = 0; l < layers.size(); ++l)
-    found += aligned(net.rows_of_z(l) * points * layers[l].outputs);
+  for (const int64_t each : net.numbers_of_z()) found += own ? aligned(points * each) : 0;
   if (trains) found += 3 * aligned((rows + net.order.lines) * net.by.net.widest());
   return found;
 }
 
-JetTile::JetTile(const JetNet& net, int64_t points, bool trains, float* memory) : net_(net) {
+JetTile::JetTile(const JetNet& net, int64_t points, bool own, bool trains, float* memory)
+    : net_(net) {
   Memory take(memory);
   const int64_t rows = net.order.rows() * points, more = rows + net.order.lines;
-  const auto& layers = net.by.net.layers;
   h_ = take(rows * net.by.net.widest());
   inputs_ = take(more * net.by.net.features);
-  for (size_t l = 0; l < layers.size(); ++l)
-    z.push_back(take(net.rows_of_z(l) * points * layers[l].outputs));
+  for (const int64_t each : net.numbers_of_z()) z.push_back(own ? take(points * each) : nullptr);
   if (!trains) return;
   delta_[0] = take(more * net.by.net.widest());
   delta_[1] = take(more * net.by.net.widest());

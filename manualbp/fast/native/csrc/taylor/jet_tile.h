@@ -22,6 +22,7 @@ struct JetNet {
   // Rows of a product for each point, in layer l and above it: those of z'' only behind the first
   // activation, where they are no longer zero.
   int64_t rows_of_z(size_t l) const { return curved[l] ? order.rows() : 1 + order.lines; }
+  std::vector<int64_t> numbers_of_z() const;  // of each layer, for a point
   int64_t points() const;  // of a tile, so that its memory stays in a core's cache
   int64_t work() const;    // multiplications of the way up and down, for each point
 
@@ -35,12 +36,12 @@ struct JetNet {
 
 class JetTile {
  public:
-  // memory: as many floats as `numbers` says. `trains`: whether `down` will be called.
-  JetTile(const JetNet& net, int64_t points, bool trains, float* memory);
-  static int64_t numbers(const JetNet& net, int64_t points, bool trains);
+  // memory: as many floats as `numbers` says. `own`: whether z lies there, else the caller sets it.
+  // `trains`: whether `down` will be called.
+  JetTile(const JetNet& net, int64_t points, bool own, bool trains, float* memory);
+  static int64_t numbers(const JetNet& net, int64_t points, bool own, bool trains);
 
-  // The jet of o of `count` points, from row `at` on; nullptr where only `z` is filled. Where z was
-  // set to other memory, it fills that.
+  // The jet of o of `count` points, from row `at` on; nullptr where only `z` is filled.
   const float* up(const float* x, int64_t at, int64_t count, bool to_the_end);
 
   // From the jet of dC/do in `delta()`: adds every dC/dtheta to `into`. dC/dx goes to grad_x unless

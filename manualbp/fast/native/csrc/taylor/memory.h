@@ -6,14 +6,14 @@
 namespace manualbp {
 
 constexpr int64_t kCacheBytes = 3 << 18;  // of a core, for one tile
-constexpr int64_t kMostRows = 128;        // of a product, where they are enough
+constexpr int64_t kMostRows = 256;        // of a product, where they are enough
 constexpr int64_t kLeastPoints = 8;
 
 // The points of a tile that takes so many floats for each, and so many rows of a product. One less
 // than a multiple of 8: else values, z' and z'' of a point would lie whole pages apart, and a cache
 // has few places for addresses that are equal in their last 12 bits.
-inline int64_t points_in_cache(int64_t floats, int64_t rows) {
-  const int64_t most = std::min(kMostRows / rows, kCacheBytes / (4 * floats));
+inline int64_t points_in_cache(int64_t numbers, int64_t rows) {
+  const int64_t most = std::min(kMostRows / rows, kCacheBytes / (4 * numbers));
   return std::max(most / kLeastPoints, int64_t(1)) * kLeastPoints - 1;
 }
 

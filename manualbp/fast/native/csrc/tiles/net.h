@@ -1,5 +1,6 @@
 // A chain of layers as the tiles run it: fast/native/tiled.py describes it, layer by layer.
 #pragma once
+#include <ATen/EmptyTensor.h>
 #include <ATen/core/Tensor.h>
 
 #include <functional>
@@ -8,6 +9,9 @@
 #include <vector>
 
 namespace manualbp {
+
+// A new tensor of floats, not set to anything. at::empty takes twice as long to find the same.
+inline at::Tensor floats(at::IntArrayRef shape) { return at::detail::empty_cpu(shape, at::kFloat); }
 
 // One of these three:
 //     kLinear        a = f(h W^T + b), where f may be the identity

@@ -1,7 +1,6 @@
 // The parallel region of every pass: each thread takes one group of tiles after the other.
 #pragma once
 #include <ATen/Parallel.h>
-#include <ATen/ops/empty.h>
 
 #include <algorithm>
 #include <atomic>
@@ -15,7 +14,7 @@ namespace manualbp {
 template <typename Make, typename Body>
 double over_tiles(const Split& s, Accumulated& sums, int64_t numbers, Make make, Body body) {
   sums.begin(s);
-  auto memory = at::empty({s.threads * numbers}, at::TensorOptions(at::kFloat));
+  auto memory = floats({s.threads * numbers});
   float* start = memory.mutable_data_ptr<float>();
   std::atomic<int64_t> next{0};
   const auto work = [&](int64_t thread) {

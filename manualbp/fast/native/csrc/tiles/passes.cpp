@@ -1,6 +1,5 @@
 #include "tiles/passes.h"
 
-#include <ATen/ops/empty.h>
 #include <ATen/ops/scalar_tensor.h>
 
 #include <algorithm>
@@ -32,13 +31,13 @@ at::Tensor pass_up(const Net& net, const at::Tensor& x, KeptTensors* kept) {
   const std::vector<bool> nothing(net.parameters.size() + 1, false);
   const Weights by(net, nothing, true);
   const int64_t N = x.size(0);
-  auto o = at::empty({N, net.layers.back().outputs}, x.options());
+  auto o = floats({N, net.layers.back().outputs});
   const size_t depth = net.layers.size();
   std::vector<Kept> whole(depth);  // where the first row's go
   for (size_t l = 0; l < depth; ++l) {
     const auto& layer = net.layers[l];
     const auto take = [&](std::initializer_list<int64_t> shape) {
-      kept->push_back(at::empty(shape, x.options()));
+      kept->push_back(floats(shape));
       return kept->back().mutable_data_ptr<float>();
     };
     if (l + 1 == depth) whole[l].a = o.mutable_data_ptr<float>();

@@ -38,18 +38,18 @@ Accumulated::Accumulated(const Net& net, const std::vector<bool>& wants, const a
   for (size_t i = 0; i < net.parameters.size(); ++i) {
     if (!wants[i]) continue;
     const auto& parameter = net.parameters[i];
-    found.parameters[i] = at::empty(parameter.sizes(), x.options());
+    found.parameters[i] = floats(parameter.sizes());
     auto& kind = parameter.dim() == 2 ? matrices_ : vectors_;
     kind.push_back(
         {i, kind.empty() ? 0 : kind.back().offset + kind.back().count, parameter.numel()});
   }
-  if (wants.back()) found.x = at::empty(x.sizes(), x.options());
+  if (wants.back()) found.x = floats(x.sizes());
 }
 
 void Accumulated::begin(const Split& split) {
   const bool in_levels = split.summed * split.tile * split.start(1) > kLevel;  // of the largest
   const int64_t M = length(matrices_), V = length(vectors_);
-  if (split.groups > 1) floats_ = at::empty({(split.groups - 1) * M}, at::kFloat);
+  if (split.groups > 1) floats_ = floats({(split.groups - 1) * M});
   vector_sums_.assign(split.groups * V, 0.0);
   if (in_levels) totals_ = at::empty({split.groups * M}, at::kDouble);
   groups.resize(split.groups);

@@ -1,7 +1,5 @@
 #include "tiles/tile.h"
 
-#include <ATen/ops/empty.h>
-
 #include <algorithm>
 #include <cmath>
 
@@ -35,7 +33,7 @@ Weights::Weights(const Net& n, const std::vector<bool>& wants, bool goes_up)
   held_.reserve(net.parameters.size() + 1);
   float* panels = nullptr;
   if (goes_up) {
-    held_.push_back(at::empty({net.products()}, at::kFloat));
+    held_.push_back(floats({net.products()}));
     panels = held_.back().mutable_data_ptr<float>();
   }
   for (size_t l = 0; l < layers.size(); ++l) {
