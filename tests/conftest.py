@@ -7,6 +7,7 @@ import pytest
 from manualbp.fast import native
 from manualbp.maths.activations import ACTIVATIONS
 from manualbp.maths.layers import elementwise
+from manualbp.modules import by_input
 
 
 @pytest.fixture(autouse=True)
@@ -16,7 +17,13 @@ def width_of_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def in_python(monkeypatch: pytest.MonkeyPatch) -> None:
+def never_by_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Derivatives by the input by hand also where nested autograd is faster."""
+    monkeypatch.setattr(by_input, "graph_is_faster", lambda *call: False)
+
+
+@pytest.fixture
+def in_python(monkeypatch: pytest.MonkeyPatch, never_by_graph: None) -> None:
     """The recursion in Python, which tests can look into, instead of the library in C++."""
     monkeypatch.setattr(native, "library", lambda: None)
 

@@ -36,10 +36,10 @@ EXTRAS = {"tensorboard", "sklearn", "rich", "matplotlib", "pandas", "scipy", "ja
 # Where autograd is asked for a gradient; `x.backward()` is the other way.
 ASKS = ("torch.autograd.grad", "torch.autograd.backward", "autograd.grad")
 # FusedLoss.backward does what its user would have written: their own call, not a gradient of ours.
-# nested.py is for models that have no derivatives by hand.
+# nested.py is for models that have no derivatives by hand, or slower ones.
 ALLOWED = {
     "manualbp.modules.fused_loss": ["cost.backward()"],
-    "manualbp.conversion.nested": ["torch.autograd.grad"],
+    "manualbp.autograd.nested": ["torch.autograd.grad"],
 }
 # Probes of PyTorch's that are private.
 PROBE = re.compile(r"torch\._C\b|_current_level\b|_will_engine|_global_\w+_hooks|_functorch\b")

@@ -29,7 +29,7 @@ class InputGradient(torch.autograd.Function):
         *parameters, x = tensors
         trained = ctx.needs_input_grad[2:-1]
         values = [None if t is None else t.detach() for t in parameters]
-        steps = _steps(segment, values, trained, True)
+        steps = segment.task((*trained, True)).steps
         u, du, tape, deltas = input_gradient.forward(x, steps, False)
         if any(ctx.needs_input_grad):
             graphs = [t if trains else None for t, trains in zip(parameters, trained, strict=True)]

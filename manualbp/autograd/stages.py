@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 from manualbp.autograd.segment import Segment
@@ -15,11 +16,18 @@ KEPT_BYTES = 2**27  # of all jets of a batch, up to which they are kept
 
 
 class Stages(Segment):
-    """A segment in stages: each has some of its layers, in order, and may be residual."""
+    """A segment in stages: each has some of its layers, in order, and may be residual.
 
-    def __init__(self, stages: Sequence[Segment], residual: Sequence[bool]) -> None:
+    ``by_hand`` says whether a module of ours calls them, so that nested autograd of the model goes
+    through Python's recursion.
+    """
+
+    def __init__(
+        self, stages: Sequence[Segment], residual: Sequence[bool], by_hand: bool = True
+    ) -> None:
         layers = [layer for stage in stages for layer in stage.layers]
         super().__init__(layers, [theta for stage in stages for theta in stage.thetas])
+        self.by_hand = by_hand
         self.native: dict[Any, Any] = {}  # the stages as C++ takes them, by shapes
         self.guard: Any = None  # that runs those without further questions
         self.served: set[Any] = set()  # the x and directions for which it does
@@ -34,6 +42,11 @@ class Stages(Segment):
             start += count
         return found
 
+    @cached_property
+    def whole(self) -> list[Stage]:
+        """The stages with the parameters as they are, and every gradient but dC/dx."""
+        return self.of(self.thetas, None, False)
+
     def fit(self, inputs: int) -> bool:
         """Whether x (N, inputs) goes through, and the residual stages keep their width."""
         shape: tuple[int, ...] | None = (1, inputs)
@@ -47,10 +60,19 @@ class Stages(Segment):
             start += count
         return True
 
-    def few_outputs(self, lines: int) -> bool:
-        """Whether backpropagation from each output takes fewer products than ``lines`` lines do."""
-        widths = [t.shape[0] for t in self.tensors() if t.dim() == 2]  # the last layer's first
-        return widths[0] < lines and not self.residual()
+    @cached_property
+    def outputs(self) -> int:
+        """O."""
+        return next(len(t) for t in self.tensors() if t.dim() == 2)  # the last layer's come first
+
+    @cached_property
+    def widest(self) -> int:
+        """The most outputs of a layer."""
+        return max(len(t) for t in self.tensors())
+
+    def few_outputs(self, most: int) -> bool:
+        """Whether du can come down from each output, of which there are at most so many."""
+        return self.outputs <= most and not self.residual()
 
     def residual(self) -> bool:
         """Whether there is a residual stage."""
@@ -58,8 +80,7 @@ class Stages(Segment):
 
     def tile(self, rows: int, itemsize: int) -> int:
         """The points of a tile, of which each has so many rows of a jet."""
-        widest = max((len(t) for t in self.tensors() if len(t)), default=1)
-        return max(TILE_BYTES // (rows * widest * itemsize), 16)
+        return max(TILE_BYTES // (rows * max(self.widest, 1) * itemsize), 16)
 
     def keeps(self, points: int, rows: int, itemsize: int) -> bool:
         """Whether all jets are kept: each layer keeps its input's."""

@@ -38,11 +38,10 @@ class Derivatives(torch.autograd.Function):
         values = [None if t is None else t.detach() for t in parameters]
         trained = ctx.needs_input_grad[3:-1]
         graphs = [t if trains else None for t, trains in zip(parameters, trained, strict=True)]
-        todo = stages.of(stages.thetas, None, False)
         tile = stages.tile(order.rows, x.itemsize)
         keeps = any(ctx.needs_input_grad) and stages.keeps(len(x), order.rows, x.itemsize)
         tapes: list[taylor.Tape] | None = [] if keeps else None
-        found = _up(x, lines, todo, order, tile, tapes)
+        found = _up(x, lines, stages.whole, order, tile, tapes)
         flat = [part for tape in tapes or () for jet in tape for part in jet]
         ctx.save_for_backward(lines, x, *values, *graphs, *flat)
         ctx.stages, ctx.order = stages, order

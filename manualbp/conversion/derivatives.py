@@ -8,8 +8,8 @@ from typing import Any, Literal, overload
 
 from torch import Tensor, nn
 
-from manualbp.conversion import nested
-from manualbp.conversion.kept_stages import run_guarded, stages_or_reason
+from manualbp.autograd import nested
+from manualbp.conversion.kept_stages import graph_is_faster, run_guarded, stages_or_reason
 from manualbp.conversion.read_stages import Reason
 from manualbp.maths.order import Order, Pair, Second, order_of
 from manualbp.modules import by_input
@@ -51,7 +51,8 @@ def derivatives(
         model: nn.Sequential or ours, converted or hand-made blocks (``fc2(act(fc1(x)))``), also
             residual, of Linear and activations: by hand (maths/taylor.py,
             maths/input_gradient.py). With anything else, or under autocast and the like: by nested
-            torch.autograd.grad, with equal results. ``explain(model)`` says which. Each row of the
+            torch.autograd.grad, with equal results. ``explain(model)`` says which. So also small
+            ones that C++ does not take, where that is faster (modules/by_input.py). Each row of the
             output must depend on that row of x alone.
         x: (N, I), float32 or float64 by hand. What is returned can be differentiated by x where x
             requires a gradient.
@@ -85,6 +86,8 @@ def derivatives(
     if guarded is not None:
         return guarded
     order = _order(model, x, second, directions)
+    if graph_is_faster(model, x, order):
+        return nested.derivatives(model, x, order, directions)
     found = stages_or_reason(model)
     by_hand = None if isinstance(found, Reason) else by_input.run(found, x, order, directions)
     return nested.derivatives(model, x, order, directions) if by_hand is None else by_hand

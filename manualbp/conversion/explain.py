@@ -6,12 +6,13 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
+from manualbp.autograd.stages import Stages
 from manualbp.conversion.blocks import Block, is_sequential, resolve
 from manualbp.conversion.convert import is_ours, modules_of, refusal_of
 from manualbp.conversion.kept_stages import stages_or_reason
 from manualbp.conversion.read_forward import read
 from manualbp.conversion.read_stages import Reason
-from manualbp.modules import refusal
+from manualbp.modules import by_input, refusal
 from manualbp.modules.gated import GatedMLP, gate_refusal
 from manualbp.modules.sequential import Sequential
 from manualbp.modules.stretch import Stretch, stretches
@@ -78,9 +79,16 @@ def explain(model: nn.Module) -> Explanation:
             detail = refusal_of(module) or "manualbp.convert(model) would take it"
             entries.append(Entry(name, type(module).__name__, False, detail))
     found, stages = Explanation(entries), stages_or_reason(model)
-    nested = isinstance(stages, Reason)
-    found.derivatives = f"nested autograd; {stages}" if nested else "by hand"
+    found.derivatives = _derivatives(stages)
     return found
+
+
+def _derivatives(stages: Stages | Reason) -> str:
+    """How those by the input are found."""
+    if isinstance(stages, Reason):
+        return f"nested autograd; {stages}"
+    small = "" if stages.by_hand or by_input.has_native() else "; small calls by nested autograd"
+    return "by hand" + small
 
 
 def _ours(name: str, module: nn.Module) -> Entry:

@@ -17,6 +17,8 @@ from manualbp.autograd.torch_internals import HOOKS
 from manualbp.conversion.blocks import Block
 from manualbp.conversion.read_forward import Reading, read
 from manualbp.conversion.read_stages import Leaves, Reason, leaves_of, stages_of
+from manualbp.maths.order import Order
+from manualbp.modules import by_input
 from manualbp.modules.plan import Plan
 
 OWN = ("forward", "_compiled_call_impl", *HOOKS)  # what a module may have of its own
@@ -95,6 +97,17 @@ def run_guarded(
     given = (x,) if directions is None else (x, directions)
     found: tuple[Tensor, ...] | None = kept.whole.run(kept.parts, second, *given)
     return found
+
+
+def graph_is_faster(model: nn.Module, x: Tensor, order: Order) -> bool:
+    """Whether nested autograd was the faster way when the model was last looked at.
+
+    It is right for any model. So nothing is asked again, which would take as long as it saves.
+    """
+    kept = _kept.get(model)
+    if kept is None or isinstance(kept.found, Reason) or by_input.has_native():
+        return False
+    return by_input.graph_is_faster(kept.found, x, order)
 
 
 def _classes(container: nn.Module) -> tuple[Any, ...]:

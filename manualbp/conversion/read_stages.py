@@ -59,7 +59,8 @@ def stages_of(leaves: Leaves) -> Stages | Reason:
         start += count
     if not any(segment.tensors() for segment in segments):
         return Reason("it has no nn.Linear")
-    return Stages(segments, residual)
+    ours = any(isinstance(each, (Sequential, Block)) for each in leaves.containers)
+    return Stages(segments, residual, ours)
 
 
 class _Walk(NamedTuple):

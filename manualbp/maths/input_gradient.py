@@ -4,11 +4,11 @@
     down    d = e_o at the top, one output at a time;   f' d,   d of the layer below = d W;
             du_o/dx at the bottom
     up      v = dC/d(du_o/dx) at the bottom;   z' = v W^T,   dC/dW += d^T v;
-            brought = f'' d z',   v of the layer above = f' z'
-    down    g = dC/du at the top;   dC/dz = f' g + brought,   dC/dW += g^T h,   dC/db = sum_n g
+            brought += d z',   v of the layer above = f' z'
+    down    g = dC/du at the top;   dC/dz = f' g + f'' brought,   dC/dW += g^T h,   dC/db = sum_n g
 
 Each sweep has one product a layer, so O outputs take 3 + 3 O products; K lines by maths/taylor.py
-take 3 + 3 K. Where f' is computed from a, so is what f'' brings in, and dC/dz = f' (g + brought).
+take 3 + 3 K. Where f' is computed from a, s is its slope in a, and dC/dz = f' (g + s brought).
 Shapes: x (N, I), u (N, O), each d of its layer's output.
 
 Source: Pearlmutter, *Fast exact multiplication by the Hessian*, 1994.
@@ -25,9 +25,9 @@ from torch import Tensor
 
 from manualbp.maths.activations import Activation
 from manualbp.maths.backprop import Step
-from manualbp.maths.layers import Linear, total
+from manualbp.maths.layers import Linear
 from manualbp.maths.layers.linear import product
-from manualbp.maths.taylor import activation_of
+from manualbp.maths.taylor import activation_of, plus
 
 
 class Forward(NamedTuple):
@@ -57,14 +57,15 @@ def forward(x: Tensor, steps: Sequence[Step], recorded: bool) -> Forward:
     du, deltas = [], []
     for output in range(h.shape[1]):
         d = torch.zeros_like(h)
-        d[:, output] = 1
+        d.select(1, output).fill_(1)
         found = []
         for (layer, theta, _), kept in zip(reversed(steps), reversed(tape), strict=True):
             found.append(d)
             if isinstance(layer, Linear):
                 d = d.mm(theta[0])  # type: ignore[arg-type]
             else:
-                d = _rule(layer, recorded).backward(d, kept)
+                f = activation_of(layer)
+                d = (f.recorded if recorded else f).backward(d, kept)
         du.append(d)
         deltas.append(found[::-1])
     return Forward(h, du, tape, deltas)
@@ -98,30 +99,33 @@ def backward(
             grads.append((more if g is None else product(g, kept, more)) if wants_weight else None)
             g = g.mm(theta[0]) if needs.h and g is not None else None  # type: ignore[arg-type]
         elif needs.h:
-            by_a = activation_of(layer).needs == "a"
-            g = total(g, more) if by_a else g
-            g = None if g is None else _rule(layer, recorded).backward(g, kept)
-            g = g if by_a else total(g, more)
+            g = _lowered(g, more, activation_of(layer), kept, recorded)
     return g, grads
+
+
+def _lowered(
+    g: Tensor | None, brought: Tensor | None, f: Activation, kept: Tensor, recorded: bool
+) -> Tensor | None:  # fmt: skip
+    """dC/dz of an activation: f' g + f'' brought."""
+    rule = f.recorded if recorded else f
+    if brought is None or (slope := f.second_derivative(kept)) is None:
+        return None if g is None else rule.backward(g, kept)
+    if f.needs == "a":
+        return rule.backward(plus(g, slope, brought), kept)
+    return plus(None if g is None else rule.backward(g, kept), slope, brought)
 
 
 def tangents(
     v: Tensor, steps: Sequence[Step], tape: Sequence[Tensor], deltas: Sequence[Tensor],
     brought: Tensors,
 ) -> None:  # fmt: skip
-    """The way up of one output's v: what it brings in at each layer, d^T v at a Linear."""
+    """The way up of one output's v: d z', which it brings in, and d^T v at a Linear."""
     for i, (layer, theta, needs) in enumerate(steps):
         if not isinstance(layer, Linear):
-            v, more = activation_of(layer).recorded.double_backward(v, deltas[i], tape[i])
-            brought[i] = total(brought[i], more)
+            brought[i] = plus(brought[i], deltas[i], v)
+            v = activation_of(layer).recorded.backward(v, tape[i])
             continue
         if needs.theta[0]:
             brought[i] = product(deltas[i], v, brought[i])
         if i + 1 < len(steps):
             v = F.linear(v, theta[0])  # type: ignore[arg-type]
-
-
-def _rule(layer: object, recorded: bool) -> Activation:
-    """PyTorch's kernel for f', or what it takes while autograd records."""
-    f = activation_of(layer)
-    return f.recorded if recorded else f

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import manualbp
-from manualbp.conversion import nested
+from manualbp.autograd import nested
 from manualbp.maths.order import Second, order_of
 
 LINES = torch.randn(3, 2, generator=torch.Generator().manual_seed(1))
