@@ -51,8 +51,8 @@ def derivatives(
         model: nn.Sequential or ours, converted or hand-made blocks (``fc2(act(fc1(x)))``), also
             residual, of Linear and activations: by hand (maths/taylor.py,
             maths/input_gradient.py). With anything else, or under autocast and the like: by nested
-            torch.autograd.grad, with equal results. ``explain(model)`` says which. So also small
-            ones that C++ does not take, where that is faster (modules/by_input.py). Each row of the
+            torch.autograd.grad, with equal results. So do small calls that C++ does not take, where
+            that is faster (modules/by_input.py). ``explain(model)`` says which. Each row of the
             output must depend on that row of x alone.
         x: (N, I), float32 or float64 by hand. What is returned can be differentiated by x where x
             requires a gradient.

@@ -50,7 +50,7 @@ def graph_is_faster(stages: Stages, x: Tensor, order: Order) -> bool:
     and for second derivatives of one output along a few pairs of lines, which are picked one by one
     by hand.
     """
-    if stages.by_hand or not x.is_cpu:  # autograd would go through Python's recursion
+    if stages.by_hand or not x.is_cpu:  # through modules of ours autograd takes longer
         return False
     if not x.requires_grad and not any(t.requires_grad for t in stages.tensors()):
         return False  # it would make a graph for nobody

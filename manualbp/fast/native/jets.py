@@ -72,12 +72,11 @@ def _native(
     second = [order.pairs] if order.summed else [[pair] for pair in order.pairs]
     asked = library.Order(order.lines, second, order.columns, order.shape)
     chain = library.JetChain(net, asked, few_outputs, recorded)
-    widths = [len(t) for t in stages.tensors()]  # the last layer's first
-    rows = 1 + widths[0] if few_outputs else order.rows
-    fresh = len(x) * rows * max(widths) * x.itemsize >= tiled.FRESH_BYTES
+    rows = 1 + stages.outputs if few_outputs else order.rows
+    fresh = len(x) * rows * stages.widest * x.itemsize >= tiled.FRESH_BYTES
     with torch.inference_mode(False):  # they stay for calls outside of it
         axes = None if few_outputs or directions is not None else taylor.axes(x)
-    return Native(chain, not (fresh and max(widths) <= tiled.WIDEST), axes)
+    return Native(chain, not (fresh and stages.widest <= tiled.WIDEST), axes)
 
 
 def _recorded(
