@@ -26,11 +26,10 @@ int64_t GradientTile::numbers(const Weights& by, int64_t points, bool own, bool 
   const int64_t outputs = by.net.layers.back().outputs;
   int64_t found =
       2 * aligned(points * by.net.widest()) + aligned(outputs * points * by.net.features);
-  for (const auto& layer : by.net.layers) {
-    if (own) found += aligned((1 + outputs) * points * layer.outputs);
-    if (trains) found += aligned(points * layer.outputs);
-  }
-  return found + (trains ? 5 * aligned(points * by.net.widest()) : 0);
+  for (const int64_t each : numbers_of_layer(by.net)) found += own ? aligned(points * each) : 0;
+  if (!trains) return found;
+  for (const auto& layer : by.net.layers) found += aligned(points * layer.outputs);
+  return found + 5 * aligned(points * by.net.widest());
 }
 
 GradientTile::GradientTile(const Weights& by, int64_t points, bool own, bool trains, float* memory)
