@@ -70,6 +70,11 @@ class Stages(Segment):
         """The most outputs of a layer."""
         return max(len(t) for t in self.tensors())
 
+    @cached_property
+    def width_sum(self) -> int:
+        """The outputs of all layers."""
+        return sum(len(t) for t in self.tensors() if t.dim() == 2)
+
     def few_outputs(self, most: int) -> bool:
         """Whether du can come down from each output, of which there are at most so many."""
         return self.outputs <= most and not self.residual()
@@ -84,5 +89,4 @@ class Stages(Segment):
 
     def keeps(self, points: int, rows: int, itemsize: int) -> bool:
         """Whether all jets are kept: each layer keeps its input's."""
-        widths = sum(len(t) for t in self.tensors() if t.dim() == 2)
-        return 2 * points * rows * widths * itemsize <= KEPT_BYTES
+        return 2 * points * rows * self.width_sum * itemsize <= KEPT_BYTES

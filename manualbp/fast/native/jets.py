@@ -1,7 +1,7 @@
 """Derivatives by the input in C++, by tiles of points: for which chains (csrc/taylor/).
 
 The rule: what tiled.py takes on float32 and CPU, of Linear and activations, without residual
-blocks. z of every layer is kept for the way down, unless one of them takes ``FRESH_BYTES`` or more
+blocks. z of every layer is kept for the way down, unless all of them take ``FRESH_BYTES`` or more
 and no layer is wider than ``WIDEST``: then they are computed again.
 """
 
@@ -21,6 +21,9 @@ from manualbp.fast.native import exact, tiled
 from manualbp.maths.order import Order
 
 MOST = 8  # shapes of x that are remembered
+# malloc takes a block of this size from the system each time; up to this width it takes as little
+# time to compute z twice.
+FRESH_BYTES, WIDEST = 2**25, 128
 
 
 class Native(NamedTuple):
@@ -73,10 +76,10 @@ def _native(
     asked = library.Order(order.lines, second, order.columns, order.shape)
     chain = library.JetChain(net, asked, few_outputs, recorded)
     rows = 1 + stages.outputs if few_outputs else order.rows
-    fresh = len(x) * rows * stages.widest * x.itemsize >= tiled.FRESH_BYTES
+    fresh = len(x) * rows * stages.width_sum * x.itemsize >= FRESH_BYTES
     with torch.inference_mode(False):  # they stay for calls outside of it
         axes = None if few_outputs or directions is not None else taylor.axes(x)
-    return Native(chain, not (fresh and stages.widest <= tiled.WIDEST), axes)
+    return Native(chain, not (fresh and stages.widest <= WIDEST), axes)
 
 
 def _recorded(

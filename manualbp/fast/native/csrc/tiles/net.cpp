@@ -1,8 +1,26 @@
 #include "tiles/net.h"
 
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
 #include <algorithm>
 
 namespace manualbp {
+
+// glibc's malloc asks the system anew for each block of this size, so every page of it faults.
+constexpr size_t kMappedAnew = size_t(32) << 20, kPage = 4096;
+
+at::Tensor floats(at::IntArrayRef shape) {
+  auto found = at::detail::empty_cpu(shape, at::kFloat);
+#ifdef __linux__
+  if (found.nbytes() >= kMappedAnew) {  // a large page faults once for 512
+    auto begin = reinterpret_cast<uintptr_t>(found.mutable_data_ptr()) / kPage * kPage;
+    madvise(reinterpret_cast<void*>(begin), found.nbytes(), MADV_HUGEPAGE);
+  }
+#endif
+  return found;
+}
 
 Net::Net(int64_t n, int64_t rows, std::vector<at::Tensor> all)
     : features(n), tile_rows(rows), parameters(std::move(all)) {}

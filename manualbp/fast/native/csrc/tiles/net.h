@@ -11,7 +11,7 @@
 namespace manualbp {
 
 // A new tensor of floats, not set to anything. at::empty takes twice as long to find the same.
-inline at::Tensor floats(at::IntArrayRef shape) { return at::detail::empty_cpu(shape, at::kFloat); }
+at::Tensor floats(at::IntArrayRef shape);
 
 // One of these three:
 //     kLinear        a = f(h W^T + b), where f may be the identity
