@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "taylor/memory.h"
+#include "tiles/outer.h"
 #include "tiles/product.h"
 
 namespace manualbp {
@@ -116,9 +117,8 @@ void GradientTile::tangents(int64_t count, int64_t output, const Into& into) {
       e = e_;
     }
     if (of.wants_weight) {
-      transposed(e, count, O, O, turned_, count);
       const bool add = output > 0 || !into.first;
-      product(O, I, count, turned_, count, v, I, into.matrices[layer.weight], I, add);
+      outer_products(count, O, I, e, v, turned_, into.matrices[layer.weight], add);
     }
     v = above;
     std::swap(above, other);
@@ -159,10 +159,8 @@ void GradientTile::down(const float* x, int64_t count, bool reads_du, Into into,
     if (of.wants_h && to) product(count, I, O, g, O, of.weight, I, to, I, false);
     const float* h = x;
     if (l > 0) h = lower(l - 1, count, of.wants_h ? below : nullptr, reads_du, of.wants_weight);
-    if (of.wants_weight) {
-      transposed(g, count, O, O, turned_, count);
-      product(O, I, count, turned_, count, h, I, into.matrices[layer.weight], I, !into.first);
-    }
+    if (of.wants_weight)
+      outer_products(count, O, I, g, h, turned_, into.matrices[layer.weight], !into.first);
     std::swap(g, below);
   }
 }

@@ -64,7 +64,7 @@ class GradientTile {
   float* e_ = nullptr;
   float* v_[2] = {};
   float* delta_[2] = {};
-  float* turned_ = nullptr;      // a transpose
+  float* turned_ = nullptr;      // a transpose, of wide layers
   std::vector<float*> brought_;  // of each layer
 };
 

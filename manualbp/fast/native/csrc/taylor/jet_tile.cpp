@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "taylor/memory.h"
+#include "tiles/outer.h"
 #include "tiles/product.h"
 
 namespace manualbp {
@@ -154,10 +155,8 @@ void JetTile::down(const float* x, int64_t at, int64_t count, const Into& into, 
     if (of.wants_bias) sum_rows(g, count, O, into.vectors[layer.bias]);
     if (of.wants_h) product(rows, I, O, g, O, of.weight, I, below, I, false);
     const float* h = lower(l - 1, count, of.wants_h ? below : nullptr, of.wants_weight);
-    if (of.wants_weight) {
-      transposed(g, rows, O, O, turned_, rows);
-      product(O, I, rows, turned_, rows, h, I, into.matrices[layer.weight], I, !into.first);
-    }
+    if (of.wants_weight)
+      outer_products(rows, O, I, g, h, turned_, into.matrices[layer.weight], !into.first);
     std::swap(g, below);
   }
   first_down(g, x, at, count, into, grad_x);
@@ -185,8 +184,7 @@ void JetTile::first_down(float* g, const float* x, int64_t at, int64_t count, co
     }
   }
   if (net_.shared) std::copy(turned_, turned_ + K * O, g + count * O);
-  transposed(g, rows, O, O, turned_, rows);
-  product(O, I, rows, turned_, rows, inputs_, I, into.matrices[layer.weight], I, !into.first);
+  outer_products(rows, O, I, g, inputs_, turned_, into.matrices[layer.weight], !into.first);
 }
 
 }  // namespace manualbp

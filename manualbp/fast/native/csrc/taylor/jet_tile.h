@@ -64,7 +64,7 @@ class JetTile {
   float* h_ = nullptr;       // a of the layer at hand
   float* inputs_ = nullptr;  // x and the lines, one below the other
   float* delta_[2] = {};     // dC/da of the layer at hand, and of the one below
-  float* turned_ = nullptr;  // its transpose
+  float* turned_ = nullptr;  // its transpose, of wide layers
 };
 
 }  // namespace manualbp

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "tiles/outer.h"
 #include "tiles/product.h"
 
 namespace manualbp {
@@ -135,8 +136,7 @@ void Tile::down(const float* x, int64_t rows, const Into& into, float* grad_x) {
       }
       if (of.wants_bias) sum_rows(delta, rows, O, into.vectors[layer.bias]);
       if (of.wants_weight) {
-        transposed(delta, rows, O, O, turned_, rows);
-        product(O, I, rows, turned_, rows, h, I, into.matrices[layer.weight], I, !into.first);
+        outer_products(rows, O, I, delta, h, turned_, into.matrices[layer.weight], !into.first);
       }
       if (of.wants_h) {
         if (layer.kind == Layer::kLinear) {
