@@ -61,23 +61,13 @@ class Stages(Segment):
         return True
 
     @cached_property
-    def outputs(self) -> int:
-        """O."""
-        return next(len(t) for t in self.tensors() if t.dim() == 2)  # the last layer's come first
-
-    @cached_property
-    def widest(self) -> int:
-        """The most outputs of a layer."""
-        return max(len(t) for t in self.tensors())
-
-    @cached_property
-    def width_sum(self) -> int:
-        """The outputs of all layers."""
-        return sum(len(t) for t in self.tensors() if t.dim() == 2)
+    def widths(self) -> tuple[int, ...]:
+        """The outputs of every layer with weights; the last are O."""
+        return tuple(len(t) for t in self.tensors() if t.dim() == 2)[::-1]
 
     def few_outputs(self, most: int) -> bool:
         """Whether du can come down from each output, of which there are at most so many."""
-        return self.outputs <= most and not self.residual()
+        return self.widths[-1] <= most and not self.residual()
 
     def residual(self) -> bool:
         """Whether there is a residual stage."""
@@ -85,8 +75,8 @@ class Stages(Segment):
 
     def tile(self, rows: int, itemsize: int) -> int:
         """The points of a tile, of which each has so many rows of a jet."""
-        return max(TILE_BYTES // (rows * max(self.widest, 1) * itemsize), 16)
+        return max(TILE_BYTES // (rows * max(1, *self.widths) * itemsize), 16)
 
     def keeps(self, points: int, rows: int, itemsize: int) -> bool:
         """Whether all jets are kept: each layer keeps its input's."""
-        return 2 * points * rows * self.width_sum * itemsize <= KEPT_BYTES
+        return 2 * points * rows * sum(self.widths) * itemsize <= KEPT_BYTES

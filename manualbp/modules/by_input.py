@@ -54,7 +54,7 @@ def graph_is_faster(stages: Stages, x: Tensor, order: Order) -> bool:
         return False
     if not x.requires_grad and not any(t.requires_grad for t in stages.tensors()):
         return False  # it would make a graph for nobody
-    outputs, numbers = stages.outputs, len(x) * stages.widest * (1 + len(order.pairs))
+    outputs, numbers = stages.widths[-1], len(x) * max(stages.widths) * (1 + len(order.pairs))
     if not order.pairs:
         return numbers < SMALL and outputs <= max(order.lines, 2)
     if not order.of_all_lines:

@@ -75,11 +75,14 @@ def _native(
     second = [order.pairs] if order.summed else [[pair] for pair in order.pairs]
     asked = library.Order(order.lines, second, order.columns, order.shape)
     chain = library.JetChain(net, asked, few_outputs, recorded)
-    rows = 1 + stages.outputs if few_outputs else order.rows
-    fresh = len(x) * rows * stages.width_sum * x.itemsize >= FRESH_BYTES
+    widths = stages.widths
+    kept = (1 + widths[-1] if few_outputs else order.rows) * sum(widths)
+    if not few_outputs:
+        kept -= order.seconds * widths[0]  # z'' of the first layer is zero
+    fresh = len(x) * kept * x.itemsize >= FRESH_BYTES
     with torch.inference_mode(False):  # they stay for calls outside of it
         axes = None if few_outputs or directions is not None else taylor.axes(x)
-    return Native(chain, not (fresh and stages.widest <= WIDEST), axes)
+    return Native(chain, not (fresh and max(widths) <= WIDEST), axes)
 
 
 def _recorded(

@@ -40,15 +40,19 @@ def test_computed_again_are_the_same_bits(
         assert torch.equal(kept, again)
 
 
-@pytest.mark.parametrize(("second", "rows"), [(None, 2), ("laplacian", 5), ("hessian", 10)])
-def test_which_are_kept(second: Any, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("second", "numbers"),  # of the first layer for a point, and of all the others
+    [(None, (2 * 24, 2 * 18)), ("laplacian", (4 * 24, 5 * 18)), ("hessian", (4 * 24, 10 * 18))],
+)
+def test_which_are_kept(
+    second: Any, numbers: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """All z together, not the widest layer's alone; and always where a layer is wider."""
-    x = points(40, 3, torch.float32)
-    size = 40 * rows * (24 + 17 + 1) * 4
-    for fresh, widest, kept in ((size + 1, 24, True), (size, 24, False), (size, 23, True)):
-        monkeypatch.setattr(jets, "FRESH_BYTES", fresh)
+    x, size = points(40, 3, torch.float32), 40 * sum(numbers)
+    for fresh, widest, kept in ((size + 1, 24, size), (size, 24, 0), (size, 23, size)):
+        monkeypatch.setattr(jets, "FRESH_BYTES", 4 * fresh)
         monkeypatch.setattr(jets, "WIDEST", widest)
-        assert bool(saved(mlp(3, 24, 17, 1).float(), x, second)) == kept
+        assert saved(mlp(3, 24, 17, 1).float(), x, second) == kept
 
 
 @pytest.mark.parametrize("second", [None, "laplacian"], ids=str)
