@@ -29,7 +29,7 @@ from manualbp.maths.layers import Elementwise, Layer, LayerNorm, Linear, Theta, 
 # to compute an activation twice.
 FRESH_BYTES, WIDEST = 2**25, 256
 # Parameters of so many bytes need so many rows.
-LARGE_BYTES, MANY_ROWS = 2**25, 2048
+LARGE_BYTES, MANY_ROWS = 2**24, 2048
 
 
 class Tiled:
