@@ -52,6 +52,17 @@ def test_every_kind_of_block_is_run_or_read() -> None:
     assert len(WITH_CODE) > 7 and len(COMMAND_LINES) > 20
 
 
+def test_what_is_the_same() -> None:
+    """Digits, and the order of what is listed by its size, but no word and no name."""
+    line = "caught 2 of 2 faults; smallest relative error seen: 1.bias.grad 3e-06, w.grad 1e-06"
+    assert same(line, line.replace("3e-06", "4.1e-06"))
+    names = "1.bias.grad 3e-06, w.grad 1e-06"
+    assert same(line, line.replace(names, "w.grad 2e-06, 1.bias.grad 1.9e-06"))
+    for other in ("w.grad 1e-06", "1.bias.grad 3e-06, v.grad 1e-06", f"{names}, and less in 1"):
+        assert not same(line, line.replace(names, other))
+    assert not same("agree: 0.weight, 0.bias", "agree: 0.bias, 0.weight")
+
+
 @pytest.mark.parametrize(
     "page",
     [pytest.param(p, id=p.stem, marks=[] if p.stem in QUICK else pytest.mark.slow)

@@ -21,9 +21,8 @@ from manualbp.fast.native import exact, tiled
 from manualbp.maths.order import Order
 
 MOST = 8  # shapes of x that are remembered
-# malloc takes a block of this size from the system each time; up to this width it takes as little
-# time to compute z twice.
-FRESH_BYTES, WIDEST = 2**25, 128
+# Up to this width it takes as little time to compute z twice as to have fresh memory for it.
+FRESH_BYTES, WIDEST = tiled.FRESH_BYTES, 128
 
 
 class Native(NamedTuple):

@@ -12,7 +12,7 @@ import pytest
 
 from comparisons.cli import main
 from comparisons.speed import record
-from comparisons.speed.arms.arm import AUTOGRAD, EXACT, OURS
+from comparisons.speed.arms.arm import AUTOGRAD, EXACT
 from comparisons.speed.floor import Rates
 from comparisons.speed.results import Result, measured_arms
 from comparisons.speed.workloads import INPUT_GRADIENT, Workload
@@ -123,9 +123,13 @@ def test_a_whole_record_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize("path", RECORDS, ids=lambda path: path.parent.name)
 def test_records_in_the_repository(path: Path) -> None:
-    """They are read, short, without an arm of ours that differs; their page is made of them."""
+    """They are read, they are short, and their page is made of them.
+
+    scikit-learn's float32 sums over a long batch are too rough on some processors.
+    """
     found = record.read(path)
-    assert len(path.read_text().splitlines()) < 300
-    assert not any(f": {arm} of " in words for arm in OURS for words in found["differing"])
+    differing = [words for words in found["differing"] if "batch 131,072" in words]
+    assert len(path.read_text().splitlines()) < 300 and found["differing"] == differing
+    assert all(words.startswith("rows: scikit-learn of 32-64x4-3, ") for words in differing)
     page = record.page(found, record.from_record(found))
     assert (path.parent / record.MARKDOWN).read_text() == page

@@ -71,7 +71,7 @@ class Tile {
 
   const Weights& by_;
   float* delta_[2] = {};     // dC/da of the layer at hand, and of the one below
-  float* turned_ = nullptr;  // delta^T, of wide layers
+  float* turned_ = nullptr;  // delta^T of wide layers, delta xhat of norms
 };
 
 }  // namespace manualbp
